@@ -1,0 +1,25 @@
+"""GraphLearn: a model is a materialized view of a graph query.
+
+>>> import graphlearn
+>>> session = graphlearn.connect("kg.duckdb")
+>>> session.sql("CREATE MODEL m TYPE complex AS FROM 'triples.parquet'")  # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from graphlearn.session import Session, connect
+
+__version__ = "0.1.0"
+__all__ = ["Session", "__version__", "connect"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the session on first use: `import graphlearn` itself stays light."""
+    if name in ("Session", "connect"):
+        from graphlearn import session
+
+        return getattr(session, name)
+    raise AttributeError(f"module 'graphlearn' has no attribute {name!r}")

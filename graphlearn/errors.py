@@ -1,0 +1,181 @@
+"""What can go wrong, and how it is shown.
+
+GraphLearnError
+├── UserError            the request is wrong; nothing has started          (exit code 2)
+│   ├── SqlError         a statement does not parse or bind
+│   ├── OptionError      an option is unknown, of the wrong type or out of range
+│   ├── InputError       a query lacks a column, has no rows, holds unusable values
+│   ├── ModelNotFound    no model of that name
+│   ├── ModelExists      the name is taken
+│   └── ResourceError    the job would not fit in memory or on disk
+├── WorkspaceError       locked by another writer, read-only, or a broken file (exit code 2)
+│   └── ArtifactError    a stored model is damaged or from a newer version
+├── JobError             a job that had started failed                      (exit code 1)
+│   └── TrainingDiverged loss or weights are no longer finite
+└── Interrupted          stopped by the user; carries the run that resumes    (exit code 130)
+
+Every error prints as a headline, the place in the user's file when there is one, and a line of help.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """A span of a text the user wrote. Offsets count characters from the start of the whole text."""
+
+    file: str
+    text: str
+    start: int
+    length: int = 1
+
+    @property
+    def line(self) -> int:
+        """1-based line number."""
+        return self.text.count("\n", 0, self.start) + 1
+
+    @property
+    def column(self) -> int:
+        """1-based column, in characters."""
+        return self.start - (self.text.rfind("\n", 0, self.start) + 1) + 1
+
+    def render(self) -> str:
+        """The line of the place with carets under it. Long lines are cut around the caret."""
+        begin = self.text.rfind("\n", 0, self.start) + 1
+        end = self.text.find("\n", self.start)
+        line = self.text[begin : end if end >= 0 else len(self.text)].rstrip("\r")
+        shift = self.start - begin
+        width = max(1, min(self.length, len(line) - shift))
+        if len(line) > 160:
+            cut = max(0, shift - 60)
+            line, shift = ("…" if cut else "") + line[cut : cut + 140] + "…", shift - cut + (1 if cut else 0)
+            width = max(1, min(width, len(line) - shift))
+        pad = "".join("\t" if c == "\t" else " " for c in line[:shift])
+        number = str(self.line)
+        margin = " " * len(number)
+        return (
+            f"{margin}--> {self.file}:{self.line}:{self.column}\n"
+            f"{margin} |\n{number} | {line}\n{margin} | {pad}{'^' * width}"
+        )
+
+
+class GraphLearnError(Exception):
+    """Base of every error raised on purpose."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, place: Place | None = None, help: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.place = place
+        self.help = help
+
+    def at(self, place: Place | None) -> GraphLearnError:
+        """The same error, placed (an existing place is kept)."""
+        if self.place is None:
+            self.place = place
+        return self
+
+    def render(self) -> str:
+        """The text a person reads: headline, place with carets, help."""
+        parts = [f"error: {self.message}"]
+        margin = ""
+        if self.place is not None:
+            parts.append(self.place.render())
+            margin = " " * len(str(self.place.line))
+            if self.help:
+                parts.append(f"{margin} |")
+        if self.help:
+            parts.append(f"{margin}{' ' if margin else '  '}= help: {self.help}")
+        return "\n".join(parts)
+
+    def __str__(self) -> str:
+        return self.render().removeprefix("error: ")
+
+
+class UserError(GraphLearnError):
+    """The request cannot be carried out as written; nothing has started."""
+
+    exit_code = 2
+
+
+class SqlError(UserError):
+    """A statement does not parse or bind."""
+
+
+class OptionError(UserError):
+    """An option is unknown, of the wrong type or out of range. `key` names it."""
+
+    def __init__(
+        self, message: str, *, key: str | None = None, place: Place | None = None, help: str | None = None
+    ) -> None:
+        super().__init__(message, place=place, help=help)
+        self.key = key
+
+
+class InputError(UserError):
+    """An input query lacks a column, has no rows or holds unusable values. `role` names the input."""
+
+    def __init__(
+        self, message: str, *, role: str | None = None, place: Place | None = None, help: str | None = None
+    ) -> None:
+        super().__init__(message, place=place, help=help)
+        self.role = role
+
+
+class ModelNotFound(UserError):
+    """No model of that name."""
+
+
+class ModelExists(UserError):
+    """The name is taken."""
+
+
+class ResourceError(UserError):
+    """The job would not fit in memory or on disk; refused before it starts."""
+
+
+class WorkspaceError(GraphLearnError):
+    """The workspace is locked by another writer, read-only, or broken."""
+
+    exit_code = 2
+
+
+class ArtifactError(WorkspaceError):
+    """A stored model is damaged, incomplete or written by a newer version."""
+
+
+class JobError(GraphLearnError):
+    """A job that had started failed."""
+
+
+class TrainingDiverged(JobError):
+    """Loss or weights are no longer finite."""
+
+
+class Interrupted(GraphLearnError):
+    """Stopped by the user. `run` names the run that can be resumed, if a checkpoint exists."""
+
+    exit_code = 130
+
+    def __init__(self, message: str, *, run: str | None = None, help: str | None = None) -> None:
+        super().__init__(message, help=help)
+        self.run = run
+
+
+def nearest(word: str, known: list[str], count: int = 3) -> list[str]:
+    """The known words that look most like `word`, best first."""
+    from difflib import get_close_matches
+
+    lowered = {k.lower(): k for k in known}
+    return [lowered[m] for m in get_close_matches(word.lower(), list(lowered), n=count, cutoff=0.5)]
+
+
+def did_you_mean(word: str, known: list[str]) -> str:
+    """A line of help: the nearest known words, or the whole list when nothing is near."""
+    close = nearest(word, known)
+    if close:
+        return f"did you mean: {', '.join(close)}?"
+    return f"known: {', '.join(sorted(known))}" if known else "there is none yet"

@@ -1,0 +1,141 @@
+"""What a running job tells the world: one typed stream, any number of sinks.
+
+An *emit* is a function that takes an event. Events are plain frozen records; `to_json` is what `events.jsonl` and
+`--json` hold, one object a line, with `event` (the record's name in snake case) and `time` (Unix seconds).
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import TypeAlias
+
+from graphlearn.types import Json
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """Base of all events."""
+
+    time: float = field(default_factory=time.time)
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobStarted(Event):
+    """A run has begun. `resumed_at` is the step it continues from, None for a fresh start."""
+
+    run: str
+    model: str
+    family: str
+    folder: str
+    options: Json
+    resumed_at: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PhaseStarted(Event):
+    """An operator of the dataflow starts. `total` counts `unit`s when the amount of work is known."""
+
+    phase: str
+    total: int | None = None
+    unit: str = "rows"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PhaseAdvanced(Event):
+    """`done` of the phase's total units are done."""
+
+    phase: str
+    done: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class PhaseFinished(Event):
+    """An operator is done. `detail` is a line for people, e.g. what was counted."""
+
+    phase: str
+    seconds: float
+    detail: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step(Event):
+    """Training progress, about once a second. `loss` is the mean per training example since the epoch began."""
+
+    epoch: int
+    epochs: int
+    step: int
+    steps: int
+    loss: float
+    triples_per_second: float
+    eta_seconds: float
+    epoch_done: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluated(Event):
+    """Metrics of a split, e.g. {"mrr": .., "hits_at_10": ..}. `best` when it is the best of the run so far."""
+
+    epoch: int
+    split: str
+    metrics: dict[str, float]
+    best: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointSaved(Event):
+    """A state from which the run can continue is on disk."""
+
+    path: str
+    epoch: int
+    step: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Note(Event):
+    """Something a person should know. `level`: "info" or "warning"."""
+
+    message: str
+    level: str = "info"
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobFinished(Event):
+    """The run is over. `status`: "done", "unchanged", "failed" or "interrupted"."""
+
+    run: str
+    model: str
+    status: str
+    seconds: float
+    version: int | None = None
+    metrics: dict[str, float] = field(default_factory=dict)
+    message: str = ""
+
+
+Emit: TypeAlias = Callable[[Event], None]
+
+
+def name_of(event: Event) -> str:
+    """The event's name in snake case: JobStarted -> job_started."""
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", type(event).__name__).lower()
+
+
+def to_json(event: Event) -> Json:
+    """A JSON-ready record of the event."""
+    return {"event": name_of(event), **asdict(event)}
+
+
+def fan_out(*sinks: Emit) -> Emit:
+    """One emit that feeds all sinks in order."""
+
+    def emit(event: Event) -> None:
+        for sink in sinks:
+            sink(event)
+
+    return emit
+
+
+def silent(event: Event) -> None:
+    """A sink that drops everything."""

@@ -1,0 +1,68 @@
+"""The domain, declared once.
+
+A *triple* is (head, relation, tail). Entities and relations are known to users by *keys* of any SQL type and to the
+engine by dense ids from 0; ids never leave the engine. Shapes use: B batch, N candidates, D dimensions, E entities,
+R relations.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, NewType, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+EntityId = NewType("EntityId", int)
+RelationId = NewType("RelationId", int)
+Epoch = NewType("Epoch", int)
+Version = NewType("Version", int)
+
+IdArray: TypeAlias = npt.NDArray[np.int32] | npt.NDArray[np.int64]
+FloatArray: TypeAlias = npt.NDArray[np.float32]
+BoolArray: TypeAlias = npt.NDArray[np.bool_]
+Json: TypeAlias = dict[str, Any]
+
+
+class Side(StrEnum):
+    """The end of a triple that is replaced or asked for."""
+
+    HEAD = "head"
+    TAIL = "tail"
+
+
+class Split(StrEnum):
+    """What a triple is for."""
+
+    TRAIN = "train"
+    VALID = "valid"
+    TEST = "test"
+
+
+@dataclass(frozen=True)
+class Triples:
+    """Triples as three parallel id columns. shape: heads, relations, tails: [n]"""
+
+    heads: IdArray
+    relations: IdArray
+    tails: IdArray
+
+    def __post_init__(self) -> None:
+        if not len(self.heads) == len(self.relations) == len(self.tails):
+            raise ValueError("heads, relations and tails differ in length")
+
+    def __len__(self) -> int:
+        return len(self.heads)
+
+    def __getitem__(self, rows: slice | IdArray | BoolArray) -> Triples:
+        return Triples(self.heads[rows], self.relations[rows], self.tails[rows])
+
+    @staticmethod
+    def concat(parts: list[Triples]) -> Triples:
+        """All parts, one after another."""
+        return Triples(
+            np.concatenate([p.heads for p in parts]),
+            np.concatenate([p.relations for p in parts]),
+            np.concatenate([p.tails for p in parts]),
+        )

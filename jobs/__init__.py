@@ -1,0 +1,1 @@
+"""Dataflow operators, plans, training, checkpoints and executors."""

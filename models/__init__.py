@@ -1,0 +1,1 @@
+"""Models, losses, samplers, optimisers and ranking metrics: torch and numba; no SQL, no files."""

@@ -1,0 +1,1 @@
+"""Self-sufficient graph partitions. Empty until the partition layer lands; nothing imports it yet."""

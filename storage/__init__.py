@@ -1,0 +1,1 @@
+"""Where data lives: DuckDB and Arrow ingest, dictionary encoding, snapshots, artifacts, run folders."""
