@@ -1,0 +1,63 @@
+"""Model families: what may stand after TYPE, which inputs it takes and what it makes of them.
+
+A family declares its options (a frozen dataclass), its input roles and a `compile` that turns bound inputs into a
+dataflow. Later families (graph networks, time series) enter here with roles of their own.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from graphlearn.errors import UserError, did_you_mean
+
+if TYPE_CHECKING:
+    from graphlearn.jobs.create import Bound
+    from graphlearn.jobs.dataflow import Dataflow
+
+
+@dataclass(frozen=True)
+class RoleSpec:
+    """A named input. `columns` is what a message says it needs. The first role of a family is its unnamed query."""
+
+    name: str
+    columns: tuple[str, ...]
+    required: bool = True
+
+
+class Family(ABC):
+    """One kind of model behind TYPE."""
+
+    name: str
+    options_type: type[Any]
+    roles: tuple[RoleSpec, ...]
+
+    @abstractmethod
+    def check_input(self, role: str, columns: dict[str, str]) -> None:
+        """Raise InputError when the columns (name -> DuckDB type) cannot serve the role."""
+
+    @abstractmethod
+    def compile(self, bound: Bound) -> Dataflow:
+        """The dataflow that trains, evaluates and publishes."""
+
+
+_KGE = "graphlearn.jobs.kge:KgeFamily"
+FAMILIES: dict[str, str] = {
+    name: _KGE for name in ("transe", "distmult", "complex", "rotate", "simple", "cp", "rescal", "tucker")
+}
+"""Names after TYPE -> the class that implements them, imported when first used."""
+
+
+@lru_cache(maxsize=None)
+def family(name: str) -> Family:
+    """The family of that name, in any case. Raises UserError naming the nearest ones."""
+    key = name.lower()
+    if key not in FAMILIES:
+        raise UserError(f'there is no model type "{name}"', help=did_you_mean(name, list(FAMILIES)))
+    module, _, attribute = FAMILIES[key].partition(":")
+    make: Callable[[str], Family] = getattr(import_module(module), attribute)
+    return make(key)

@@ -1,0 +1,535 @@
+"""Stored models as table functions: predict, evaluate, embeddings, similar.
+
+Each call is an `ArrowSource`: registered as a DuckDB view, it computes its rows anew at every scan and streams them, so
+millions of questions never lie in memory at once. `ModelReader` keeps loaded models and answers for one workspace.
+
+Columns of the results (keys have the types the model was trained with):
+
+predict     the question's columns, with head and tail filled in, + rank INTEGER, score FLOAT, known BOOLEAN
+evaluate    split, side, relation, mrr, mr, amri, hits_at_1, hits_at_3, hits_at_10, count, protocol
+embeddings  key, embedding FLOAT[dim]
+similar     key, neighbour, rank INTEGER, score FLOAT (cosine)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+
+from graphlearn.errors import InputError, OptionError, UserError, did_you_mean
+from graphlearn.jobs.kge import EVALUATION_MEMORY, PROTOCOL, scorer_type
+from graphlearn.jobs.metrics import metric_rows, metrics_schema, metrics_table, read_metrics
+from graphlearn.storage.artifacts import Artifact, ArtifactStore
+from graphlearn.storage.columns import common_type, find_column, quoted, subquery
+from graphlearn.storage.dictionary import Dictionary
+from graphlearn.storage.snapshot import ENTITIES, RELATIONS, read_snapshot
+from graphlearn.storage.triples import describe
+from graphlearn.types import IdArray, Side, Split, Triples
+
+if TYPE_CHECKING:
+    from graphlearn.models.known import KnownAnswers
+    from graphlearn.models.ranking import Embedding
+
+Function: TypeAlias = Literal["predict", "evaluate", "embeddings", "similar"]
+CursorFactory: TypeAlias = Callable[[], duckdb.DuckDBPyConnection]
+
+BATCH = 8192
+"""Questions answered at a time."""
+
+NAMED: dict[str, dict[str, tuple[type, Any, str]]] = {
+    "predict": {
+        "k": (int, 10, "answers per question"),
+        "exclude_known": (bool, False, "leave out answers that are facts the model has seen"),
+        "version": (int, None, "a stored version; the current one unless told"),
+    },
+    "evaluate": {"version": (int, None, "a stored version; the current one unless told")},
+    "embeddings": {
+        "of": (str, "entities", "'entities' or 'relations'"),
+        "version": (int, None, "a stored version; the current one unless told"),
+    },
+    "similar": {
+        "k": (int, 10, "neighbours per key"),
+        "version": (int, None, "a stored version; the current one unless told"),
+    },
+}
+"""Named arguments: type, default, meaning."""
+
+ARGUMENT: dict[str, Literal["required", "optional", "none"]] = {
+    "predict": "required",
+    "evaluate": "optional",
+    "embeddings": "none",
+    "similar": "required",
+}
+"""Whether a function takes a relation (a table, a subquery, or for similar a single key) behind the model's name."""
+
+
+@dataclass(frozen=True)
+class ArrowSource:
+    """Rows computed at every scan. DuckDB reads it through `__arrow_c_stream__`."""
+
+    schema: pa.Schema
+    batches: Callable[[], Iterator[pa.RecordBatch]]
+
+    def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
+        reader = pa.RecordBatchReader.from_batches(self.schema, self.batches())
+        return reader.__arrow_c_stream__(requested_schema)
+
+    def empty(self) -> ArrowSource:
+        """The same columns without rows."""
+        return ArrowSource(self.schema, lambda: iter(()))
+
+
+@dataclass
+class LoadedModel:
+    """A stored version in memory, its parts read when first used."""
+
+    artifact: Artifact
+    entities: Dictionary
+    relations: Dictionary
+    _embedding: Embedding | None = None
+    _known: dict[Side, KnownAnswers] = field(default_factory=dict)
+
+    @property
+    def embedding(self) -> Embedding:
+        """Weights and equation, on the CPU."""
+        if self._embedding is None:
+            from safetensors.torch import load_file
+
+            from graphlearn.models.ranking import Embedding
+
+            manifest = self.artifact.manifest
+            kind = scorer_type(manifest["family"])
+            known = kind.options_type.__dataclass_fields__
+            options = kind.options_type(**{k: v for k, v in manifest["options"].items() if k in known})
+            tensors = load_file(self.artifact.path / "weights.safetensors")
+            entities, relations = tensors.pop("entities"), tensors.pop("relations")
+            self._embedding = Embedding(kind(options), entities, relations, tensors, len(self.relations))
+        return self._embedding
+
+    @property
+    def known(self) -> dict[Side, KnownAnswers]:
+        """Every triple the model was given, train, valid and test, as known answers."""
+        if not self._known:
+            from graphlearn.models.known import KnownAnswers
+
+            parts = list(read_snapshot(self.artifact.path).values())
+            self._known = {side: KnownAnswers.of(parts, side, len(self.relations)) for side in Side}
+        return self._known
+
+
+class ModelReader:
+    """Answers table function calls over the models of a workspace folder; keeps what it has loaded."""
+
+    def __init__(self, folder: Path) -> None:
+        self.store = ArtifactStore(folder)
+        self._loaded: dict[tuple[str, int], LoadedModel] = {}
+
+    def load(self, model: str, version: int | None = None) -> LoadedModel:
+        """The model, verified. Raises ModelNotFound, or ArtifactError when it is damaged."""
+        artifact = self.store.load(model, version)
+        key = (artifact.model, artifact.version)
+        if key not in self._loaded:
+            for old in [k for k in self._loaded if k[0] == key[0] and version is None]:
+                del self._loaded[old]
+            self._loaded[key] = LoadedModel(
+                artifact, Dictionary(artifact.path / ENTITIES), Dictionary(artifact.path / RELATIONS)
+            )
+        return self._loaded[key]
+
+    def open(
+        self, function: Function, model: str, argument: str | None, named: dict[str, Any], cursor: CursorFactory
+    ) -> ArrowSource:
+        """A call's rows. `argument` is the SQL of its relation; `cursor` makes a cursor that sees the user's tables.
+
+        Raises OptionError for a wrong named argument, InputError for a relation without the columns it needs,
+        ModelNotFound, ArtifactError; duckdb.Error when the relation's SQL does not bind.
+        """
+        options = named_arguments(function, named)
+        loaded = self.load(model, options.pop("version"))
+        entity, relation = loaded.entities.field, loaded.relations.field
+        width = int(loaded.artifact.manifest["options"]["dim"])
+        if function == "embeddings":
+            width = self._width(loaded, options["of"])
+        connection = cursor()
+        try:
+            columns = _columns(function, connection, argument)
+            schema = output_schema(function, entity, relation, width, options, columns, connection, argument)
+        finally:
+            connection.close()
+        if function == "predict":
+            assert argument is not None
+            return ArrowSource(schema, lambda: _predict(loaded, argument, schema, options, cursor))
+        if function == "similar":
+            assert argument is not None
+            return ArrowSource(schema, lambda: _similar(loaded, argument, schema, options["k"], cursor))
+        if function == "embeddings":
+            return ArrowSource(schema, lambda: _embeddings(loaded, options["of"], schema))
+        return ArrowSource(schema, lambda: _evaluate(loaded, argument, cursor))
+
+    @staticmethod
+    def _width(loaded: LoadedModel, of: str) -> int:
+        from safetensors import safe_open
+
+        with safe_open(loaded.artifact.path / "weights.safetensors", "pt") as file:
+            return int(file.get_slice(of).get_shape()[1])
+
+
+def describe_unborn(
+    function: Function,
+    columns: dict[str, str],
+    options: Any,
+    argument: str | None,
+    named: dict[str, Any],
+    cursor: CursorFactory,
+) -> ArrowSource:
+    """The call on a model that an earlier statement will create: right columns, no rows.
+
+    `columns` are those of the model's query (name -> DuckDB type), `options` its options.
+    """
+    given = named_arguments(function, named)
+    connection = cursor()
+    try:
+        head, tail, relation = (columns[str(find_column(columns, name))] for name in ("head", "tail", "relation"))
+        entity_field = _field(connection, common_type(connection, [head, tail]))
+        relation_field = _field(connection, common_type(connection, [relation]))
+        asked = _columns(function, connection, argument)
+        width = int(options.dim)
+        schema = output_schema(function, entity_field, relation_field, width, given, asked, connection, argument)
+    finally:
+        connection.close()
+    return ArrowSource(schema, lambda: iter(()))
+
+
+def named_arguments(function: Function, named: dict[str, Any]) -> dict[str, Any]:
+    """Named arguments with defaults filled in. Raises OptionError for unknown names and wrong values."""
+    known = NAMED[function]
+    for name, value in named.items():
+        if name not in known:
+            raise OptionError(
+                f'{function} has no argument "{name}"', key=name, help=did_you_mean(name, list(known))
+            )
+        kind = known[name][0]
+        if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+            raise OptionError(f"{name} must be {_KINDS[kind]}, not {value!r}", key=name)
+        if kind is int and value < 1:
+            raise OptionError(f"{name} must be at least 1, not {value}", key=name)
+    out = {name: named.get(name, default) for name, (_, default, _) in known.items()}
+    if function == "embeddings" and out["of"] not in ("entities", "relations"):
+        raise OptionError(
+            f"of must be 'entities' or 'relations', not {out['of']!r}", key="of", help="embeddings(…, of := 'relations')"
+        )
+    return out
+
+
+_KINDS: dict[type, str] = {int: "a whole number", bool: "true or false", str: "a text"}
+
+
+def output_schema(
+    function: Function,
+    entity: pa.Field,
+    relation: pa.Field,
+    width: int,
+    options: dict[str, Any],
+    columns: dict[str, str],
+    cursor: duckdb.DuckDBPyConnection,
+    argument: str | None,
+) -> pa.Schema:
+    """The columns of a call's result. `columns` are those of its relation."""
+    if function == "evaluate":
+        return metrics_schema(relation)
+    if function == "embeddings":
+        key = entity if options["of"] == "entities" else relation
+        return pa.schema([key.with_name("key"), pa.field("embedding", pa.list_(pa.float32(), width))])
+    tail = [pa.field("rank", pa.int32()), pa.field("score", pa.float32())]
+    if function == "similar":
+        return pa.schema([entity.with_name("key"), entity.with_name("neighbour").with_nullable(True), *tail])
+    assert argument is not None
+    asked = cursor.sql(f"FROM {subquery(argument)} LIMIT 0").to_arrow_table().schema
+    mine = {"head": entity, "relation": relation, "tail": entity}
+    fields = [mine[f.name.lower()].with_name(f.name.lower()) if f.name.lower() in mine else f for f in asked]
+    for name in ("head", "relation", "tail"):
+        if find_column(columns, name) is None:
+            fields.append(mine[name].with_name(name))
+    fields = [f.with_nullable(True) for f in fields]
+    return pa.schema([*fields, *tail, pa.field("known", pa.bool_())])
+
+
+def _field(cursor: duckdb.DuckDBPyConnection, type_name: str) -> pa.Field:
+    return cursor.sql(f"SELECT NULL::{type_name} AS key LIMIT 0").to_arrow_table().schema.field("key")
+
+
+def _columns(function: Function, cursor: duckdb.DuckDBPyConnection, argument: str | None) -> dict[str, str]:
+    """Columns of the relation, checked for the function. Raises InputError."""
+    need = ARGUMENT[function]
+    if argument is None:
+        if need == "required":
+            example = "'m', questions" if function == "predict" else "'m', 'a key'"
+            raise UserError(f"{function} needs a second argument", help=f"for example {function}({example})")
+        return {}
+    if need == "none":
+        raise UserError(f"{function} takes no relation", help=f"write {function}('m')")
+    columns = describe(cursor, argument)
+    if function == "similar":
+        if len(columns) != 1:
+            raise InputError(
+                f"similar takes one column of keys, not {len(columns)}", help="e.g. similar('m', (SELECT key FROM t))"
+            )
+        return columns
+    wanted = ("relation",) if function == "predict" else ("head", "relation", "tail")
+    for name in wanted:
+        if find_column(columns, name) is None:
+            raise InputError(
+                f'{function} needs a column "{name}"; there is {", ".join(columns)}',
+                help="name the columns head, relation, tail, e.g. SELECT subject AS head, …",
+            )
+    if function == "predict":
+        if find_column(columns, "head") is None and find_column(columns, "tail") is None:
+            raise InputError(
+                f'predict needs a column "head" (to ask for tails) or "tail" (to ask for heads); there is '
+                f"{', '.join(columns)}",
+                help="name the known end, e.g. SELECT person AS head, 'lives_in' AS relation",
+            )
+        taken = [name for name in ("rank", "score", "known") if find_column(columns, name) is not None]
+        if taken:
+            raise InputError(
+                f'the question\'s column "{taken[0]}" collides with a column of predict',
+                help=f"rename it: SELECT * RENAME ({taken[0]} AS my_{taken[0]})",
+            )
+    return columns
+
+
+def _encoded_sql(loaded: LoadedModel, argument: str, columns: dict[str, str]) -> str:
+    """The relation with its ids as the last columns __h, __r, __t: -1 unknown to the model, -2 asked for (NULL)."""
+    parts, joins = ["q.*"], []
+    for alias, name, dictionary in (
+        ("__h", "head", loaded.entities),
+        ("__r", "relation", loaded.relations),
+        ("__t", "tail", loaded.entities),
+    ):
+        column = find_column(columns, name)
+        if column is None:
+            parts.append(f"-2::BIGINT AS {alias}")
+            continue
+        where = f"q.{quoted(column)}"
+        parts.append(f"CASE WHEN {where} IS NULL THEN -2 ELSE coalesce({alias}.id, -1) END::BIGINT AS {alias}")
+        joins.append(f"LEFT JOIN {dictionary.sql} {alias} ON {alias}.key = TRY_CAST({where} AS {dictionary.type})")
+    return f"SELECT {', '.join(parts)} FROM {subquery(argument)} q {' '.join(joins)}"
+
+
+def _stream(cursor: CursorFactory, sql: str) -> Iterator[pa.RecordBatch]:
+    """Record batches of a query on a connection of its own."""
+    connection = cursor()
+    try:
+        yield from connection.sql(sql).to_arrow_reader(BATCH)
+    finally:
+        connection.close()
+
+
+def _predict(
+    loaded: LoadedModel, argument: str, schema: pa.Schema, options: dict[str, Any], cursor: CursorFactory
+) -> Iterator[pa.RecordBatch]:
+    connection = cursor()
+    try:
+        columns = describe(connection, argument)
+    finally:
+        connection.close()
+    for batch in _stream(cursor, _encoded_sql(loaded, argument, columns)):
+        if batch.num_rows:
+            yield _answer(loaded, batch, schema, int(options["k"]), bool(options["exclude_known"]))
+
+
+def _answer(loaded: LoadedModel, batch: pa.RecordBatch, schema: pa.Schema, k: int, exclude: bool) -> pa.RecordBatch:
+    """Answers to a batch of questions, in the order of the questions."""
+    from graphlearn.models.ranking import score_triples, top_k
+
+    h, r, t = (batch.column(name).to_numpy(zero_copy_only=False) for name in ("__h", "__r", "__t"))
+    model, known = loaded.embedding, loaded.known
+    usable = (r >= 0) & (h != -1) & (t != -1)
+    rows_out, heads_out, tails_out, ranks_out, scores_out, known_out = ([] for _ in range(6))
+
+    def add(rows: IdArray, heads: IdArray, tails: IdArray, ranks: IdArray, scores: Any, seen: Any) -> None:
+        for target, value in zip(
+            (rows_out, heads_out, tails_out, ranks_out, scores_out, known_out),
+            (rows, heads, tails, ranks, scores, seen),
+            strict=True,
+        ):
+            target.append(np.asarray(value))
+
+    for side in Side:
+        anchors, asked = (h, t) if side is Side.TAIL else (t, h)
+        rows = np.flatnonzero(usable & (anchors >= 0) & (asked == -2))
+        if not len(rows):
+            continue
+        blocks = list(
+            top_k(model, anchors[rows], r[rows], side, k, known[side] if exclude else None,
+                  memory_limit=EVALUATION_MEMORY)
+        )
+        ids = np.concatenate([b[0] for b in blocks])
+        scores = np.concatenate([b[1] for b in blocks])
+        kept = ids >= 0
+        flat_rows = np.repeat(rows, ids.shape[1]).reshape(ids.shape)[kept]
+        ranks = np.broadcast_to(np.arange(1, ids.shape[1] + 1), ids.shape)[kept]
+        answers = ids[kept]
+        seen = is_known(known[side], anchors[flat_rows], r[flat_rows], answers)
+        heads, tails = (h[flat_rows], answers) if side is Side.TAIL else (answers, t[flat_rows])
+        add(flat_rows, heads, tails, ranks, scores[kept], seen)
+    given = np.flatnonzero(usable & (h >= 0) & (t >= 0))
+    if len(given):
+        seen = is_known(known[Side.TAIL], h[given], r[given], t[given])
+        scores = score_triples(model, Triples(h[given], r[given], t[given]))
+        add(given, h[given], t[given], np.full(len(given), -1), scores, seen)
+    answered = np.unique(np.concatenate(rows_out)) if rows_out else np.empty(0, np.int64)
+    rest = np.setdiff1d(np.arange(batch.num_rows), answered)
+    if len(rest):
+        add(rest, h[rest], t[rest], np.full(len(rest), -1), np.full(len(rest), np.nan), np.zeros(len(rest), bool))
+    rows = np.concatenate(rows_out)
+    ranks = np.concatenate(ranks_out)
+    order = np.lexsort((ranks, rows))
+    rows, ranks = rows[order], ranks[order]
+    heads, tails = np.concatenate(heads_out)[order], np.concatenate(tails_out)[order]
+    scores = np.concatenate(scores_out)[order].astype(np.float32)
+    none = np.isnan(scores)
+    made = {
+        "rank": pa.array(ranks.astype(np.int32), mask=ranks < 0),
+        "score": pa.array(scores, mask=none),
+        "known": pa.array(np.concatenate(known_out)[order].astype(bool), mask=none),
+    }
+    lower = {name.lower(): i for i, name in enumerate(batch.schema.names)}
+    taken = pa.array(rows)
+    out = []
+    for f in schema:
+        if f.name in made:
+            column = made[f.name]
+        elif f.name in ("head", "tail"):
+            ids = heads if f.name == "head" else tails
+            column = loaded.entities.take(np.where(ids < 0, -1, ids))
+        elif f.name == "relation":
+            ids = r[rows]
+            column = loaded.relations.take(np.where(ids < 0, -1, ids))
+        else:
+            column = batch.column(lower[f.name.lower()]).take(taken)
+        out.append(column if column.type == f.type else column.cast(f.type))
+    return pa.record_batch(out, schema=schema)
+
+
+def is_known(known: KnownAnswers, anchors: IdArray, relations: IdArray, answers: IdArray) -> Any:
+    """Which triples are known. shape: [n] each -> [n]"""
+    keys = known.keys(anchors, relations)
+    rows, found = known.rows(np.unique(keys))
+    distinct = np.unique(keys)
+    stride = np.int64(max(int(known.answers.max(initial=0)), int(answers.max(initial=0))) + 1)
+    pairs = distinct[rows] * stride + found
+    return np.isin(keys * stride + answers, pairs)
+
+
+def _similar(
+    loaded: LoadedModel, argument: str, schema: pa.Schema, k: int, cursor: CursorFactory
+) -> Iterator[pa.RecordBatch]:
+    import torch
+    from torch.nn import functional as F
+
+    connection = cursor()
+    try:
+        column = next(iter(describe(connection, argument)))
+    finally:
+        connection.close()
+    d = loaded.entities
+    sql = (
+        f"SELECT TRY_CAST(q.{quoted(column)} AS {d.type}) AS key, coalesce(e.id, -1)::BIGINT AS id "
+        f"FROM {subquery(argument)} q LEFT JOIN {d.sql} e ON e.key = TRY_CAST(q.{quoted(column)} AS {d.type})"
+    )
+    unit = F.normalize(loaded.embedding.entities, dim=1)
+    step = max(1, EVALUATION_MEMORY // (4 * len(unit)))
+    k = min(k, len(unit) - 1)
+    for batch in _stream(cursor, sql):
+        for lo in range(0, batch.num_rows, step):
+            part = batch.slice(lo, step)
+            ids = part.column("id").to_numpy(zero_copy_only=False)
+            found = np.flatnonzero(ids >= 0)
+            with torch.inference_mode():
+                mine = torch.from_numpy(ids[found])
+                scores = unit[mine] @ unit.T
+                scores[torch.arange(len(mine)), mine] = -torch.inf
+                best = torch.topk(scores, k, dim=1)
+            lost = np.flatnonzero(ids < 0)
+            rows = np.concatenate([np.repeat(found, k), lost])
+            order = np.argsort(rows, kind="stable")
+            nothing = np.full(len(lost), -1)
+            neighbours = np.concatenate([best.indices.numpy().ravel(), nothing])[order]
+            ranks = np.concatenate([np.tile(np.arange(1, k + 1), len(found)), nothing])[order]
+            values = np.concatenate([best.values.numpy().ravel(), nothing.astype(np.float32)])[order]
+            missing = neighbours < 0
+            yield pa.record_batch(
+                [
+                    part.column("key").take(pa.array(rows[order])),
+                    d.take(neighbours),
+                    pa.array(ranks.astype(np.int32), mask=missing),
+                    pa.array(values.astype(np.float32), mask=missing),
+                ],
+                schema=schema,
+            )
+
+
+def _embeddings(loaded: LoadedModel, of: str, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+    model = loaded.embedding
+    dictionary = loaded.entities if of == "entities" else loaded.relations
+    table = model.entities if of == "entities" else model.relations
+    width = table.shape[1]
+    for lo in range(0, len(dictionary), BATCH):
+        part = table[lo : min(lo + BATCH, len(dictionary))].contiguous().numpy()
+        vectors = pa.FixedSizeListArray.from_arrays(pa.array(part.ravel()), width)
+        keys = dictionary.take(np.arange(lo, lo + len(part)))
+        yield pa.record_batch([keys, vectors], schema=schema)
+
+
+def _evaluate(loaded: LoadedModel, argument: str | None, cursor: CursorFactory) -> Iterator[pa.RecordBatch]:
+    """The metrics stored at training time, or those of other triples, filtered by everything the model was given."""
+    from graphlearn.models.known import KnownAnswers
+    from graphlearn.models.ranking import rank
+
+    if argument is None:
+        rows = read_metrics(loaded.artifact.path / "metrics.parquet")
+        yield from metrics_table(rows, loaded.relations, PROTOCOL).to_batches()
+        return
+    connection = cursor()
+    try:
+        columns = {k: v for k, v in describe(connection, argument).items() if k.lower() in ("head", "relation", "tail")}
+        sql = _encoded_sql(loaded, argument, columns)
+        table = connection.sql(f"SELECT DISTINCT __h, __r, __t FROM ({sql}) ORDER BY 2, 1, 3").to_arrow_table()
+    finally:
+        connection.close()
+    h, r, t = (table.column(name).to_numpy() for name in ("__h", "__r", "__t"))
+    usable = (h >= 0) & (r >= 0) & (t >= 0)
+    if not usable.any():
+        raise InputError(
+            "no triple of the relation has a head, relation and tail that the model knows" if len(h)
+            else "the relation to evaluate on has no rows",
+            help="check that its keys are those the model was trained on",
+        )
+    triples = Triples(*(np.ascontiguousarray(c[usable].astype(np.int32)) for c in (h, r, t)))
+    parts = [*read_snapshot(loaded.artifact.path).values(), triples]
+    known = {side: KnownAnswers.of(parts, side, len(loaded.relations)) for side in Side}
+    ranks = rank(loaded.embedding, triples, known, memory_limit=EVALUATION_MEMORY)
+    lost = int(len(h) - usable.sum())
+    protocol = f"{PROTOCOL}; {lost:,} triples with unknown keys left out" if lost else PROTOCOL
+    yield from metrics_table(metric_rows("given", ranks), loaded.relations, protocol).to_batches()
+
+
+__all__ = [
+    "ARGUMENT",
+    "NAMED",
+    "ArrowSource",
+    "LoadedModel",
+    "ModelReader",
+    "Split",
+    "describe_unborn",
+    "is_known",
+    "named_arguments",
+    "output_schema",
+]

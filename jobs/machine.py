@@ -1,0 +1,44 @@
+"""What this machine has: memory, processor speed, devices."""
+
+from __future__ import annotations
+
+import os
+import time
+from functools import lru_cache
+from pathlib import Path
+
+
+def memory_available() -> int:
+    """Bytes this process may still take: free memory of the machine, or of its control group when that is less."""
+    import psutil
+
+    free = int(psutil.virtual_memory().available)
+    for limit, used in (
+        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+    ):
+        try:
+            room = int(Path(limit).read_text()) - int(Path(used).read_text())
+        except (OSError, ValueError):
+            continue
+        free = min(free, max(0, room))
+    return free
+
+
+@lru_cache(maxsize=1)
+def gemm_flops() -> float:
+    """Floating point operations per second of a float32 matrix product on all cores, measured for 50 ms."""
+    import torch
+
+    a, b = torch.randn(1000, 400), torch.randn(400, 1000)
+    torch.mm(a, b)
+    started, count = time.perf_counter(), 0
+    while time.perf_counter() - started < 0.05:
+        torch.mm(a, b)
+        count += 1
+    return count * 2 * 1000 * 400 * 1000 / (time.perf_counter() - started)
+
+
+def cores() -> int:
+    """Processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

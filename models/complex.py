@@ -1,0 +1,35 @@
+"""ComplEx: s = Re <h, r, conj(t)>. Trouillon et al. 2016, equation 9."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from graphlearn.models import kernels
+from graphlearn.models.options import KgeOptions
+from graphlearn.models.scorer import Scorer, complex_multiply
+from graphlearn.types import Side
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComplExOptions(KgeOptions):
+    """Options of ComplEx."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._even_dim("ComplEx uses dim / 2 complex numbers")
+
+
+class ComplEx(Scorer):
+    """DistMult over complex numbers, which makes relations directed."""
+
+    name = "complex"
+    options_type = ComplExOptions
+    fused: ClassVar = (kernels.rotate, kernels.rotate_vjp)
+    paired = True
+
+    def project(self, anchors: Tensor, prepared: Tensor, side: Side, dense: dict[str, Tensor]) -> Tensor:  # noqa: ARG002
+        """h * r for tails; t * conj(r) for heads."""
+        return complex_multiply(anchors, prepared, conjugate=side is Side.HEAD)

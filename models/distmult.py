@@ -1,0 +1,30 @@
+"""DistMult: s = <h, r, t>. Yang et al. 2015, equation 2 with a diagonal relation matrix."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from graphlearn.models import kernels
+from graphlearn.models.options import KgeOptions
+from graphlearn.models.scorer import Scorer
+from graphlearn.types import Side
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistMultOptions(KgeOptions):
+    """Options of DistMult."""
+
+
+class DistMult(Scorer):
+    """Relations scale every coordinate; heads and tails are interchangeable."""
+
+    name = "distmult"
+    options_type = DistMultOptions
+    fused: ClassVar = (kernels.multiply, kernels.multiply_vjp)
+
+    def project(self, anchors: Tensor, prepared: Tensor, side: Side, dense: dict[str, Tensor]) -> Tensor:  # noqa: ARG002
+        """a * r on both sides."""
+        return anchors * prepared
