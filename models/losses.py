@@ -51,7 +51,7 @@ class Softmax(Loss):
         own = (positive_B - top).exp_()
         total = g_neg.sum(dim=1) + own
         g_neg.div_(total.unsqueeze(1))
-        loss = float((total.log() + top - positive_B).sum())
+        loss = float((total.log() + (top - positive_B)).sum())
         return loss, own / total - 1, g_neg
 
 

@@ -27,7 +27,7 @@ class KgeOptions:
     """shared: one draw per chunk, scored by matrix product. independent: a draw per query (slow, for comparisons)."""
     degree_exponent: float = 0.0
     """Draw negatives with probability proportional to degree ** exponent; 0 is uniform."""
-    filter_negatives: bool = True
+    filter_negatives: bool = False
     """Leave out negatives that are known training answers of the query."""
     sides: Literal["both", "alternate", "tail", "head"] = "both"
     """Which end to ask for: both ends of every triple in each epoch, one end by turns, or always the same end."""

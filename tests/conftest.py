@@ -1,0 +1,10 @@
+"""Shared test configuration."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # the graphs are tiny: threads would only wait for each other
+sys.path.insert(0, str(Path(__file__).parent))

@@ -1,0 +1,179 @@
+"""The fused step against autograd, independence of threads, and that every option does something."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from kge_cases import FUSED, MODELS, graph, scorer
+
+from graphlearn.models.batches import Sampler
+from graphlearn.models.engine import AutogradEngine, Engine, make_engine
+from graphlearn.models.fused import FusedEngine
+from graphlearn.models.options import KgeOptions
+from graphlearn.models.scorer import Scorer
+
+E, R = 40, 5
+
+
+def run(engine: Engine, epochs: int = 2) -> list[float]:
+    sampler = Sampler(graph(), E, R, engine.options)
+    losses = [
+        engine.step(batch, engine.options.learning_rate) for epoch in range(epochs) for batch in sampler.epoch(epoch)
+    ]
+    engine.close()
+    return losses
+
+
+def fresh(kind: type[Engine], s: Scorer) -> Engine:
+    return kind(s, E, R, torch.device("cpu"))
+
+
+VARIANTS: list[dict[str, Any]] = [
+    {"loss": "softmax"},
+    {"loss": "logistic", "margin": 4.0, "adversarial_temperature": 1.0, "sides": "alternate"},
+    {"loss": "margin", "margin": 2.0, "filter_negatives": True},
+    {"loss": "bce", "margin": 1.0},
+    {"loss": "softmax", "optimizer": "row_adam", "learning_rate": 0.01, "filter_negatives": True},
+    {"loss": "softmax", "reciprocal": True, "regularization": 0.01, "degree_exponent": 0.75},
+    {"loss": "softmax", "regularizer": "l2", "regularization": 0.01, "sides": "tail"},
+]
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=lambda v: "-".join(str(x) for x in v.values()))
+@pytest.mark.parametrize("model", [*FUSED, "transe-l2"])
+def test_fused_equals_autograd(model: str, variant: dict[str, Any]) -> None:
+    name, extra = (model[:-3], {"norm": 2}) if model.endswith("-l2") else (model, {})
+    # row-wise state by default: Adagrad's first move per entry is the sign of a sum that may be rounding noise
+    if "sides" in variant:
+        extra = {**extra, "reciprocal": False}
+    s = scorer(name, **({"optimizer": "row_adagrad"} | variant | extra))
+    reference, fused = fresh(AutogradEngine, s), fresh(FusedEngine, s)
+    expected, got = run(reference), run(fused)
+    np.testing.assert_allclose(got, expected, rtol=1e-4)
+    for key, value in reference.weights().items():
+        torch.testing.assert_close(fused.weights()[key], value, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("model", FUSED)
+def test_one_step_gradient_to_1e_5(model: str) -> None:
+    s = scorer(model, regularization=0.01)
+    engines = [fresh(AutogradEngine, s), fresh(FusedEngine, s)]
+    before = engines[0].entities.clone()
+    for engine in engines:
+        sampler = Sampler(graph(), E, R, engine.options)
+        engine.step(next(iter(sampler.epoch(0))), 0.1)
+        engine.close()
+    moved = [engine.entities - before for engine in engines]
+    assert moved[0].abs().max() > 1e-3
+    torch.testing.assert_close(moved[0], moved[1], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("model", ["complex", "rotate", "transe"])
+def test_threads_do_not_change_a_bit(model: str) -> None:
+    one, three = (fresh(FusedEngine, scorer(model, threads=n)) for n in (1, 3))
+    assert run(one) == run(three)
+    assert torch.equal(one.entities, three.entities)
+    assert torch.equal(one.relations, three.relations)
+
+
+def test_one_vs_all_equals_sampling_everybody() -> None:
+    """Softmax over all entities, grouped by query, is the plain cross-entropy of each triple."""
+    train = graph()
+    s = scorer("complex", negatives=0, batch_size=10_000, sides="tail")
+    engine = AutogradEngine(s, E, R, torch.device("cpu"))
+    entities, relations = engine.entities.clone(), engine.relations.clone()
+    sampler = Sampler(train, E, R, s.options)
+    loss = engine.step(next(iter(sampler.epoch(0))), 0.1)
+    pairs = np.unique(np.stack([train.heads, train.relations, train.tails]), axis=1)
+    h, r, t = (torch.from_numpy(c).long() for c in pairs)
+    scores = s.score(entities[h], relations[r], entities, "sp_")
+    expected = torch.nn.functional.cross_entropy(scores, t, reduction="sum")
+    assert loss == pytest.approx(float(expected), rel=1e-4)
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("negatives", [0, 20])
+def test_every_model_learns(model: str, negatives: int) -> None:
+    loss = {"loss": "softmax"}
+    s = scorer(model, negatives=negatives, dim=16, optimizer="adagrad", learning_rate=0.1, **loss)
+    losses = run(make_engine(s, E, R), epochs=12)
+    assert sum(losses[-10:]) < 0.9 * sum(losses[:10])
+
+
+CHANGES: dict[str, dict[str, Any]] = {
+    "dim": {"dim": 12},
+    "batch_size": {"batch_size": 50},
+    "chunk_size": {"chunk_size": 30},
+    "negatives": {"negatives": 11},
+    "negative_sampling": {"negative_sampling": "independent"},
+    "degree_exponent": {"degree_exponent": 1.0},
+    "filter_negatives": {"filter_negatives": True},
+    "sides": {"sides": "head"},
+    "reciprocal": {"reciprocal": True},
+    "loss": {"loss": "bce"},
+    "margin": {"loss": "logistic", "margin": 2.0},
+    "adversarial_temperature": {"loss": "logistic", "adversarial_temperature": 2.0},
+    "regularizer": {"regularizer": "l2", "regularization": 0.1},
+    "regularization": {"regularization": 0.1},
+    "entity_dropout": {"entity_dropout": 0.3},
+    "relation_dropout": {"relation_dropout": 0.3},
+    "query_dropout": {"query_dropout": 0.3},
+    "optimizer": {"optimizer": "row_adam"},
+    "learning_rate": {"learning_rate": 0.2},
+    "init_scale": {"init_scale": 0.3},
+    "precision": {"precision": "bfloat16"},
+    "seed": {"seed": 1},
+}
+ELSEWHERE = {  # options of the loop around the engine, tested in test_training.py and test_create.py
+    "epochs", "schedule", "evaluate_every", "evaluate_at_most", "patience", "test_fraction", "valid_fraction",
+    "checkpoint_seconds", "device", "threads",
+}  # fmt: skip
+
+
+def test_every_option_is_tested() -> None:
+    assert set(CHANGES) | ELSEWHERE == {f.name for f in fields(KgeOptions)}
+
+
+@pytest.mark.parametrize("option", CHANGES)
+def test_every_option_changes_the_result(option: str) -> None:
+    change = CHANGES[option]
+    base: dict[str, Any] = {}
+    if option == "margin":
+        base = {"loss": "logistic"}
+    elif option == "adversarial_temperature":
+        base = {"loss": "logistic"}
+    elif option == "regularizer":
+        base = {"regularizer": "n3", "regularization": 0.1}
+    plain, changed = (make_engine(scorer("complex", **o), E, R) for o in (base, change))
+    run(plain, 1)
+    run(changed, 1)
+    same = plain.entities.shape == changed.entities.shape and torch.equal(plain.entities, changed.entities)
+    assert not same
+
+
+@pytest.mark.parametrize(("model", "option"), [("transe", {"norm": 2}), ("tucker", {"relation_dim": 3})])
+def test_model_options_change_the_result(model: str, option: dict[str, Any]) -> None:
+    plain, changed = (make_engine(scorer(model, **o), E, R) for o in ({}, option))
+    assert run(plain, 1) != run(changed, 1)
+
+
+def test_checkpointed_state_continues_exactly() -> None:
+    s = scorer("rotate", optimizer="row_adam")
+    whole = fresh(FusedEngine, s)
+    run(whole, 3)
+    first = fresh(FusedEngine, s)
+    run(first, 1)
+    saved = {k: v.clone() for k, v in first.state().items()}
+    second = fresh(FusedEngine, s)
+    second.load(saved)
+    sampler = Sampler(graph(), E, R, s.options)
+    for epoch in (1, 2):
+        for batch in sampler.epoch(epoch):
+            second.step(batch, s.options.learning_rate)
+    second.close()
+    assert torch.equal(whole.entities, second.entities)
+    assert torch.equal(whole.relations, second.relations)
