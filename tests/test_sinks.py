@@ -1,0 +1,223 @@
+"""Every sink takes every event; people get readable lines, machines get valid JSON, `--quiet` streams stay empty."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from graphlearn import sinks
+from graphlearn.events import (
+    CheckpointSaved,
+    Evaluated,
+    Event,
+    JobFinished,
+    JobStarted,
+    Note,
+    PhaseAdvanced,
+    PhaseFinished,
+    PhaseStarted,
+    Step,
+)
+
+
+def a_job(folder: Path) -> list[Event]:
+    """The events of a short run, one second apart."""
+    clock = iter(range(1_700_000_000, 1_800_000_000))
+
+    def now() -> float:
+        return float(next(clock))
+
+    events: list[Event] = [
+        JobStarted(
+            time=now(), run="r1", model="kg.[red]", family="complex", folder=str(folder), options={}, resumed_at=1200
+        ),
+        PhaseStarted(time=now(), phase="encode", total=1000),
+        PhaseAdvanced(time=now(), phase="encode", done=500),
+        PhaseFinished(time=now(), phase="encode", seconds=1.5, detail="1,000 rows [not markup]"),
+        Note(time=now(), message="3 duplicate rows dropped", level="warning"),
+        PhaseStarted(time=now(), phase="train", total=4, unit="epochs"),
+    ]
+    for epoch in range(1, 5):
+        for step in range(1, 11):
+            events.append(
+                Step(
+                    time=now(),
+                    epoch=epoch,
+                    epochs=4,
+                    step=step,
+                    steps=10,
+                    loss=1 / epoch,
+                    triples_per_second=61234.5,
+                    eta_seconds=65.0,
+                    epoch_done=step == 10,
+                )
+            )
+        events += [
+            PhaseStarted(time=now(), phase="evaluate", total=10, unit="triples"),
+            PhaseFinished(time=now(), phase="evaluate", seconds=0.1),
+            Evaluated(
+                time=now(), epoch=epoch, split="valid", metrics={"mrr": epoch / 10, "hits_at_10": 0.5}, best=epoch == 4
+            ),
+            CheckpointSaved(time=now(), path="c", epoch=epoch, step=epoch * 10),
+        ]
+    return [
+        *events,
+        PhaseFinished(time=now(), phase="train", seconds=61.0),
+        Evaluated(time=now(), epoch=0, split="test", metrics={"mrr": 0.25}),
+        JobFinished(
+            time=now(), run="r1", model="kg.[red]", status="done", seconds=75.0, version=2, metrics={"mrr": 0.25}
+        ),
+    ]
+
+
+def plain() -> tuple[sinks.Sink, io.StringIO]:
+    stream = io.StringIO()
+    return sinks.plain_sink(stream), stream
+
+
+def rich() -> tuple[sinks.Sink, io.StringIO]:
+    from rich.console import Console
+
+    stream = io.StringIO()
+    return sinks.rich_sink(Console(file=stream, force_terminal=True, width=100)), stream
+
+
+def as_json() -> tuple[sinks.Sink, io.StringIO]:
+    stream = io.StringIO()
+    return sinks.json_sink(stream), stream
+
+
+MAKERS: list[Callable[[], tuple[sinks.Sink, io.StringIO]]] = [plain, rich, as_json]
+
+
+@pytest.mark.parametrize("make", MAKERS)
+def test_every_event_at_any_time(make: Callable[[], tuple[sinks.Sink, io.StringIO]], tmp_path: Path) -> None:
+    for events in (a_job(tmp_path), a_job(tmp_path)[::-1], a_job(tmp_path)[3:4], a_job(tmp_path)[20:21]):
+        sink, _ = make()
+        for event in events:
+            sink(event)
+        sink.close()
+        sink.close()
+
+
+def test_plain_lines_are_few_and_say_what_matters(tmp_path: Path) -> None:
+    sink, stream = plain()
+    for event in a_job(tmp_path):
+        sink(event)
+    text = stream.getvalue()
+    lines = text.splitlines()
+    assert "\x1b" not in text
+    assert "kg.[red]: complex, run r1, resumed at step 1,200" in lines[0]
+    assert "encode took 1.50 s: 1,000 rows [not markup]" in lines[1]
+    assert "warning: 3 duplicate rows dropped" in lines[2]
+    steps = [line for line in lines if "triples/s" in line]
+    assert 6 <= len(steps) <= 10, "40 steps, one a second: a line every five seconds or so"
+    assert "epoch 4/4 · loss 0.25 · 61,234 triples/s · 1 min 05 s left" in steps[-1]
+    assert sum("valid: MRR" in line for line in lines) == 4
+    assert "epoch 4, valid: MRR 0.4000 · Hits@10 50.0 % (best so far)" in text
+    assert "final, test: MRR 0.2500" in text
+    assert "evaluate took" not in text, "a validation pass needs no line beside its figures"
+    assert lines[-1].endswith("kg.[red] is trained as version 2 in 1 min 15 s · test MRR 0.2500")
+
+
+def test_plain_lines_grow_rare_in_a_long_run() -> None:
+    stream = io.StringIO()
+    sink = sinks.plain_sink(stream)
+    sink(JobStarted(time=0.0, run="r", model="m", family="f", folder="", options={}))
+    for second in range(1, 4 * 3600):
+        sink(
+            Step(
+                time=float(second),
+                epoch=1,
+                epochs=2,
+                step=second,
+                steps=99_999,
+                loss=1.0,
+                triples_per_second=1.0,
+                eta_seconds=1.0,
+            )
+        )
+    assert 100 < len(stream.getvalue().splitlines()) < 200
+
+
+def test_rich_view_keeps_lines_and_escapes_markup(tmp_path: Path) -> None:
+    sink, stream = rich()
+    for event in a_job(tmp_path):
+        sink(event)
+    sink.close()
+    text = stream.getvalue()
+    assert "kg.[red]" in text
+    assert "[not markup]" in text
+    assert "is trained as version 2" in text
+    assert "best so far" in text
+
+
+def test_no_color(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    sink, stream = rich()
+    for event in a_job(tmp_path):
+        sink(event)
+    sink.close()
+    assert not {"\x1b[31m", "\x1b[32m", "\x1b[33m"} & set(stream.getvalue().split()), "no colours"
+    assert "\x1b[32m" not in stream.getvalue()
+
+
+def test_json_lines_are_json_also_with_nan(tmp_path: Path) -> None:
+    sink, stream = as_json()
+    events = [*a_job(tmp_path), Evaluated(epoch=1, split="test", metrics={"mrr": float("nan"), "mr": float("inf")})]
+    for event in events:
+        sink(event)
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is no JSON")
+
+    records = [json.loads(line, parse_constant=refuse) for line in stream.getvalue().splitlines()]
+    assert len(records) == len(events)
+    assert records[0]["event"] == "job_started"
+    assert records[-1]["metrics"] == {"mrr": None, "mr": None}
+
+
+def test_tensorboard_files_hold_loss_and_metrics(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    sink = sinks.tensorboard_sink()
+    assert sink is not None
+    for event in a_job(tmp_path):
+        sink(event)
+    sink.close()
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    read = EventAccumulator(str(tmp_path / "tensorboard"))
+    read.Reload()
+    assert {"train/loss", "train/triples_per_second", "valid/mrr"} <= set(read.Tags()["scalars"])
+    assert len(read.Scalars("train/loss")) == 40
+    assert [round(point.value, 3) for point in read.Scalars("valid/mrr")] == [0.1, 0.2, 0.3, 0.4]
+
+
+def test_no_tensorboard_no_sink(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sinks, "find_spec", {}.get)
+    assert sinks.tensorboard_sink(tmp_path) is None
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_the_stream_decides(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    assert isinstance(sinks.choose_sink(io.StringIO()), sinks.PlainSink)
+    assert isinstance(sinks.choose_sink(Terminal()), sinks.RichSink)
+    monkeypatch.setenv("TERM", "dumb")
+    assert isinstance(sinks.choose_sink(Terminal()), sinks.PlainSink)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.424, "0.42 s"), (12.34, "12.3 s"), (245, "4 min 05 s"), (11220, "3 h 07 min"), (float("inf"), "unknown")],
+)
+def test_durations(seconds: float, text: str) -> None:
+    assert sinks.duration(seconds) == text
