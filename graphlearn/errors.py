@@ -71,6 +71,8 @@ class GraphLearnError(Exception):
         self.message = message
         self.place = place
         self.help = help
+        self.others: tuple[GraphLearnError, ...] = ()
+        """Further errors of the same file, when all of it was checked at once."""
 
     def at(self, place: Place | None) -> GraphLearnError:
         """The same error, placed (an existing place is kept)."""
@@ -165,12 +167,20 @@ class Interrupted(GraphLearnError):
         self.run = run
 
 
+def raise_all(errors: list[GraphLearnError]) -> None:
+    """Raise the first of the errors, which carries the others; nothing happens when there are none."""
+    if errors:
+        first, *others = errors
+        first.others += tuple(others)
+        raise first
+
+
 def nearest(word: str, known: list[str], count: int = 3) -> list[str]:
     """The known words that look most like `word`, best first."""
     from difflib import get_close_matches
 
     lowered = {k.lower(): k for k in known}
-    return [lowered[m] for m in get_close_matches(word.lower(), list(lowered), n=count, cutoff=0.5)]
+    return [lowered[m] for m in get_close_matches(word.lower(), list(lowered), n=count, cutoff=0.6)]
 
 
 def did_you_mean(word: str, known: list[str]) -> str:

@@ -19,7 +19,8 @@ RelationId = NewType("RelationId", int)
 Epoch = NewType("Epoch", int)
 Version = NewType("Version", int)
 
-IdArray: TypeAlias = npt.NDArray[np.int32] | npt.NDArray[np.int64]
+IdArray: TypeAlias = npt.NDArray[np.signedinteger[Any]]
+# int32 for up to 2**31 rows, int64 above
 FloatArray: TypeAlias = npt.NDArray[np.float32]
 BoolArray: TypeAlias = npt.NDArray[np.bool_]
 Json: TypeAlias = dict[str, Any]

@@ -172,7 +172,7 @@ def _open_run(workspace: Workspace, request: ModelRequest, print_: str, resume: 
     if config.get("model") != request.name:
         raise UserError(
             f'run "{resume}" trained model "{config.get("model")}", not "{request.name}"',
-            help=f'select it with --select {config.get("model")}, or leave --resume out',
+            help=f"select it with --select {config.get('model')}, or leave --resume out",
         )
     if config.get("fingerprint") != print_:
         raise UserError(
@@ -231,9 +231,7 @@ def _ended(error: BaseException, run: RunFolder, tell: Emit, request: ModelReque
     stopped = isinstance(error, KeyboardInterrupt | Interrupted)
     if stopped:
         again = f"--resume {run.id}" if run.has_checkpoint else "the same command"
-        error = Interrupted(
-            f"interrupted; run {run.id} can continue", run=run.id, help=f"continue with {again}"
-        )
+        error = Interrupted(f"interrupted; run {run.id} can continue", run=run.id, help=f"continue with {again}")
     elif not isinstance(error, GraphLearnError) and isinstance(error, MemoryError):
         error = JobError("out of memory", help="lower dim or batch_size, or take a larger machine")
     status = "interrupted" if stopped else "failed"

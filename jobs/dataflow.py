@@ -50,7 +50,7 @@ class Operator:
     estimate: Estimate
     run: Callable[[Data, Emit], Data]
     detail: str = ""
-    describe: Callable[[Data], str] = field(default=lambda outputs: "")
+    describe: Callable[[Data], str] = field(default=lambda _: "")
     devices: tuple[str, ...] = ("cpu",)
     reports_itself: bool = False
 
@@ -104,7 +104,8 @@ class Dataflow:
         need = heavy.estimate.memory or 0
         if need > available:
             raise ResourceError(
-                f"the job needs about {human_bytes(need)} of memory to {heavy.name}, and {human_bytes(available)} is free",
+                f"the job needs about {human_bytes(need)} of memory to {heavy.name}, "
+                f"and {human_bytes(available)} is free",
                 help="lower dim, use optimizer = 'row_adagrad' (one number of state a row), or take a larger machine",
             )
 
@@ -165,7 +166,10 @@ PLAN_SCHEMA = pa.schema(
 
 
 def execute(dataflow: Dataflow, emit: Emit, keep: tuple[str, ...] = ()) -> Data:
-    """Run all operators in this process, in order. Data is dropped after its last reader, but for `keep`; returns the rest."""
+    """Run all operators in this process, in order; returns what is left.
+
+    Data is dropped after its last reader, except the names in `keep`.
+    """
     order = list(dataflow.ordered())
     last = {name: i for i, o in enumerate(order) for name in o.inputs}
     data: Data = {}
@@ -178,9 +182,7 @@ def execute(dataflow: Dataflow, emit: Emit, keep: tuple[str, ...] = ()) -> Data:
         assert not missing, f"{operator.name} did not produce {missing}"
         data |= outputs
         emit(
-            PhaseFinished(
-                phase=operator.name, seconds=time.perf_counter() - started, detail=operator.describe(outputs)
-            )
+            PhaseFinished(phase=operator.name, seconds=time.perf_counter() - started, detail=operator.describe(outputs))
         )
         del outputs
         for name in [n for n, reader in last.items() if reader == i and n not in keep]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -46,13 +46,13 @@ class Family(ABC):
 
 
 _KGE = "graphlearn.jobs.kge:KgeFamily"
-FAMILIES: dict[str, str] = {
-    name: _KGE for name in ("transe", "distmult", "complex", "rotate", "simple", "cp", "rescal", "tucker")
-}
+FAMILIES: dict[str, str] = dict.fromkeys(
+    ("transe", "distmult", "complex", "rotate", "simple", "cp", "rescal", "tucker"), _KGE
+)
 """Names after TYPE -> the class that implements them, imported when first used."""
 
 
-@lru_cache(maxsize=None)
+@cache
 def family(name: str) -> Family:
     """The family of that name, in any case. Raises UserError naming the nearest ones."""
     key = name.lower()

@@ -211,18 +211,18 @@ def named_arguments(function: Function, named: dict[str, Any]) -> dict[str, Any]
     known = NAMED[function]
     for name, value in named.items():
         if name not in known:
-            raise OptionError(
-                f'{function} has no argument "{name}"', key=name, help=did_you_mean(name, list(known))
-            )
+            raise OptionError(f'{function} has no argument "{name}"', key=name, help=did_you_mean(name, list(known)))
         kind = known[name][0]
         if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
             raise OptionError(f"{name} must be {_KINDS[kind]}, not {value!r}", key=name)
-        if kind is int and value < 1:
+        if kind is int and isinstance(value, int) and value < 1:
             raise OptionError(f"{name} must be at least 1, not {value}", key=name)
     out = {name: named.get(name, default) for name, (_, default, _) in known.items()}
     if function == "embeddings" and out["of"] not in ("entities", "relations"):
         raise OptionError(
-            f"of must be 'entities' or 'relations', not {out['of']!r}", key="of", help="embeddings(…, of := 'relations')"
+            f"of must be 'entities' or 'relations', not {out['of']!r}",
+            key="of",
+            help="embeddings(…, of := 'relations')",
         )
     return out
 
@@ -351,14 +351,11 @@ def _answer(loaded: LoadedModel, batch: pa.RecordBatch, schema: pa.Schema, k: in
     h, r, t = (batch.column(name).to_numpy(zero_copy_only=False) for name in ("__h", "__r", "__t"))
     model, known = loaded.embedding, loaded.known
     usable = (r >= 0) & (h != -1) & (t != -1)
-    rows_out, heads_out, tails_out, ranks_out, scores_out, known_out = ([] for _ in range(6))
+    columns: list[list[Any]] = [[] for _ in range(6)]
+    rows_out, heads_out, tails_out, ranks_out, scores_out, known_out = columns
 
     def add(rows: IdArray, heads: IdArray, tails: IdArray, ranks: IdArray, scores: Any, seen: Any) -> None:
-        for target, value in zip(
-            (rows_out, heads_out, tails_out, ranks_out, scores_out, known_out),
-            (rows, heads, tails, ranks, scores, seen),
-            strict=True,
-        ):
+        for target, value in zip(columns, (rows, heads, tails, ranks, scores, seen), strict=True):
             target.append(np.asarray(value))
 
     for side in Side:
@@ -367,8 +364,9 @@ def _answer(loaded: LoadedModel, batch: pa.RecordBatch, schema: pa.Schema, k: in
         if not len(rows):
             continue
         blocks = list(
-            top_k(model, anchors[rows], r[rows], side, k, known[side] if exclude else None,
-                  memory_limit=EVALUATION_MEMORY)
+            top_k(
+                model, anchors[rows], r[rows], side, k, known[side] if exclude else None, memory_limit=EVALUATION_MEMORY
+            )
         )
         ids = np.concatenate([b[0] for b in blocks])
         scores = np.concatenate([b[1] for b in blocks])
@@ -421,8 +419,8 @@ def _answer(loaded: LoadedModel, batch: pa.RecordBatch, schema: pa.Schema, k: in
 def is_known(known: KnownAnswers, anchors: IdArray, relations: IdArray, answers: IdArray) -> Any:
     """Which triples are known. shape: [n] each -> [n]"""
     keys = known.keys(anchors, relations)
-    rows, found = known.rows(np.unique(keys))
-    distinct = np.unique(keys)
+    distinct: IdArray = np.unique(keys)
+    rows, found = known.rows(distinct)
     stride = np.int64(max(int(known.answers.max(initial=0)), int(answers.max(initial=0))) + 1)
     pairs = distinct[rows] * stride + found
     return np.isin(keys * stride + answers, pairs)
@@ -508,7 +506,8 @@ def _evaluate(loaded: LoadedModel, argument: str | None, cursor: CursorFactory) 
     usable = (h >= 0) & (r >= 0) & (t >= 0)
     if not usable.any():
         raise InputError(
-            "no triple of the relation has a head, relation and tail that the model knows" if len(h)
+            "no triple of the relation has a head, relation and tail that the model knows"
+            if len(h)
             else "the relation to evaluate on has no rows",
             help="check that its keys are those the model was trained on",
         )

@@ -127,7 +127,9 @@ class _Kge:
                     run=self.train,
                     reports_itself=True,
                     detail=f"{self.bound.request.family.lower()}, {human_bytes(weights)} of weights, "
-                    f"{options.epochs} epochs" if not unknown else self.bound.request.family.lower(),
+                    f"{options.epochs} epochs"
+                    if not unknown
+                    else self.bound.request.family.lower(),
                     devices=("cuda", "cpu"),
                     estimate=estimate(
                         rows=queries * options.epochs,
@@ -285,7 +287,9 @@ class _Kge:
         tensors = {"entities": embedding.entities, "relations": embedding.relations, **embedding.dense}
         counts = encoded.report.to_json()
         with bound.store.stage(bound.request.name) as staged:
-            save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, staged.path / "weights.safetensors")
+            save_file(
+                {k: v.detach().cpu().contiguous() for k, v in tensors.items()}, staged.path / "weights.safetensors"
+            )
             encoded.write(staged.path)
             write_metrics(staged.path / "metrics.parquet", data["report"])
             version = staged.commit(

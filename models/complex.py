@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from torch import Tensor
 
@@ -16,6 +16,11 @@ from graphlearn.types import Side
 @dataclass(frozen=True, kw_only=True)
 class ComplExOptions(KgeOptions):
     """Options of ComplEx."""
+
+    negatives: int = 500
+    reciprocal: bool = True
+    regularization: float = 0.02
+    schedule: Literal["constant", "linear"] = "linear"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -30,6 +35,6 @@ class ComplEx(Scorer):
     fused: ClassVar = (kernels.rotate, kernels.rotate_vjp)
     paired = True
 
-    def project(self, anchors: Tensor, prepared: Tensor, side: Side, dense: dict[str, Tensor]) -> Tensor:  # noqa: ARG002
+    def project(self, anchors: Tensor, prepared: Tensor, side: Side, dense: dict[str, Tensor]) -> Tensor:
         """h * r for tails; t * conj(r) for heads."""
         return complex_multiply(anchors, prepared, conjugate=side is Side.HEAD)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from torch import Tensor
 
@@ -17,6 +17,11 @@ from graphlearn.types import Side
 class DistMultOptions(KgeOptions):
     """Options of DistMult."""
 
+    negatives: int = 500
+    reciprocal: bool = True
+    regularization: float = 0.02
+    schedule: Literal["constant", "linear"] = "linear"
+
 
 class DistMult(Scorer):
     """Relations scale every coordinate; heads and tails are interchangeable."""
@@ -25,6 +30,6 @@ class DistMult(Scorer):
     options_type = DistMultOptions
     fused: ClassVar = (kernels.multiply, kernels.multiply_vjp)
 
-    def project(self, anchors: Tensor, prepared: Tensor, side: Side, dense: dict[str, Tensor]) -> Tensor:  # noqa: ARG002
+    def project(self, anchors: Tensor, prepared: Tensor, side: Side, dense: dict[str, Tensor]) -> Tensor:
         """a * r on both sides."""
         return anchors * prepared

@@ -55,8 +55,8 @@ class Engine(ABC):
     def step(self, batch: Batch, rate: float) -> float:
         """One optimiser step; returns the sum of the losses and penalties of its training examples."""
 
-    def close(self) -> None:
-        """Give back threads and buffers."""
+    def close(self) -> None:  # noqa: B027
+        """Give back threads, where the engine has any."""
 
 
 class AutogradEngine(Engine):
@@ -74,11 +74,13 @@ class AutogradEngine(Engine):
     def _tensor(self, ids: IdArray) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(ids)).to(self.device, torch.int64)
 
-    def _project(self, anchors: Tensor, relations: Tensor, side: Side, dense: dict[str, Tensor]) -> Tensor:
+    def _queries(
+        self, anchors: Tensor, relations: Tensor, rows: Tensor, side: Side, dense: dict[str, Tensor]
+    ) -> Tensor:
         options = self.options
         anchors = F.dropout(anchors, options.entity_dropout)
         relations = F.dropout(self.scorer.prepare(relations), options.relation_dropout)
-        return F.dropout(self.scorer.project(anchors, relations, side, dense), options.query_dropout)
+        return F.dropout(self.scorer.queries(anchors, relations, rows, side, dense), options.query_dropout)
 
     def _penalty(self, rows: Tensor, weights: Tensor | float = 1.0) -> Tensor:
         if self.options.regularizer == "l2":
@@ -102,8 +104,7 @@ class AutogradEngine(Engine):
         B = len(anchors)
         anchor_BD, target_BD = rows[inverse[:B]], rows[inverse[B : 2 * B]]
         candidate_rows = inverse[2 * B :].view(candidates.shape)
-        relation_BW = relation_rows[relation_inverse]
-        query_BD = self._project(anchor_BD, relation_BW, batch.side, dense)
+        query_BD = self._queries(anchor_BD, relation_rows, relation_inverse, batch.side, dense)
         positive_B = self.scorer.similarity.rows(query_BD, target_BD)
         criterion = sampled_loss(options, self.n_entities)
         total = torch.zeros((), device=self.device)
@@ -123,7 +124,7 @@ class AutogradEngine(Engine):
         if options.regularization:
             total = total + self._penalty(anchor_BD) + self._penalty(target_BD)
             if not self.scorer.prepares:
-                total = total + self._penalty(relation_BW)
+                total = total + self._penalty(relation_rows, torch.bincount(relation_inverse).float())
         total.backward()  # type: ignore[no-untyped-call]
         self._apply("entities", ids, rows, rate)
         self._apply("relations", relation_ids, relation_rows, rate)
@@ -152,7 +153,7 @@ class AutogradEngine(Engine):
                 self.optimisers[name].update(ids, leaf.grad, rate)
 
     def _all(self, batch: Batch, rate: float) -> float:
-        """1-vs-all: autograd for the query, products by hand for the [B, E] scores, so that only one such array lives."""
+        """1-vs-all: autograd for queries, products by hand for the scores, so that one [B, E] array lives."""
         assert batch.known is not None
         assert batch.keys is not None
         anchors = self._tensor(batch.anchors)
@@ -163,7 +164,7 @@ class AutogradEngine(Engine):
         anchor_BD = self.entities[anchors].requires_grad_()
         relation_rows = self.relations[relation_ids].requires_grad_()
         dense = {name: value.detach().requires_grad_() for name, value in self.dense.items()}
-        query_BD = self._project(anchor_BD, relation_rows[relation_inverse], batch.side, dense)
+        query_BD = self._queries(anchor_BD, relation_rows, relation_inverse, batch.side, dense)
         entities = self.entities.clone() if self.scorer.similarity is not DOT else self.entities
         if self.scorer.similarity is DOT:
             half = self.options.precision == "bfloat16"
@@ -187,7 +188,8 @@ class AutogradEngine(Engine):
             target_BD = self.entities[answer_ids].requires_grad_()
             penalty = self._penalty(anchor_BD, counts_B) + self._penalty(target_BD)
             if not self.scorer.prepares:
-                penalty = penalty + self._penalty(relation_rows[relation_inverse], counts_B)
+                times = torch.zeros(len(relation_rows), device=self.device).index_add_(0, relation_inverse, counts_B)
+                penalty = penalty + self._penalty(relation_rows, times)
         torch.autograd.backward(
             [query_BD, penalty] if target_BD is not None else [query_BD],
             [query_gradient, torch.ones_like(penalty)] if target_BD is not None else [query_gradient],

@@ -22,7 +22,9 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 def _compiled(function: F) -> F:
     """Compile on first call. Fast maths may reorder sums, never across threads: results repeat exactly."""
-    return cast(F, numba.njit(nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz", "arcp", "afn"})(function))
+    return cast(
+        F, numba.njit(nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz", "arcp", "afn"})(function)
+    )
 
 
 # -- queries: q = f(anchor, relation) and its vector-Jacobian product ------------------------------------------------
@@ -228,9 +230,7 @@ def manhattan(q_BD: FloatArray, c_ND: FloatArray, scores_BN: FloatArray) -> None
 
 
 @_compiled
-def manhattan_vjp(
-    q_BD: FloatArray, c_ND: FloatArray, g_BN: FloatArray, dq_BD: FloatArray, dc_ND: FloatArray
-) -> None:
+def manhattan_vjp(q_BD: FloatArray, c_ND: FloatArray, g_BN: FloatArray, dq_BD: FloatArray, dc_ND: FloatArray) -> None:
     """Gradient of `manhattan`; `dc_ND` is overwritten with the sum over queries."""
     zero = np.float32(0.0)
     dc_ND[:] = zero
@@ -267,9 +267,7 @@ def modulus(q_BD: FloatArray, c_ND: FloatArray, scores_BN: FloatArray) -> None:
 
 
 @_compiled
-def modulus_vjp(
-    q_BD: FloatArray, c_ND: FloatArray, g_BN: FloatArray, dq_BD: FloatArray, dc_ND: FloatArray
-) -> None:
+def modulus_vjp(q_BD: FloatArray, c_ND: FloatArray, g_BN: FloatArray, dq_BD: FloatArray, dc_ND: FloatArray) -> None:
     """Gradient of `modulus`; `dc_ND` is overwritten with the sum over queries. At a zero difference it is 0."""
     zero = np.float32(0.0)
     tiny = np.float32(1e-20)
@@ -311,7 +309,7 @@ def cubic_penalty(table: FloatArray, ids_B: IdArray, weight: float, paired: bool
     K = D // 2
     for i in range(ids_B.shape[0]):
         x, g = table[ids_B[i]], g_BD[i]
-        row = np.float32(0.0)
+        row: Any = np.float32(0.0)
         if paired:
             for k in range(K):
                 m = math.sqrt(x[k] * x[k] + x[K + k] * x[K + k])
@@ -335,7 +333,7 @@ def square_penalty(table: FloatArray, ids_B: IdArray, weight: float, paired: boo
     total = 0.0
     for i in range(ids_B.shape[0]):
         x, g = table[ids_B[i]], g_BD[i]
-        row = np.float32(0.0)
+        row: Any = np.float32(0.0)
         for d in range(g.shape[0]):
             row += x[d] * x[d]
             g[d] += w * two * x[d]

@@ -76,8 +76,10 @@ class Logistic(Loss):
     def gradient(self, positive_B: Tensor, negative_BN: Tensor) -> tuple[float, Tensor, Tensor]:
         weights = self._weights(negative_BN)
         negative_BN += self.margin
-        loss = 0.5 * float(F.softplus(-positive_B - self.margin).sum() + torch.dot(
-            weights.flatten(), F.softplus(negative_BN).flatten()))
+        loss = 0.5 * float(
+            F.softplus(-positive_B - self.margin).sum()
+            + torch.dot(weights.flatten(), F.softplus(negative_BN).flatten())
+        )
         g_pos = -0.5 * torch.sigmoid(-positive_B - self.margin)
         return loss, g_pos, weights.mul_(negative_BN.sigmoid_()).mul_(0.5)
 
@@ -138,7 +140,7 @@ class OneVsAll(ABC):
 
 
 class OneVsAllSoftmax(OneVsAll):
-    """The cross-entropy of each triple over all entities, its queries grouped: one row of scores serves every answer."""
+    """The cross-entropy of each triple over all entities; one row of scores serves every answer of a query."""
 
     def gradient(self, scores_BE: Tensor, rows: Tensor, answers: Tensor, counts_B: Tensor) -> tuple[float, Tensor]:
         own = scores_BE[rows, answers].float()
@@ -157,7 +159,7 @@ class OneVsAllBinary(OneVsAll):
     def __init__(self, margin: float) -> None:
         self.margin = margin
 
-    def gradient(self, scores_BE: Tensor, rows: Tensor, answers: Tensor, counts_B: Tensor) -> tuple[float, Tensor]:  # noqa: ARG002
+    def gradient(self, scores_BE: Tensor, rows: Tensor, answers: Tensor, counts_B: Tensor) -> tuple[float, Tensor]:
         scores_BE += self.margin
         own = scores_BE[rows, answers].float()
         loss = float(F.softplus(scores_BE).sum(dtype=torch.float32) - own.sum())

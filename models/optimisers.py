@@ -67,7 +67,7 @@ class RowOptimiser:
             self.table.index_add_(0, ids, move, alpha=-rate)
 
     def update_fused(self, ids: IdArray, rows: IdArray, lo: int, hi: int, g: FloatArray, rate: float) -> None:
-        """The same on a CPU, for entries lo..hi of `rows`; row `rows[u]` of `g` is the gradient of id `ids[rows[u]]`."""
+        """The same on a CPU for `rows[lo:hi]`; row i of `g` is the gradient of the table row `ids[i]`."""
         table, square = self.table.numpy(), self.state["square"].numpy()
         if self.kind == "adagrad":
             kernels.adagrad_entries(table, square, ids, rows, lo, hi, g, rate)

@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -63,7 +64,7 @@ class Embedding:
             _tiled(run, q, table, target)
         else:
             with ThreadPoolExecutor(workers) as pool:
-                spans = [slice(a, b) for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
+                spans = [slice(a, b) for a, b in pairwise(bounds)]
                 list(pool.map(lambda s: _tiled(run, q[s], table, target[s]), spans))
         return out
 
@@ -73,7 +74,9 @@ class Embedding:
         return int(max(1, min(1024, limit_bytes // (4 * copies * len(self.entities)))))
 
 
-def _tiled(run: Callable[..., None], q: npt.NDArray[np.float32], table: npt.NDArray[np.float32], out: npt.NDArray[np.float32]) -> None:
+def _tiled(
+    run: Callable[..., None], q: npt.NDArray[np.float32], table: npt.NDArray[np.float32], out: npt.NDArray[np.float32]
+) -> None:
     """Score in blocks of entities that stay in the cache while all queries pass by."""
     step = max(16, 2**18 // max(1, table.shape[1] * 4))
     for lo in range(0, len(table), step):
@@ -84,7 +87,7 @@ def _tiled(run: Callable[..., None], q: npt.NDArray[np.float32], table: npt.NDAr
 
 @dataclass(frozen=True)
 class Ranks:
-    """Ranks of both sides. shape: head, tail: [n]; candidates: [2, n], the entities that competed, the answer included"""
+    """Ranks of both sides, and how many entities competed for each, the answer included. shape: [n] each"""
 
     triples: Triples
     head: npt.NDArray[np.float64]
@@ -92,7 +95,9 @@ class Ranks:
     head_candidates: npt.NDArray[np.float64]
     tail_candidates: npt.NDArray[np.float64]
 
-    def metrics(self, side: Side | None = None, rows: IdArray | npt.NDArray[np.bool_] | None = None) -> dict[str, float]:
+    def metrics(
+        self, side: Side | None = None, rows: IdArray | npt.NDArray[np.bool_] | None = None
+    ) -> dict[str, float]:
         """mrr, mr, amri, hits_at_1, _3, _10 and count of one side, or of both together."""
         ranks, candidates = {
             Side.HEAD: (self.head, self.head_candidates),
@@ -139,12 +144,23 @@ def rank(
             candidates = {}
             for half, side in enumerate((Side.TAIL, Side.HEAD)):
                 done[side], candidates[side] = _rank_side(
-                    model, triples, side, known[side], memory_limit, pool, threads,
-                    (lambda n, half=half: progress((n + half * len(triples)) // 2)) if progress else None,
+                    model,
+                    triples,
+                    side,
+                    known[side],
+                    memory_limit,
+                    pool,
+                    threads,
+                    _half(progress, half, len(triples)),
                 )
     finally:
         torch.set_num_threads(before)
     return Ranks(triples, done[Side.HEAD], done[Side.TAIL], candidates[Side.HEAD], candidates[Side.TAIL])
+
+
+def _half(progress: Callable[[int], None] | None, half: int, n: int) -> Callable[[int], None] | None:
+    """Progress of one side as progress of both."""
+    return None if progress is None else lambda done: progress((done + half * n) // 2)
 
 
 def _rank_side(
@@ -166,7 +182,9 @@ def _rank_side(
         scores = model.scores(model.queries(anchors[lo:hi], triples.relations[lo:hi], side)).cpu().numpy()
         bounds = np.linspace(0, hi - lo, threads + 1, dtype=int)
 
-        def count(w: int, lo: int = lo, scores: npt.NDArray[np.float32] = scores, bounds: npt.NDArray[np.int_] = bounds) -> int:
+        def count(
+            w: int, lo: int = lo, scores: npt.NDArray[np.float32] = scores, bounds: npt.NDArray[np.int_] = bounds
+        ) -> int:
             a, b = bounds[w], bounds[w + 1]
             part = slice(lo + a, lo + b)
             bad = kernels.count_ranks(scores[a:b], targets[part], keys[part], known.offsets, known.answers, ranks[part])
@@ -186,8 +204,14 @@ def _rank_side(
 
 
 def top_k(
-    model: Embedding, anchors: IdArray, relations: IdArray, side: Side, k: int, known: KnownAnswers | None,
-    *, memory_limit: int = 1 << 28,
+    model: Embedding,
+    anchors: IdArray,
+    relations: IdArray,
+    side: Side,
+    k: int,
+    known: KnownAnswers | None,
+    *,
+    memory_limit: int = 1 << 28,
 ) -> Iterator[tuple[IdArray, npt.NDArray[np.float32]]]:
     """The k best answers of each query, best first, in blocks. shape: yields ids [b, k], scores [b, k]
 
@@ -215,7 +239,7 @@ def score_triples(model: Embedding, triples: Triples) -> npt.NDArray[np.float32]
         for lo in range(0, len(triples), 65536):
             t = triples[lo : lo + 65536]
             tails = model.entities[torch.from_numpy(t.tails).long().to(model.entities.device)]
-            parts.append(model.scorer.similarity.rows(model.queries(t.heads, t.relations, Side.TAIL), tails).cpu().numpy())
+            parts.append(
+                model.scorer.similarity.rows(model.queries(t.heads, t.relations, Side.TAIL), tails).cpu().numpy()
+            )
     return np.concatenate(parts) if parts else np.empty(0, np.float32)
-
-

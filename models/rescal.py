@@ -1,12 +1,13 @@
 """RESCAL and TuckER: a relation is a matrix.
 
-RESCAL (Nickel et al. 2011): s = h^T R t with a free matrix for each relation. TuckER (Balazevic et al. 2019, equation 2):
-s = W x1 h x2 r x3 t, the matrices are mixtures of a shared core W.
+RESCAL (Nickel et al. 2011): s = h^T R t with a free matrix for each relation. TuckER (Balazevic et al. 2019,
+equation 2): s = W x1 h x2 r x3 t, the matrices are mixtures of a shared core W.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -21,6 +22,11 @@ class RescalOptions(KgeOptions):
     """Options of RESCAL."""
 
     dim: int = 128
+    negatives: int = 500
+    reciprocal: bool = True
+    regularization: float = 0.01
+    learning_rate: float = 0.05
+    schedule: Literal["constant", "linear"] = "linear"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +35,10 @@ class TuckEROptions(KgeOptions):
 
     relation_dim: int = 30
     """Numbers per relation."""
+    negatives: int = 500
+    reciprocal: bool = True
+    learning_rate: float = 0.03
+    schedule: Literal["constant", "linear"] = "linear"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -46,12 +56,21 @@ class Rescal(Scorer):
         """dim squared."""
         return self.options.dim**2
 
-    def project(self, anchors: Tensor, prepared: Tensor, side: Side, dense: dict[str, Tensor]) -> Tensor:  # noqa: ARG002
+    def project(self, anchors: Tensor, prepared: Tensor, side: Side, dense: dict[str, Tensor]) -> Tensor:
         """h R for tails, R t for heads."""
         matrices = prepared.view(-1, self.options.dim, self.options.dim)
         if side is Side.TAIL:
             return torch.bmm(anchors.unsqueeze(1), matrices).squeeze(1)
         return torch.bmm(matrices, anchors.unsqueeze(2)).squeeze(2)
+
+    def queries(self, anchors: Tensor, prepared: Tensor, rows: Tensor, side: Side, dense: dict[str, Tensor]) -> Tensor:
+        """Relation by relation, so that no matrix is copied for each query."""
+        order = torch.argsort(rows, stable=True)
+        sizes = torch.bincount(rows, minlength=len(prepared)).tolist()
+        matrices = prepared.view(-1, self.options.dim, self.options.dim)
+        parts = zip(torch.split(anchors[order], sizes), matrices.unbind(), strict=True)
+        made = torch.cat([a @ (m if side is Side.TAIL else m.T) for a, m in parts])
+        return made[torch.argsort(order)]
 
 
 class TuckER(Scorer):

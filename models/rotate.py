@@ -22,7 +22,9 @@ class RotatEOptions(KgeOptions):
     loss: Literal["softmax", "logistic", "margin", "bce"] = "logistic"
     margin: float = 9.0
     adversarial_temperature: float = 1.0
-    init_scale: float = 0.1
+    learning_rate: float = 0.03
+    schedule: Literal["constant", "linear"] = "linear"
+    init_scale: float = 0.02
     """Standard deviation of entity entries; phases start uniform in [-pi, pi)."""
 
     def __post_init__(self) -> None:
@@ -58,6 +60,6 @@ class RotatE(Scorer):
         """[cos | sin] of the phases."""
         return torch.cat([relations.cos(), relations.sin()], dim=-1)
 
-    def project(self, anchors: Tensor, prepared: Tensor, side: Side, dense: dict[str, Tensor]) -> Tensor:  # noqa: ARG002
+    def project(self, anchors: Tensor, prepared: Tensor, side: Side, dense: dict[str, Tensor]) -> Tensor:
         """h * r for tails; t * conj(r) for heads, since |r| = 1."""
         return complex_multiply(anchors, prepared, conjugate=side is Side.HEAD)

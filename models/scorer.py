@@ -47,7 +47,7 @@ def _modulus_rows(q: Tensor, c: Tensor) -> Tensor:
 
 def _modulus_pairs(q: Tensor, c: Tensor) -> Tensor:
     rows = max(1, 2**24 // max(1, c.shape[0] * c.shape[1]))
-    return torch.cat([_modulus_rows(part.unsqueeze(1), c.unsqueeze(0)) for part in q.split(rows)])
+    return torch.cat([_modulus_rows(part.unsqueeze(1), c.unsqueeze(0)) for part in torch.split(q, rows)])
 
 
 def _euclid_pairs(q: Tensor, c: Tensor) -> Tensor:
@@ -87,7 +87,7 @@ class Scorer(ABC):
     """A model's equation. Holds no embeddings: those are rows of the engine's tables.
 
     `fused` names the compiled query kernel and its gradient (None: only autograd). `paired` says that a row holds
-    complex numbers as [real | imaginary]. `prepares` says that `prepare` does something; such relations are not penalised.
+    complex numbers as [real | imaginary]. `prepares` says that `prepare` changes relations; these are not penalised.
     """
 
     name: ClassVar[str]
@@ -134,6 +134,10 @@ class Scorer(ABC):
     @abstractmethod
     def project(self, anchors: Tensor, prepared: Tensor, side: Side, dense: dict[str, Tensor]) -> Tensor:
         """Query vectors for `side` from the given entity and relation. shape: [B, D], [B, P] -> [B, D]"""
+
+    def queries(self, anchors: Tensor, prepared: Tensor, rows: Tensor, side: Side, dense: dict[str, Tensor]) -> Tensor:
+        """`project` with prepared relations given once each. shape: [B, D], [U, P], rows [B] into U -> [B, D]"""
+        return self.project(anchors, prepared[rows], side, dense)
 
     def score(
         self, heads: Tensor, relations: Tensor, tails: Tensor, combine: Combine, dense: dict[str, Tensor] | None = None

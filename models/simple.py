@@ -7,7 +7,7 @@ s = (<h_head, r, t_tail> + <t_head, r', h_tail>) / 2.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -22,6 +22,11 @@ from graphlearn.types import Side
 class SimplEOptions(KgeOptions):
     """Options of SimplE."""
 
+    negatives: int = 500
+    reciprocal: bool = True
+    regularization: float = 0.02
+    schedule: Literal["constant", "linear"] = "linear"
+
     def __post_init__(self) -> None:
         super().__post_init__()
         self._even_dim("half describes an entity as head, half as tail")
@@ -31,7 +36,10 @@ class SimplEOptions(KgeOptions):
 class CPOptions(KgeOptions):
     """Options of CP. Without reciprocal relations CP cannot share what it learns between the two roles."""
 
+    negatives: int = 500
     reciprocal: bool = True
+    regularization: float = 0.02
+    schedule: Literal["constant", "linear"] = "linear"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -45,7 +53,7 @@ class SimplE(Scorer):
     options_type = SimplEOptions
     fused: ClassVar = (kernels.swap, kernels.swap_vjp)
 
-    def project(self, anchors: Tensor, prepared: Tensor, side: Side, dense: dict[str, Tensor]) -> Tensor:  # noqa: ARG002
+    def project(self, anchors: Tensor, prepared: Tensor, side: Side, dense: dict[str, Tensor]) -> Tensor:
         """[r' * h_tail | r * h_head] / 2 for tails; [r * t_tail | r' * t_head] / 2 for heads."""
         forward, backward = prepared.chunk(2, dim=-1)
         as_head, as_tail = anchors.chunk(2, dim=-1)
@@ -65,7 +73,7 @@ class CP(Scorer):
         """dim / 2."""
         return self.options.dim // 2
 
-    def project(self, anchors: Tensor, prepared: Tensor, side: Side, dense: dict[str, Tensor]) -> Tensor:  # noqa: ARG002
+    def project(self, anchors: Tensor, prepared: Tensor, side: Side, dense: dict[str, Tensor]) -> Tensor:
         """[0 | r * h_head] for tails; [r * t_tail | 0] for heads."""
         as_head, as_tail = anchors.chunk(2, dim=-1)
         nothing = torch.zeros_like(as_head)

@@ -22,7 +22,9 @@ class TransEOptions(KgeOptions):
     loss: Literal["softmax", "logistic", "margin", "bce"] = "logistic"
     margin: float = 9.0
     adversarial_temperature: float = 1.0
-    optimizer: Literal["adagrad", "row_adagrad", "row_adam"] = "adagrad"
+    learning_rate: float = 0.02
+    init_scale: float = 0.02
+    schedule: Literal["constant", "linear"] = "linear"
 
 
 class TransE(Scorer):
@@ -36,6 +38,6 @@ class TransE(Scorer):
         super().__init__(options)
         self.similarity = MANHATTAN if options.norm == 1 else EUCLID
 
-    def project(self, anchors: Tensor, prepared: Tensor, side: Side, dense: dict[str, Tensor]) -> Tensor:  # noqa: ARG002
+    def project(self, anchors: Tensor, prepared: Tensor, side: Side, dense: dict[str, Tensor]) -> Tensor:
         """h + r for tails, t - r for heads."""
         return anchors + prepared if side is Side.TAIL else anchors - prepared

@@ -75,7 +75,9 @@ def outcome(path: Path) -> tuple[dict[str, Any], str, float]:
     digest = artifact.manifest["files"]["weights.safetensors"]["sha256"]
     losses = [
         json.loads(line)["loss"]
-        for line in (path / "kg.graphlearn" / "runs" / artifact.manifest["run"] / "events.jsonl").read_text().splitlines()
+        for line in (path / "kg.graphlearn" / "runs" / artifact.manifest["run"] / "events.jsonl")
+        .read_text()
+        .splitlines()
         if '"event": "step"' in line and '"epoch_done": true' in line
     ]
     return artifact.manifest["metrics"], digest, losses[-1]
@@ -172,7 +174,7 @@ def test_resume_refuses_another_job(tmp_path: Path) -> None:
             create_model(w, request(seed=9), emit=silent, resume=result.run)
         with pytest.raises(UserError, match="is done"):
             create_model(w, request(), emit=silent, resume=result.run)
-        with pytest.raises(UserError, match="not \"other\""):
+        with pytest.raises(UserError, match='not "other"'):
             create_model(w, request(name="other"), emit=silent, resume=result.run)
 
 
@@ -216,7 +218,8 @@ def test_unusable_inputs(tmp_path: Path, sql: str, message: str) -> None:
         "SELECT 'a' || i % 9 AS head, 'r' AS relation, 'a' || i % 9 AS tail FROM range(30) t(i)",
         "SELECT i AS head, 'r' AS relation, i + 1 AS tail FROM range(30) t(i)",
         "SELECT head, 'only' AS relation, tail, split FROM triples",
-        "SELECT chr(233) || head AS head, 'it''s \"quoted\" ' || relation AS relation, chr(233) || tail AS tail FROM triples",
+        "SELECT chr(233) || head AS head, 'it''s \"quoted\"' || relation AS relation, chr(233) || tail AS tail "
+        "FROM triples",
         "SELECT repeat('x', 10000000) || (i % 3) AS head, 'r' AS relation, 'y' || i AS tail FROM range(6) t(i)",
         "SELECT head, relation, tail, CASE WHEN head = 'p7' THEN 'test' ELSE 'train' END AS split FROM triples",
     ],

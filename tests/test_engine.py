@@ -142,9 +142,7 @@ def test_every_option_is_tested() -> None:
 def test_every_option_changes_the_result(option: str) -> None:
     change = CHANGES[option]
     base: dict[str, Any] = {}
-    if option == "margin":
-        base = {"loss": "logistic"}
-    elif option == "adversarial_temperature":
+    if option in ("margin", "adversarial_temperature"):
         base = {"loss": "logistic"}
     elif option == "regularizer":
         base = {"regularizer": "n3", "regularization": 0.1}

@@ -53,7 +53,9 @@ def plain_ranks(m: Embedding, triples: Triples, facts: set[tuple[int, int, int]]
 def test_ranks_equal_a_plain_loop(name: str, seed: int, ties: bool) -> None:
     m = model(name, seed, ties=ties, reciprocal=seed % 2 == 0)
     train, test = graph(60, E, R, seed), graph(15, E, R, seed + 1)
-    facts = {f for t in (train, test) for f in zip(t.heads.tolist(), t.relations.tolist(), t.tails.tolist(), strict=True)}
+    facts = {
+        f for t in (train, test) for f in zip(t.heads.tolist(), t.relations.tolist(), t.tails.tolist(), strict=True)
+    }
     got = rank(m, test, known_of(train, test), memory_limit=4 * E * 4, threads=1)
     assert got.tail.tolist() == plain_ranks(m, test, facts, Side.TAIL)
     assert got.head.tolist() == plain_ranks(m, test, facts, Side.HEAD)

@@ -1,0 +1,66 @@
+# The same commands for people and CI.
+#
+#   make run     install into .venv, build a knowledge graph of Python's standard library, train on it, ask it things
+#   make test    the tests, but for the slow ones
+#   make check   ruff, mypy --strict, the floors of the house
+#   make bench   the benchmarks: minutes to hours
+#
+# PIP_FLAGS is for pip: without an NVIDIA GPU on Linux, the CPU build of torch saves gigabytes:
+#   make run PIP_FLAGS="--extra-index-url https://download.pytorch.org/whl/cpu"
+
+PYTHON ?= python3
+VENV ?= .venv
+PIP_FLAGS ?=
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS)
+BENCHMARKS ?= $(wildcard benchmarks/bench_*.py)
+
+.PHONY: run test slow check bench clean
+.DELETE_ON_ERROR:
+
+run: build/stdlib.parquet
+	@$(BIN)/graphlearn run examples/python_stdlib.sql --workspace build/stdlib.duckdb
+
+build/stdlib.parquet: examples/python_stdlib.py | $(VENV)/.installed-run
+	@mkdir -p build
+	@$(BIN)/python examples/python_stdlib.py $@
+
+test: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -q
+
+slow: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -q -m slow
+
+check: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/mypy --strict examples/python_stdlib.py
+	$(BIN)/lint-imports
+
+bench: $(VENV)/.installed-bench
+	@for script in $(BENCHMARKS); do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+clean:
+	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "GraphLearn needs Python 3.11 or newer; $(PYTHON) is" `$(PYTHON) -V 2>&1`". Try: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
+	@echo "making $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed-run: pyproject.toml | $(BIN)/python
+	@echo "installing GraphLearn and what it needs into $(VENV) (torch is large: minutes the first time)"
+	@$(PIP) -e '.[plot]'
+	@touch $@
+
+$(VENV)/.installed-dev: pyproject.toml | $(BIN)/python
+	@echo "installing GraphLearn and its development tools into $(VENV)"
+	@$(PIP) -e '.[dev,plot]'
+	@touch $@ $(VENV)/.installed-run
+
+$(VENV)/.installed-bench: pyproject.toml | $(BIN)/python
+	@echo "installing GraphLearn and the peers it is measured against into $(VENV)"
+	@$(PIP) -e '.[bench,plot]'
+	@touch $@

@@ -1,0 +1,185 @@
+"""Speed of training, evaluation, ingest and a whole CREATE MODEL, with peers in the same run.
+
+    python -m benchmarks.speed [--quick]
+
+Settings of the training table: FB15k-237, d = 400, 200 shared negatives on one side, batches of 1,000.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import graphlearn
+from benchmarks import data, peers, results
+from graphlearn.events import Event, PhaseFinished
+from graphlearn.jobs.kge import scorer_type
+from graphlearn.jobs.machine import gemm_flops
+from graphlearn.models.batches import Sampler
+from graphlearn.models.engine import Engine, make_engine
+from graphlearn.models.known import KnownAnswers
+from graphlearn.models.ranking import Embedding, rank
+from graphlearn.storage.triples import EncodedTriples
+from graphlearn.types import Side, Split, Triples
+
+MODELS = ("complex", "distmult", "transe", "rotate")
+
+
+def ours(model: str, graph: EncodedTriples, seconds: float, **options: Any) -> tuple[float, Engine]:
+    """Training triples a second at the settings of the table."""
+    kind = scorer_type(model)
+    given = {"dim": 400, "negatives": 200, "batch_size": 1000, "sides": "alternate", "optimizer": "row_adagrad"}
+    scorer = kind(kind.options_type(**(given | options)))
+    engine = make_engine(scorer, graph.n_entities, graph.n_relations)
+    sampler = Sampler(graph.splits[Split.TRAIN], graph.n_entities, graph.n_relations, scorer.options)
+    batches = (batch for epoch in range(1000) for batch in sampler.epoch(epoch))
+    for _ in range(5):
+        engine.step(next(batches), 0.1)
+    started, count = time.perf_counter(), 0
+    while time.perf_counter() - started < seconds:
+        batch = next(batches)
+        engine.step(batch, 0.1)
+        count += batch.triples
+    speed = count / (time.perf_counter() - started)
+    engine.close()
+    return speed, engine
+
+
+def median(repeat: int, *measures: Callable[[], float]) -> list[float]:
+    """Medians of measurements taken in turn, so that a change of the machine's speed hits all of them."""
+    taken = [[measure() for measure in measures] for _ in range(repeat)]
+    return [statistics.median(column) for column in zip(*taken, strict=True)]
+
+
+def training(graph: EncodedTriples, repeat: int, seconds: float) -> list[dict[str, Any]]:
+    """Rows of the training table."""
+    splits = {str(k): v for k, v in graph.splits.items()}
+    factories = peers.pykeen_factory(splits, graph.n_entities, graph.n_relations)
+    train = graph.splits[Split.TRAIN]
+    rows = []
+    for model in MODELS:
+        kind = scorer_type(model)
+        flops = 3 * 200 * kind(kind.options_type(dim=400)).flops_per_score()
+        scheme = peers.DglKeScheme(model, graph.n_entities, graph.n_relations, 400, 200 if model != "rotate" else 50)
+        sample = {"complex": 768, "distmult": 768, "transe": 2048, "rotate": 768}[model]
+        mine, dgl, pykeen, small = median(
+            repeat,
+            lambda m=model: ours(m, graph, seconds)[0],  # type: ignore[misc]
+            lambda s=scheme: s.speed(train, seconds),  # type: ignore[misc]
+            lambda m=model, n=sample: peers.pykeen_speed(m, factories, 200, 256, n),  # type: ignore[misc]
+            lambda m=model: ours(m, graph, seconds, dim=200, negatives=256)[0],  # type: ignore[misc]
+        )
+        share = mine * flops / gemm_flops() if model in ("complex", "distmult") else None
+        rows.append(
+            {
+                "model": model,
+                "GraphLearn": f"{mine / 1e3:.0f} k/s",
+                "share of GEMM rate": f"{share:.0%}" if share else "",
+                "DGL-KE's scheme, plain torch": f"{dgl / 1e3:.1f} k/s"
+                + (" (50 negatives)" if model == "rotate" else ""),
+                "PyKEEN (256 negatives, d=200)": f"{pykeen:,.0f} /s",
+                "GraphLearn (256 negatives, d=200)": f"{small / 1e3:.0f} k/s",
+                "ratio to PyKEEN": f"{small / pykeen:,.0f}×",
+                "raw": {"ours": mine, "dgl_ke_scheme": dgl, "pykeen": pykeen, "ours_pykeen_setting": small},
+            }
+        )
+        print(json.dumps(rows[-1]), flush=True)
+    return rows
+
+
+def evaluation(graph: EncodedTriples, repeat: int) -> list[dict[str, Any]]:
+    """Rows of the evaluation table: filtered, both sides."""
+    splits = {str(k): v for k, v in graph.splits.items()}
+    factories = peers.pykeen_factory(splits, graph.n_entities, graph.n_relations)
+    known = {side: KnownAnswers.of(list(graph.splits.values()), side, graph.n_relations) for side in Side}
+    rows = []
+    for model, part in (("complex", 4000), ("transe", 2000), ("rotate", 1000)):
+        kind = scorer_type(model)
+        engine = make_engine(kind(kind.options_type(dim=400)), graph.n_entities, graph.n_relations)
+        e = Embedding(engine.scorer, engine.entities, engine.relations, engine.dense, graph.n_relations)
+        test: Triples = graph.splits[Split.TEST][:part]
+
+        def mine(e: Embedding = e, test: Triples = test) -> float:
+            started = time.perf_counter()
+            rank(e, test, known, memory_limit=1 << 28)
+            return len(test) / (time.perf_counter() - started)
+
+        mine()
+        speed, pykeen = median(
+            repeat,
+            mine,
+            lambda m=model: peers.pykeen_evaluation_speed(m, factories, 200, 128),  # type: ignore[misc]
+        )
+        engine.close()
+        rows.append(
+            {
+                "model": model,
+                "GraphLearn, d=400": f"{speed:,.0f} triples/s",
+                "PyKEEN, d=200": f"{pykeen:,.0f} triples/s",
+                "ratio": f"{speed / pykeen:,.0f}×",
+                "raw": {"ours": speed, "pykeen": pykeen},
+            }
+        )
+        print(json.dumps(rows[-1]), flush=True)
+    return rows
+
+
+def end_to_end(folder: Path, triples: int) -> dict[str, Any]:
+    """A CREATE MODEL on a Parquet file with string keys: the share of its time outside training."""
+    source = folder / "generated.parquet"
+    data.write_generated(source, triples, 100_000, 100)
+    phases: dict[str, float] = {}
+
+    def listen(event: Event) -> None:
+        if isinstance(event, PhaseFinished):
+            phases[event.phase] = event.seconds
+
+    with graphlearn.connect(folder / "bench.duckdb", emit=listen) as session:
+        started = time.perf_counter()
+        session.sql(
+            f"CREATE MODEL m TYPE complex OPTIONS (dim = 200, epochs = 10, evaluate_every = 0, test_fraction = 0.002, "
+            f"valid_fraction = 0.002) AS FROM '{source}'"
+        )
+        total = time.perf_counter() - started
+    outside = total - phases["train"]
+    return {
+        "triples": f"{triples:,}",
+        "total": f"{total:.1f} s",
+        "training": f"{phases['train']:.1f} s",
+        "ingest (encode)": f"{phases['encode']:.2f} s = {triples / phases['encode'] / 1e6:.1f} M triples/s",
+        "outside training": f"{outside / total:.1%}",
+        "raw": {"total": total, **phases},
+    }
+
+
+def main() -> None:
+    """Measure everything and write the sections."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--quick", action="store_true", help="one short repetition of everything")
+    quick = parser.parse_args().quick
+    repeat, seconds = (1, 1.0) if quick else (3, 3.0)
+    graph = data.load("fb15k-237")
+    torch.manual_seed(0)
+    sections = [
+        ("speed-training", "Training speed, positive triples/s (medians)", training(graph, repeat, seconds)),
+        ("speed-evaluation", "Filtered evaluation of both sides", evaluation(graph, repeat)),
+    ]
+    with tempfile.TemporaryDirectory() as folder:
+        sections.append(("speed-end-to-end", "CREATE MODEL from Parquet", [end_to_end(Path(folder), 1_000_000)]))
+    for section, title, rows in sections:
+        shown = [{k: v for k, v in row.items() if k != "raw"} for row in rows]
+        print(f"\n{title}\n{results.markdown(shown)}")
+        if not quick:
+            results.write(section, title, results.markdown(shown), rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,259 @@
+"""The system tables: what is stored and what has run, read afresh from the workspace folder at every scan.
+
+`models` has a row a model (its current version), `model_versions` a row a version, `runs` a row a run, and
+`training_info` a row per finished epoch and per evaluation of every run, live while it trains.
+
+Of a manifest these keys are shown: family, options, statement, fingerprint, run, seconds, metrics ({split: {name:
+value}} or {name: value}) and counts (of the ingest). A key that is missing or of another type shows as NULL.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from graphlearn.storage.artifacts import Artifact, ArtifactStore
+from graphlearn.storage.files import dump_json
+from graphlearn.storage.runs import RunFolder, list_runs
+from graphlearn.types import Json
+
+_TIME = pa.timestamp("us", tz="UTC")
+_METRICS = [(name, pa.float64()) for name in ("mrr", "mr", "amri", "hits_at_1", "hits_at_3", "hits_at_10")]
+
+_VERSION = [
+    *_METRICS,
+    ("created_at", _TIME),
+    ("entities", pa.int64()),
+    ("relations", pa.int64()),
+    ("train_triples", pa.int64()),
+    ("valid_triples", pa.int64()),
+    ("test_triples", pa.int64()),
+    ("metrics", pa.json_()),
+    ("options", pa.json_()),
+    ("statement", pa.string()),
+    ("fingerprint", pa.string()),
+    ("run", pa.string()),
+    ("seconds", pa.float64()),
+    ("bytes", pa.int64()),
+    ("path", pa.string()),
+    ("damage", pa.string()),
+]
+_HEAD = [("model", pa.string()), ("family", pa.string()), ("version", pa.int64())]
+
+SCHEMAS: dict[str, pa.Schema] = {
+    "models": pa.schema([*_HEAD, ("versions", pa.int64()), *_VERSION]),
+    "model_versions": pa.schema([*_HEAD, ("is_current", pa.bool_()), *_VERSION]),
+    "training_info": pa.schema(
+        [
+            ("run", pa.string()),
+            ("model", pa.string()),
+            ("kind", pa.string()),  # 'epoch' or 'evaluation'
+            ("time", _TIME),
+            ("seconds", pa.float64()),  # since the run began, without the pauses before a resume
+            ("epoch", pa.int64()),
+            ("step", pa.int64()),
+            ("loss", pa.float64()),
+            ("triples_per_second", pa.float64()),
+            ("split", pa.string()),
+            *_METRICS,
+            ("best", pa.bool_()),
+            ("metrics", pa.json_()),
+        ]
+    ),
+    "runs": pa.schema(
+        [
+            ("run", pa.string()),
+            ("model", pa.string()),
+            ("family", pa.string()),
+            ("status", pa.string()),
+            ("started_at", _TIME),
+            ("finished_at", _TIME),
+            ("seconds", pa.float64()),
+            ("epoch", pa.int64()),
+            ("epochs", pa.int64()),
+            ("step", pa.int64()),
+            ("loss", pa.float64()),
+            ("triples_per_second", pa.float64()),
+            ("eta_seconds", pa.float64()),
+            ("version", pa.int64()),
+            *_METRICS,
+            ("metrics", pa.json_()),
+            ("message", pa.string()),
+            ("resumable", pa.bool_()),
+            ("pid", pa.int64()),
+            ("path", pa.string()),
+        ]
+    ),
+}
+
+
+class LiveTable:
+    """A table that is made anew at every scan. DuckDB scans it as a view: `connection.register("runs", table)`."""
+
+    def __init__(self, schema: pa.Schema, rows: Callable[[], Iterable[Json]]) -> None:
+        self.schema = schema
+        self._rows = rows
+
+    def read(self) -> pa.Table:
+        """The table as it is now."""
+        rows = [{field.name: _fit(row.get(field.name), field.type) for field in self.schema} for row in self._rows()]
+        return pa.Table.from_pylist(rows, schema=self.schema)
+
+    def __arrow_c_stream__(self, requested_schema: object = None) -> object:
+        return self.read().__arrow_c_stream__(requested_schema)
+
+
+def catalog_tables(folder: Path) -> dict[str, object]:
+    """The system tables of a workspace folder (which need not exist), by name; see `LiveTable`."""
+    sources: dict[str, Callable[[], Iterable[Json]]] = {
+        "models": lambda: _models(folder),
+        "model_versions": lambda: _model_versions(folder),
+        "training_info": lambda: _training_info(folder),
+        "runs": lambda: _runs(folder),
+    }
+    return {name: LiveTable(SCHEMAS[name], rows) for name, rows in sources.items()}
+
+
+def _models(folder: Path) -> Iterator[Json]:
+    store = ArtifactStore(folder)
+    for artifact in store.models():
+        yield {**_version_row(artifact), "versions": len(store.versions(artifact.model))}
+
+
+def _model_versions(folder: Path) -> Iterator[Json]:
+    store = ArtifactStore(folder)
+    for current in store.models():
+        for artifact in store.versions(current.model):
+            yield {**_version_row(artifact), "is_current": artifact.version == current.version}
+
+
+def _version_row(artifact: Artifact) -> Json:
+    manifest = artifact.manifest
+    counts = _dict(manifest.get("counts"))
+    metrics = _dict(manifest.get("metrics"))
+    files = _dict(manifest.get("files"))
+    return {
+        **{key: manifest.get(key) for key in ("family", "created_at", "statement", "fingerprint", "run", "seconds")},
+        **_headline(metrics),
+        "model": artifact.model,
+        "version": artifact.version,
+        "entities": counts.get("entities"),
+        "relations": counts.get("relations"),
+        "train_triples": counts.get("train"),
+        "valid_triples": counts.get("valid"),
+        "test_triples": counts.get("test"),
+        "metrics": metrics or None,
+        "options": manifest.get("options"),
+        "bytes": sum(_fit(_dict(file).get("bytes"), pa.int64()) or 0 for file in files.values()) if files else None,
+        "path": str(artifact.path),
+        "damage": artifact.damage,
+    }
+
+
+def _training_info(folder: Path) -> Iterator[Json]:
+    for info in list_runs(folder):
+        run = RunFolder(folder / "runs" / str(info["run"]))
+        for row in _history(run.events()):
+            yield {**row, "run": run.id, "model": info.get("model")}
+
+
+def _history(events: Iterable[Json]) -> list[Json]:
+    """Epochs and evaluations of one run. What a crash undid, so that a resume did it again, is left out."""
+    rows: dict[tuple[object, ...], Json] = {}
+    began, spent, step = None, 0.0, 0
+    for event in events:
+        time, kind = event.get("time"), event.get("event")
+        if not isinstance(time, int | float):
+            continue
+        if kind == "job_started" or began is None:
+            resumed = event.get("resumed_at")
+            step = resumed if isinstance(resumed, int) else step
+            rows = _until(rows, step)
+            began, spent = time, max((row["seconds"] for row in rows.values()), default=0.0)
+        common: Json = {"time": time, "seconds": spent + time - began, "epoch": event.get("epoch")}
+        if kind == "step":
+            step = event["step"] if isinstance(event.get("step"), int) else step
+            rows = _until(rows, step)
+            if event.get("epoch_done"):
+                speed = {key: event.get(key) for key in ("loss", "triples_per_second")}
+                _put(rows, {**common, **speed, "kind": "epoch", "step": step, "split": None})
+        elif kind == "evaluated":
+            metrics = _dict(event.get("metrics"))
+            shown = {"split": event.get("split"), "best": event.get("best"), "metrics": metrics or None}
+            _put(rows, {**common, **_headline(metrics), **shown, "kind": "evaluation", "step": step})
+    return list(rows.values())
+
+
+def _until(rows: dict[tuple[object, ...], Json], step: int) -> dict[tuple[object, ...], Json]:
+    """The rows up to a step: those beyond it are of a time before a crash."""
+    return {key: row for key, row in rows.items() if row["step"] <= step}
+
+
+def _put(rows: dict[tuple[object, ...], Json], row: Json) -> None:
+    """Add a row as the last one, in place of an earlier telling of the same epoch or evaluation."""
+    key = (row["kind"], row["epoch"], str(row["split"]))
+    rows.pop(key, None)
+    rows[key] = row
+
+
+def _runs(folder: Path) -> Iterator[Json]:
+    for info in list_runs(folder):
+        run = RunFolder(folder / "runs" / str(info["run"]))
+        started, finished = _time(info.get("started_at")), _time(info.get("finished_at"))
+        running = info.get("status") == "running"
+        end = finished or (datetime.now(UTC) if running else None)
+        metrics = _dict(info.get("metrics"))
+        yield {
+            **info,
+            **_headline(metrics),
+            "metrics": metrics or None,
+            "seconds": (end - started).total_seconds() if end and started else None,
+            "eta_seconds": info.get("eta_seconds") if running else None,
+            "resumable": run.resumable,
+            "path": str(run.path),
+        }
+
+
+def _headline(metrics: Json) -> Json:
+    """The usual metrics: of the test split where there is one, else valid, else of a flat {name: value}."""
+    chosen = next((metrics[split] for split in ("test", "valid") if isinstance(metrics.get(split), dict)), metrics)
+    return {name: chosen.get(name) for name, _ in _METRICS}
+
+
+def _dict(value: object) -> Json:
+    return value if isinstance(value, dict) else {}
+
+
+def _time(value: object) -> datetime | None:
+    """A time from ISO text or Unix seconds; None when it is neither."""
+    try:
+        if isinstance(value, str):
+            found = datetime.fromisoformat(value)
+            return found if found.tzinfo else found.replace(tzinfo=UTC)
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            return datetime.fromtimestamp(value, UTC)
+    except (ValueError, OverflowError, OSError):
+        return None
+    return None
+
+
+def _fit(value: Any, wanted: pa.DataType) -> Any:
+    """The value as the column's type, None when it is of another: a foreign file never breaks the catalog."""
+    if value is None:
+        return None
+    if wanted == pa.json_():
+        return dump_json(value)
+    if pa.types.is_timestamp(wanted):
+        return _time(value)
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if pa.types.is_int64(wanted):
+        return value if isinstance(value, int) and number and abs(value) < 1 << 63 else None
+    if pa.types.is_float64(wanted):
+        return float(value) if number else None
+    if pa.types.is_boolean(wanted):
+        return value if isinstance(value, bool) else None
+    return value if isinstance(value, str) else None

@@ -1,0 +1,425 @@
+"""The command line: data to stdout, messages to stderr, exit codes 0 done, 1 failed, 2 could not start, 130 stopped.
+
+`models`, `show` and `runs` read the artifact folder only, so they work while another process trains.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from graphlearn import __version__
+from graphlearn.errors import GraphLearnError, Interrupted, UserError, WorkspaceError
+
+if TYPE_CHECKING:
+    from graphlearn.events import Emit
+    from graphlearn.jobs.create import ModelResult
+    from graphlearn.session import Result, Session
+    from graphlearn.sql.statements import Statement
+
+SHOWN = frozenset(
+    {"SELECT", "FROM", "WITH", "VALUES", "TABLE", "DESCRIBE", "DESC", "SHOW", "SUMMARIZE"}
+    | {"PRAGMA", "PIVOT", "UNPIVOT", "CALL", "EXPLAIN", "("}
+)
+"""First words of statements whose result a run prints."""
+
+
+class Reporting(click.Group):
+    """A group of commands whose errors are printed as the user's file and a fix, with their exit code."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; see `GraphLearnError.exit_code`."""
+        for stream in (sys.stdout, sys.stderr):
+            if hasattr(stream, "reconfigure"):
+                stream.reconfigure(errors="replace")  # a terminal without Unicode still gets its rows
+        try:
+            return super().invoke(ctx)
+        except GraphLearnError as error:
+            report(error)
+            ctx.exit(error.exit_code)
+        except KeyboardInterrupt:
+            report(Interrupted("interrupted", help="the same command starts again"))
+            ctx.exit(Interrupted.exit_code)
+
+
+def report(error: GraphLearnError) -> None:
+    """Print an error, and the others of the same file."""
+    for one in (error, *error.others):
+        click.echo(one.render(), err=True)
+        for note in getattr(one, "__notes__", ()):
+            click.echo(f"  = note: {note}", err=True)
+
+
+def say(message: str) -> None:
+    """A message for people."""
+    click.echo(message, err=True)
+
+
+def folder_of(workspace: str) -> Path:
+    """The artifact folder of a workspace that must exist. Raises WorkspaceError."""
+    from graphlearn.storage.workspace import folder_of as beside
+
+    path = Path(workspace).expanduser()
+    folder = beside(path)
+    if not path.exists() and not folder.exists():
+        here = sorted(p.name for p in Path().glob("*.duckdb"))
+        known = f"here: {', '.join(here)}" if here else "`graphlearn run FILE` makes it"
+        raise WorkspaceError(f"there is no workspace {workspace}", help=f"name one with --workspace; {known}")
+    return folder
+
+
+workspace_option = click.option(
+    "--workspace",
+    "-w",
+    default="kg.duckdb",
+    show_default=True,
+    envvar="GRAPHLEARN_WORKSPACE",
+    metavar="FILE",
+    help="The DuckDB file; models and runs lie in a folder beside it.",
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="JSON lines on stdout, for machines.")
+files_argument = click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FILE…")
+set_option = click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Replace an option of a model (dim=400, kg.medical.dim=400) or a value that SET VARIABLE gives in the file.",
+)
+
+
+@click.group(cls=Reporting, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="graphlearn")
+def main() -> None:
+    """Graph learning that lives next to your SQL: a model is a materialized view of a graph query."""
+
+
+@main.command()
+@files_argument
+@workspace_option
+@click.option("--select", multiple=True, metavar="MODEL", help="Train this model only; may be given again.")
+@click.option("--resume", metavar="RUN", help="Continue a run that was stopped; `graphlearn runs` lists them.")
+@set_option
+@click.option("--on", "where", default="local", show_default=True, help="Where to run: local, this process.")
+@json_option
+@click.option("--force", is_flag=True, help="Train also what has not changed.")
+@click.option("--quiet", "-q", is_flag=True, help="No messages but errors; results of queries are still printed.")
+@click.option("--picture/--no-picture", default=True, help="Draw report.png for each run (needs matplotlib).")
+def run(
+    *,
+    files: tuple[Path, ...],
+    workspace: str,
+    select: tuple[str, ...],
+    resume: str | None,
+    settings: tuple[str, ...],
+    where: str,
+    as_json: bool,
+    force: bool,
+    quiet: bool,
+    picture: bool,
+) -> None:
+    """Check whole job files, then run them. What has not changed is not trained again."""
+    from graphlearn.session import connect
+
+    if where != "local":
+        raise UserError(f"cannot run on {where!r}", help="this version runs on local only; leave --on out")
+    overrides = read_settings(settings)
+    check_syntax(files)
+    printer = Printer(as_json=as_json)
+    with progress(as_json=as_json, quiet=quiet) as emit, connect(workspace, emit=emit) as session:
+        talk = not quiet and not as_json
+        if talk and resume is None and not force:
+            offer_resume(session, files)
+        for path in files:
+            try:
+                results = session.run_file(
+                    path, select=select or None, force=force, resume=resume, overrides=overrides, show=printer.show
+                )
+            except Interrupted as stopped:
+                stopped.help = f"continue with: {resume_command(session, stopped.run)}"
+                raise
+            for result in results:
+                if picture:
+                    draw(session, result, talk)
+
+
+class Printer:
+    """Prints what the statements of a job return."""
+
+    def __init__(self, *, as_json: bool) -> None:
+        self.as_json = as_json
+
+    def show(self, statement: Statement, result: Result) -> None:
+        """Print the rows of a query or a plan; what other statements return says nothing."""
+        from graphlearn.jobs.create import ModelResult
+        from graphlearn.printing import print_explained, print_relation
+        from graphlearn.sql.statements import ExplainModel, Passthrough
+
+        if result is None or isinstance(result, ModelResult):
+            return
+        kind = statement.kind if isinstance(statement, Passthrough) else "EXPLAIN"
+        if kind not in SHOWN:
+            return
+        if self.as_json:
+            self._as_json(result)
+        elif kind == "EXPLAIN" and not isinstance(statement, ExplainModel):
+            print_explained(result)
+        else:
+            print_relation(result)
+
+    @staticmethod
+    def _as_json(result: Any) -> None:
+        from graphlearn.printing import json_lines
+
+        rows = ",".join(json_lines(result))
+        click.echo(f'{{"event": "rows", "rows": [{rows}]}}')
+
+
+@contextmanager
+def progress(*, as_json: bool, quiet: bool) -> Iterator[Emit]:
+    """Where events go: TensorBoard files when installed, and JSON lines, a live view or plain lines."""
+    from graphlearn.events import fan_out
+    from graphlearn.sinks import Sink, choose_sink, json_sink, tensorboard_sink
+
+    sinks: list[Sink] = []
+    if as_json:
+        sinks.append(json_sink(sys.stdout))
+    elif not quiet:
+        sinks.append(choose_sink(sys.stderr))
+    if (board := tensorboard_sink()) is not None:
+        sinks.append(board)
+    try:
+        yield fan_out(*sinks)
+    finally:
+        for sink in sinks:
+            sink.close()
+
+
+def read_settings(settings: tuple[str, ...]) -> dict[str, object]:
+    """key=value pairs as a mapping. Raises UserError for one without a key or an equals sign, or a key given twice."""
+    found: dict[str, object] = {}
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        key = key.strip()
+        if not equals or not key:
+            raise UserError(f"--set takes KEY=VALUE, not {setting!r}", help="for example --set dim=400")
+        if key in found:
+            raise UserError(f"--set {key} is given twice", help="leave one of them out")
+        found[key] = value
+    return found
+
+
+def check_syntax(files: tuple[Path, ...]) -> None:
+    """Read and parse all files before the first one runs; a mistake in the last must not wait for the first."""
+    from graphlearn.errors import raise_all
+    from graphlearn.sql.parser import parse
+    from graphlearn.sql.source import Source
+
+    errors: list[GraphLearnError] = []
+    for path in files:
+        try:
+            parse(Source(str(path), path.read_text(encoding="utf-8-sig")))
+        except GraphLearnError as error:
+            errors.append(error)
+        except OSError as error:
+            errors.append(UserError(f"cannot read {path}: {error.strerror}", help="check the path"))
+        except UnicodeDecodeError as error:
+            errors.append(UserError(f"{path} is not UTF-8 text: {error.reason}", help="save the file as UTF-8 text"))
+    raise_all(errors)
+
+
+def offer_resume(session: Session, files: tuple[Path, ...]) -> None:
+    """Name the newest run of each model in the files that was stopped and can be continued."""
+    from graphlearn.sql.parser import parse
+    from graphlearn.sql.source import Source
+    from graphlearn.sql.statements import CreateModel
+    from graphlearn.storage.runs import latest_resumable
+
+    for path in files:
+        for statement in parse(Source(str(path), path.read_text(encoding="utf-8-sig"))):
+            if not isinstance(statement, CreateModel):
+                continue
+            stopped = latest_resumable(session.workspace.folder, statement.name)
+            if stopped is not None:
+                info = stopped.info()
+                at = f" in epoch {info['epoch']} of {info['epochs']}" if info.get("epoch") else ""
+                say(f"note: run {stopped.id} was {info['status']}{at}")
+                say(f"      to continue it instead: {resume_command(session, stopped.id)}")
+
+
+def resume_command(session: Session, run_id: str | None) -> str:
+    """The command that goes on where this one stopped; itself when no checkpoint was written yet."""
+    from graphlearn.storage.runs import RunFolder
+
+    words = sys.argv[1:]
+    for i, word in enumerate(words):
+        if word == "--resume":
+            words = words[:i] + words[i + 2 :]
+            break
+        if word.startswith("--resume="):
+            words = words[:i] + words[i + 1 :]
+            break
+    if run_id is not None and RunFolder.open(session.workspace.folder, run_id).has_checkpoint:
+        words += ["--resume", run_id]
+    program = Path(sys.argv[0]).name
+    prefix = [program] if program == "graphlearn" else ["python", "-m", "graphlearn.cli"]
+    return shlex.join([*prefix, *words])
+
+
+def draw(session: Session, result: ModelResult, talk: bool) -> None:
+    """Draw the run's picture unless it is there, and say where. A picture that fails does not fail the job."""
+    from graphlearn.report import PICTURE, can_draw, draw_report
+    from graphlearn.storage.artifacts import ArtifactStore
+
+    artifact = next(
+        (a for a in ArtifactStore(session.workspace.folder).versions(result.model) if a.version == result.version), None
+    )
+    run_id = result.run or (artifact.manifest.get("run") if artifact else None)
+    if artifact is None or run_id is None:
+        return
+    run_folder = session.workspace.folder / "runs" / str(run_id)
+    path = run_folder / PICTURE
+    if not path.exists() and run_folder.exists():
+        if not can_draw():
+            if talk:
+                say("no picture: it needs matplotlib (pip install 'graphlearn[plot]')")
+            return
+        try:
+            draw_report(run_folder, artifact.path)
+        except Exception as error:  # the model is stored: say what went wrong and go on
+            say(f"warning: the picture could not be drawn: {type(error).__name__}: {error}")
+            return
+    if talk and path.exists():
+        say(f"picture of {result.model}: {os.path.relpath(path)}")
+
+
+@main.command()
+@files_argument
+@workspace_option
+@set_option
+@json_option
+def plan(files: tuple[Path, ...], workspace: str, settings: tuple[str, ...], as_json: bool) -> None:
+    """Check whole job files and show what running them would do; nothing runs."""
+    from graphlearn.events import silent
+    from graphlearn.printing import to_json_line
+    from graphlearn.session import connect
+
+    check_syntax(files)
+    overrides = read_settings(settings)
+    database = workspace if Path(workspace).expanduser().exists() else ":memory:"
+    with connect(database, emit=silent) as session:
+        for path in files:
+            for planned in session.plan_file(path, overrides=overrides):
+                state = "unchanged" if planned.unchanged else "to train"
+                if as_json:
+                    operators = planned.plan.table().to_pylist() if planned.plan is not None else None
+                    record = {"model": planned.name, "family": planned.family, "unchanged": planned.unchanged}
+                    click.echo(to_json_line({**record, "file": str(path), "operators": operators}))
+                    continue
+                click.echo(f"{planned.name} ({planned.family}): {state}")
+                text = planned.plan.text() if planned.plan is not None else "its input is made by the file itself"
+                click.echo("".join(f"  {line}\n" for line in text.splitlines()))
+
+
+@main.command()
+@click.argument("sql")
+@workspace_option
+@json_option
+@click.option("--csv", "as_csv", is_flag=True, help="CSV with a header on stdout.")
+def query(sql: str, workspace: str, as_json: bool, as_csv: bool) -> None:
+    """Run SQL against the workspace and print what the last statement returns; - reads the SQL from stdin.
+
+    While another process holds the database, the system tables and the table functions over stored models still answer.
+    """
+    if as_json and as_csv:
+        raise click.UsageError("--json and --csv exclude each other")
+    if sql == "-":
+        sql = sys.stdin.read()
+    with open_for_query(workspace) as session:
+        from graphlearn.jobs.create import ModelResult
+        from graphlearn.printing import print_explained, print_relation, to_json_line
+
+        result = session.sql(sql)
+        if result is None:
+            return
+        if isinstance(result, ModelResult):
+            click.echo(to_json_line(vars(result)) if as_json else repr(result))
+        elif result.columns == ["explain_key", "explain_value"] and not as_json and not as_csv:
+            print_explained(result)
+        else:
+            print_relation(result, "json" if as_json else "csv" if as_csv else "box")
+        del result
+
+
+def open_for_query(workspace: str) -> Session:
+    """A session on the workspace, or on its stored models alone while another process holds the database."""
+    from graphlearn.session import Session, connect
+
+    if workspace == ":memory:":
+        return connect()
+    folder = folder_of(workspace)
+    try:
+        return connect(workspace)
+    except WorkspaceError as error:
+        if "in use by" not in error.message:
+            raise
+        import duckdb
+
+        from graphlearn.storage.workspace import Workspace
+
+        say(f"note: {error.message}: its tables are out of reach, stored models and the system tables are not")
+        return Session(Workspace(duckdb.connect(), None, folder, read_only=True))
+
+
+@main.command()
+@workspace_option
+@json_option
+def models(workspace: str, as_json: bool) -> None:
+    """List the stored models."""
+    from graphlearn.listing import print_models
+
+    print_models(folder_of(workspace), as_json=as_json)
+
+
+@main.command()
+@click.argument("model")
+@workspace_option
+@click.option("--version", type=click.IntRange(min=1), help="A version; the current one unless told.")
+@json_option
+def show(model: str, workspace: str, version: int | None, as_json: bool) -> None:
+    """Show a stored model: what it was trained on, its options, how good it is."""
+    from graphlearn.listing import print_model
+
+    print_model(folder_of(workspace), model, version, as_json=as_json)
+
+
+@main.command()
+@workspace_option
+@click.option("--model", help="Runs of this model only.")
+@json_option
+def runs(workspace: str, model: str | None, as_json: bool) -> None:
+    """List the runs, newest first, those that are going on too."""
+    from graphlearn.listing import print_runs
+
+    print_runs(folder_of(workspace), model, as_json=as_json)
+
+
+@main.command()
+@workspace_option
+@json_option
+def doctor(workspace: str, as_json: bool) -> None:
+    """Versions, devices, memory and disk: what this machine has for GraphLearn."""
+    from graphlearn.doctor import print_diagnosis
+
+    print_diagnosis(Path(workspace).expanduser(), as_json=as_json)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,316 @@
+"""The picture of a run: how loss and MRR went, and a map of what was learnt.
+
+matplotlib is optional (`pip install 'graphlearn[plot]'`) and imported inside the functions only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from graphlearn.errors import UserError
+from graphlearn.storage.dictionary import Dictionary
+from graphlearn.storage.runs import read_events
+from graphlearn.storage.snapshot import ENTITIES, RELATIONS, SNAPSHOT
+from graphlearn.types import FloatArray
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+PICTURE = "report.png"
+POINTS = 1500  # entities on the map: those with most triples
+LABELS = 70  # at most so many names on it; fewer where they would overlap
+GROUPS = 8  # colours; what is left is grey
+COLOURS = ("#3b6fb6", "#e07b39", "#3f9e5f", "#c2453f", "#8a63b8", "#a9742f", "#d06aa8", "#2f9fa8")
+GREY = "#b9bcc2"
+
+
+@dataclass(frozen=True)
+class EntityMap:
+    """Some entities to draw: their vectors, names, what they mostly are in triples, and in how many triples.
+
+    shape: vectors [n, D]; labels, groups, degrees: n each
+    """
+
+    vectors: FloatArray
+    labels: list[str]
+    groups: list[str]
+    degrees: npt.NDArray[np.int64]
+
+
+@dataclass
+class History:
+    """What a run's events tell over its epochs: (epochs done, value) points, and the figures of the stored model."""
+
+    model: str = ""
+    family: str = ""
+    status: str = "running"
+    seconds: float = 0.0
+    speed: float = 0.0
+    loss: list[tuple[float, float]] = field(default_factory=list)
+    mrr: list[tuple[float, float]] = field(default_factory=list)
+    final: dict[str, float] = field(default_factory=dict)
+
+
+def can_draw() -> bool:
+    """True when matplotlib is installed."""
+    return find_spec("matplotlib") is not None
+
+
+def read_history(run_folder: Path) -> History:
+    """The curves of a run. Steps that a resumed run took twice count once. Raises UserError without events."""
+    history = History()
+    loss: dict[float, float] = {}
+    mrr: dict[float, float] = {}
+    speeds: list[float] = []
+    empty = True
+    for event in read_events(run_folder):
+        empty = False
+        match event:
+            case {"event": "job_started", "model": str(model), "family": str(family)}:
+                history.model, history.family = model, family
+            case {"event": "step", "epoch": epoch, "step": step, "steps": steps, "loss": float(value)}:
+                loss[epoch - 1 + step / max(1, steps)] = value
+                speeds.append(event.get("triples_per_second") or 0.0)
+            case {"event": "evaluated", "epoch": 0, "split": "test", "metrics": dict(metrics)}:
+                history.final = metrics
+            case {"event": "evaluated", "epoch": int(epoch), "split": "valid", "metrics": {"mrr": float(value)}}:
+                if epoch:
+                    mrr[epoch] = value
+            case {"event": "job_finished", "status": str(status)}:
+                history.status, history.seconds = status, event.get("seconds") or 0.0
+                history.final = event.get("metrics") or history.final
+    if empty:
+        raise UserError(f"run {run_folder.name} has no events", help="graphlearn runs lists the runs there are")
+    history.loss, history.mrr = sorted(loss.items()), sorted(mrr.items())
+    history.speed = float(np.median(speeds)) if speeds else 0.0
+    return history
+
+
+def read_map(version_folder: Path, points: int = POINTS) -> EntityMap:
+    """The entities of a stored version that have most triples (a few thousand rows are read, whatever its size)."""
+    import duckdb
+    from safetensors import safe_open
+
+    entities, relations = Dictionary(version_folder / ENTITIES), Dictionary(version_folder / RELATIONS)
+    sql = """
+        WITH ends AS (
+            SELECT head AS id, relation, 'head' AS side FROM read_parquet($snapshot)
+            UNION ALL
+            SELECT tail, relation, 'tail' FROM read_parquet($snapshot)
+        ),
+        counted AS (SELECT id, relation, side, count(*) AS n FROM ends GROUP BY ALL),
+        chosen AS (SELECT id, sum(n)::BIGINT AS degree FROM counted GROUP BY id ORDER BY degree DESC, id LIMIT $points),
+        main AS (
+            SELECT id, arg_max({relation: relation, side: side}, (n, -relation)) AS role
+            FROM counted SEMI JOIN chosen USING (id) GROUP BY id
+        )
+        SELECT id, role.relation, role.side, degree FROM chosen JOIN main USING (id) ORDER BY id
+    """
+    connection = duckdb.connect()
+    try:
+        rows = connection.execute(sql, {"snapshot": str(version_folder / SNAPSHOT), "points": points}).fetchnumpy()
+    finally:
+        connection.close()
+    ids = rows["id"].astype(np.int64)
+    names = [str(key) for key in entities.take(ids).to_pylist()]
+    kinds = [str(key) for key in relations.take(rows["relation"].astype(np.int64)).to_pylist()]
+    groups = [f"{side} of {kind}" for side, kind in zip(rows["side"], kinds, strict=True)]
+    with safe_open(version_folder / "weights.safetensors", "np") as weights:
+        table = weights.get_slice("entities")
+        vectors = np.concatenate([table[int(row) : int(row) + 1] for row in ids]).astype(np.float32)
+    return EntityMap(vectors, names, groups, rows["degree"].astype(np.int64))
+
+
+def principal(vectors: FloatArray, width: int = 2) -> tuple[FloatArray, float]:
+    """The vectors along their `width` directions of most variance, and the share of the variance these hold.
+
+    shape: vectors [n, D] -> [n, width]
+    """
+    centred = vectors - vectors.mean(axis=0)
+    _, values, directions = np.linalg.svd(centred, full_matrices=False)
+    flat = centred @ directions[:width].T
+    missing = width - flat.shape[1]
+    if missing > 0:
+        flat = np.pad(flat, ((0, 0), (0, missing)))
+    total = float((values**2).sum())
+    return flat.astype(np.float32), float((values[:width] ** 2).sum()) / total if total > 0 else 1.0
+
+
+def draw_report(run_folder: Path, version_folder: Path | None = None, path: Path | None = None) -> Path:
+    """Draw the run as a PNG, by default report.png in its folder; the map needs the stored version's folder.
+
+    Raises UserError when matplotlib is missing or the run has no events, ArtifactError when the version is damaged.
+    """
+    if not can_draw():
+        raise UserError("the picture needs matplotlib", help="pip install 'graphlearn[plot]'")
+    import warnings
+
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    history = read_history(run_folder)
+    entities = read_map(version_folder) if version_folder is not None else None
+    figure = Figure(
+        figsize=(15, 8.4) if entities else (11, 4.2), dpi=110, layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.1)
+    )
+    FigureCanvasAgg(figure)
+    if entities:
+        axes = figure.subplot_mosaic([["loss", "map"], ["mrr", "map"]], width_ratios=[1, 2.3])
+    else:
+        axes = figure.subplot_mosaic([["loss", "mrr"]])
+    figure.suptitle(_title(history), x=0.01, ha="left", fontsize=12)
+    _draw_loss(axes["loss"], history)
+    _draw_mrr(axes["mrr"], history)
+    target = path or run_folder / PICTURE
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing")  # keys in scripts that the font lacks
+        if entities:
+            _draw_map(axes["map"], entities, figure)
+        partial = target.with_name(f".{target.name}.part")
+        figure.savefig(partial, format="png")
+        partial.replace(target)
+    return target
+
+
+def _title(history: History) -> str:
+    names = {"mrr": "MRR", "hits_at_1": "Hits@1", "hits_at_3": "Hits@3", "hits_at_10": "Hits@10"}
+    figures = ", ".join(f"{names[name]} {value:.3f}" for name, value in history.final.items() if name in names)
+    parts = [
+        f"{history.model} ({history.family})" if history.model else "",
+        f"filtered test {figures}" if figures else "",
+        f"{history.speed:,.0f} triples/s" if history.speed else "",
+        f"{history.seconds:.0f} s" if history.seconds else history.status,
+    ]
+    return _literal("   ·   ".join(part for part in parts if part))
+
+
+def _draw_loss(axes: Axes, history: History) -> None:
+    axes.set_title("training loss", loc="left", fontsize=10)
+    if history.loss:
+        axes.plot(*zip(*history.loss, strict=True), color=COLOURS[0], linewidth=1.6)
+        low, high = min(v for _, v in history.loss), max(v for _, v in history.loss)
+        if low > 0 and high > 20 * low:
+            axes.set_yscale("log")
+    _finish_curve(axes, bool(history.loss), "no step was reported")
+
+
+def _draw_mrr(axes: Axes, history: History) -> None:
+    axes.set_title("filtered MRR", loc="left", fontsize=10)
+    test = history.final.get("mrr")
+    if history.mrr:
+        axes.plot(*zip(*history.mrr, strict=True), color=COLOURS[2], marker="o", markersize=4, label="validation")
+        best_epoch, best = max(history.mrr, key=lambda point: point[1])
+        axes.annotate(
+            f"{best:.4f}", (best_epoch, best), textcoords="offset points", xytext=(0, 6), ha="right", fontsize=9
+        )
+    if test is not None:
+        axes.axhline(test, color=COLOURS[1], linestyle="--", linewidth=1.2, label=f"test {test:.4f}")
+    if history.mrr or test is not None:
+        axes.legend(frameon=False, fontsize=9, loc="lower right")
+        axes.set_ylim(bottom=0, top=1.15 * max([test or 0.0, *(value for _, value in history.mrr)]) or 1)
+    _finish_curve(axes, bool(history.mrr) or test is not None, "no validation triples")
+
+
+def _finish_curve(axes: Axes, filled: bool, otherwise: str) -> None:
+    axes.set_xlabel("epochs", fontsize=9)
+    axes.tick_params(labelsize=8)
+    axes.grid(color="#e6e8eb", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    if filled:
+        axes.set_xlim(left=0)
+    else:
+        axes.text(0.5, 0.5, otherwise, ha="center", va="center", transform=axes.transAxes, color="#777777")
+
+
+def _draw_map(axes: Axes, entities: EntityMap, figure: Figure) -> None:
+    from matplotlib.collections import PathCollection
+
+    norms = np.linalg.norm(entities.vectors, axis=1, keepdims=True)
+    flat, share = principal(entities.vectors / np.maximum(norms, 1e-12))
+    groups = np.array(entities.groups)
+    names, counts = np.unique(groups, return_counts=True)
+    top = [str(name) for name in names[np.argsort(-counts, kind="stable")][:GROUPS]]
+    size = 6 + 5 * np.log2(np.maximum(entities.degrees / max(1, int(np.median(entities.degrees))), 1))
+    for name in [None, *reversed(top)]:
+        rows = ~np.isin(groups, top) if name is None else groups == name
+        if rows.any():
+            colour = GREY if name is None else COLOURS[top.index(name)]
+            label = _literal(_short(name or "anything else", 40))
+            axes.scatter(
+                flat[rows, 0], flat[rows, 1], s=size[rows], color=colour, alpha=0.75, linewidths=0, label=label
+            )
+    axes.set_title(
+        f"the {len(flat):,} entities with most triples, by the end they mostly are of which relation\n"
+        f"(first two principal components of their embeddings: {share:.0%} of the variance)",
+        loc="left",
+        fontsize=10,
+    )
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.spines[:].set_color("#d5d8dc")
+    legend = axes.legend(
+        *(entries[::-1] for entries in axes.get_legend_handles_labels()),
+        frameon=False, fontsize=8.5, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.01)
+    )  # fmt: skip
+    for handle in legend.legend_handles:
+        if isinstance(handle, PathCollection):
+            handle.set_sizes([40])
+    figure.draw_without_rendering()  # lays the figure out, so that label sizes are known
+    _draw_labels(axes, flat, entities)
+
+
+def _draw_labels(axes: Axes, flat: FloatArray, entities: EntityMap) -> None:
+    """Names of well-connected entities, the groups by turns, where there is room."""
+    from matplotlib.patheffects import withStroke
+    from matplotlib.transforms import Bbox
+
+    order = np.argsort(-entities.degrees, kind="stable")
+    turn: dict[str, int] = {}
+    rank = {}
+    for row in order:
+        rank[int(row)] = turn[entities.groups[row]] = turn.get(entities.groups[row], 0) + 1
+    waiting = sorted(rank, key=lambda row: (rank[row], -entities.degrees[row]))
+    frame = axes.get_window_extent().padded(-6)
+    taken: list[Bbox] = []
+    for row in waiting[: 6 * LABELS]:
+        text = axes.annotate(
+            _literal(_short(entities.labels[row], 30)),
+            (float(flat[row, 0]), float(flat[row, 1])),
+            textcoords="offset points",
+            xytext=(3, 3),
+            fontsize=8,
+            color="#222222",
+            path_effects=[withStroke(linewidth=2.2, foreground="white")],
+        )
+        text.set_in_layout(False)
+        box = text.get_window_extent().padded(2)
+        inside = frame.x0 <= box.x0 and box.x1 <= frame.x1 and frame.y0 <= box.y0 and box.y1 <= frame.y1
+        if inside and not any(box.overlaps(other) for other in taken):
+            taken.append(box)
+        else:
+            text.remove()
+        if len(taken) >= LABELS:
+            break
+
+
+def _short(text: str, width: int) -> str:
+    """At most `width` characters in one line; of paths and dotted names the end is kept, of other texts the start."""
+    text = " ".join(text.split())
+    if len(text) <= width:
+        return text
+    path_like = " " not in text and ("." in text or "/" in text)
+    return f"…{text[-width + 1 :]}" if path_like else f"{text[: width - 1]}…"
+
+
+def _literal(text: str) -> str:
+    """The text with dollar signs as they are, not as the marks of a formula."""
+    return text.replace("$", r"\$")

@@ -1,0 +1,360 @@
+"""A session: SQL over a workspace, with models.
+
+>>> with connect() as session:
+...     session.sql("SELECT 42 AS answer").fetchall()
+[(42,)]
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import ChainMap
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import TYPE_CHECKING, TypeAlias
+
+from graphlearn.catalog import catalog_tables
+from graphlearn.errors import (
+    ArtifactError,
+    OptionError,
+    Place,
+    UserError,
+    did_you_mean,
+)
+from graphlearn.events import Emit, JobFinished, silent
+from graphlearn.sql import engine
+from graphlearn.sql.binding import Binder, BoundModel, errors_of, in_transaction, placed, set_variable, taken
+from graphlearn.sql.parser import parse
+from graphlearn.sql.rehearsal import PlannedModel, plan, rehearse
+from graphlearn.sql.source import Source
+from graphlearn.sql.statements import CreateModel, DropModel, ExplainModel, Passthrough, Statement
+from graphlearn.storage.artifacts import fold
+from graphlearn.storage.runs import RunFolder
+from graphlearn.storage.workspace import Workspace
+
+if TYPE_CHECKING:
+    import duckdb
+
+    from graphlearn.jobs.create import ModelResult
+
+    Result: TypeAlias = duckdb.DuckDBPyRelation | ModelResult | None
+    Show: TypeAlias = Callable[[Statement, Result], None]
+
+Overrides: TypeAlias = Mapping[str, object]
+"""Values given outside the SQL, by name. The name of a variable that the SQL sets replaces its value; any other is an
+option of models, "kg.medical.dim" of that model only. A str is SQL, but text where the SQL sets a text or where it is
+a bare word; other values are taken as they are."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Wish:
+    """How the models of a text are to be trained."""
+
+    force: bool = False
+    resume: str | None = None
+    overrides: Overrides | None = None
+
+
+def connect(database: str | Path = ":memory:", *, read_only: bool = False, emit: Emit | None = None) -> Session:
+    """Open a workspace: a DuckDB file, made if it is new, or one in memory.
+
+    `emit` gets the events of jobs; without it, progress goes to stderr in notebooks and on terminals. Raises
+    WorkspaceError when the file is locked, damaged or out of reach.
+    """
+    return Session(Workspace.open(database, read_only=read_only), emit=emit)
+
+
+class Session:
+    """Runs SQL, DuckDB's and ours, against a workspace. Close it, or use it as a context manager."""
+
+    def __init__(self, workspace: Workspace, *, emit: Emit | None = None) -> None:
+        from graphlearn.jobs.inference import ModelReader
+
+        self.workspace = workspace
+        self._emit = emit
+        self._binder = Binder(workspace, ModelReader(workspace.folder), catalog_tables(workspace.folder))
+
+    @property
+    def connection(self) -> duckdb.DuckDBPyConnection:
+        """DuckDB's own connection to the workspace."""
+        return self.workspace.connection
+
+    def sql(
+        self, text: str, *, force: bool = False, resume: str | None = None, overrides: Overrides | None = None
+    ) -> Result:
+        """Run the statements of a text in order; returns what DuckDB returns for the last one.
+
+        That is a lazy relation for a query. CREATE MODEL returns a ModelResult, EXPLAIN CREATE MODEL the plan as a
+        relation, DROP MODEL None. Tables may be Python variables of the caller: data frames, Arrow tables, relations.
+
+        `force` trains models that have not changed, too; `resume` is the id of a run to continue.
+        Raises UserError, placed in the text, when a statement cannot be carried out; statements before it have run.
+        """
+        result: Result = None
+        source = Source("<sql>", text)
+        statements = parse(source)
+        binder, overrides = self._bound_to(sys._getframe(1), statements, overrides)
+        wish = _Wish(force=force, resume=resume, overrides=overrides)
+        for number, statement in enumerate(statements, 1):
+            result = self._execute(binder, statement, wish, lazy=number == len(statements))
+        return result
+
+    def run_file(
+        self,
+        path: str | Path,
+        *,
+        select: Collection[str] | None = None,
+        force: bool = False,
+        resume: str | None = None,
+        overrides: Overrides | None = None,
+        show: Show | None = None,
+    ) -> list[ModelResult]:
+        """Check a whole job file, then run it. Returns what became of its models.
+
+        `select` names the models to train, the others are left alone. `show` gets what each statement returns, as soon
+        as it has run; the rows of a query are computed while `show` reads them.
+        Raises UserError before anything runs, the first mistake with all others of the file in `.others`. A transaction
+        that the file leaves open, by its end or by an error, is rolled back.
+        """
+        from graphlearn.jobs.create import ModelResult
+
+        statements = _selected(self._read(path), select)
+        binder, overrides = self._bound_to(None, statements, overrides)
+        self._rehearse(binder, statements, overrides, resume)
+        wish = _Wish(force=force, resume=resume, overrides=overrides)
+        results: list[ModelResult] = []
+        try:
+            for statement in statements:
+                result = self._execute(binder, statement, wish, show)
+                if isinstance(result, ModelResult):
+                    results.append(result)
+        finally:
+            if engine.in_transaction(self.connection):
+                self.connection.rollback()
+        return results
+
+    def plan_file(self, path: str | Path, *, overrides: Overrides | None = None) -> list[PlannedModel]:
+        """Check a whole job file and say what running it would do; nothing runs. Raises as `run_file` does."""
+        statements = self._read(path)
+        binder, overrides = self._bound_to(None, statements, overrides)
+        self._rehearse(binder, statements, overrides, None)
+        return plan(binder, statements, lambda name: _overrides_for(name, overrides))
+
+    def close(self) -> None:
+        """Close the workspace. May be called twice."""
+        self.workspace.close()
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<graphlearn session on {self.workspace.database or ':memory:'}>"
+
+    def _bound_to(
+        self, frame: FrameType | None, statements: list[Statement], overrides: Overrides | None
+    ) -> tuple[Binder, Overrides]:
+        """A binder that reads Python variables of a frame as tables, and the overrides that are about models.
+
+        The other overrides are about variables that the statements set. Raises OptionError for those about nothing.
+        """
+        scope: Mapping[str, object] = {} if frame is None else ChainMap(frame.f_locals, frame.f_globals)
+        known = {set_variable(s)[0] for s in statements if isinstance(s, Passthrough)}
+        variables = {name.lower(): value for name, value in (overrides or {}).items() if name.lower() in known}
+        rest = {name: value for name, value in (overrides or {}).items() if name.lower() not in known}
+        _check_overrides(statements, rest)
+        return replace(self._binder, scope=scope, variables=variables), rest
+
+    def _read(self, path: str | Path) -> list[Statement]:
+        try:
+            data = Path(path).read_bytes()
+        except OSError as error:
+            raise UserError(f"cannot read {path}: {error.strerror}", help="check the path") from None
+        try:
+            return parse(Source(str(path), data.decode("utf-8-sig")))
+        except UnicodeDecodeError as error:
+            line = data.count(b"\n", 0, error.start) + 1
+            raise UserError(f"{path}:{line} is not UTF-8", help="save the file as UTF-8 text") from None
+
+    def _rehearse(self, binder: Binder, statements: list[Statement], overrides: Overrides, resume: str | None) -> None:
+        """Refuse what would go wrong; see `rehearse`."""
+        if resume is not None and not any(self._resumed(statement, resume) for statement in statements):
+            raise UserError(f"run {resume} trained {self._model_of(resume)}, which the file does not create")
+        if engine.in_transaction(self.connection):
+            raise UserError("a transaction is open", help="COMMIT or ROLLBACK it first")
+        rehearse(binder, statements, lambda name: _overrides_for(name, overrides))
+
+    def _execute(
+        self, binder: Binder, statement: Statement, wish: _Wish, show: Show | None = None, *, lazy: bool = False
+    ) -> Result:
+        """Run one statement. A query that is not `lazy` runs to its end even when nobody looks at its rows."""
+        binder.look()
+        result: Result = None
+        match statement:
+            case CreateModel():
+                result = self._create(binder, statement, wish)
+            case ExplainModel():
+                result = self._explain(binder, statement, wish)
+            case DropModel():
+                self._drop(statement)
+            case Passthrough():
+                query, names = binder.statement(statement)
+                if lazy:
+                    return engine.relation(self.connection, query, names)
+                if show is None:
+                    engine.rows(self.connection, query, names)
+                    return None
+                with engine.lazily(query, names):
+                    show(statement, engine.relation(self.connection, query, names))
+                return None
+        if show is not None:
+            show(statement, result)
+        return result
+
+    def _create(self, binder: Binder, create: CreateModel, wish: _Wish) -> ModelResult:
+        from graphlearn.jobs.create import create_model
+
+        if engine.in_transaction(self.connection):
+            raise in_transaction(create)
+        emit, close = self._sink()
+        try:
+            bound = binder.model(create, _overrides_for(create.name, wish.overrides))
+            with binder.registered(bound), errors_of(bound):
+                print_: str | None = None
+                resume = self._resumed(create, wish.resume)
+                if resume is None and binder.reader.store.exists(create.name):
+                    unchanged, print_ = self._stored(binder, bound, wish.force, emit)
+                    if unchanged is not None:
+                        return unchanged
+                return create_model(
+                    self.workspace, bound.request, emit=emit, fingerprint=print_, resume=resume, cursor=self.connection
+                )
+        finally:
+            close()
+
+    def _stored(
+        self, binder: Binder, bound: BoundModel, force: bool, emit: Emit
+    ) -> tuple[ModelResult | None, str | None]:
+        """What to return when the stored model is the one asked for, and the fingerprint when it was computed.
+
+        Raises ModelExists when it is another one and may not be replaced, ArtifactError when it is damaged.
+        """
+        from graphlearn.jobs.create import ModelResult, fingerprint_request
+
+        started = time.perf_counter()
+        create, store = bound.create, binder.reader.store
+        if create.if_not_exists:
+            artifact, print_ = store.versions(create.name)[-1], None
+        else:
+            try:
+                artifact = store.load(create.name)
+            except ArtifactError as error:
+                if create.or_replace or force:
+                    return None, None
+                raise error.at(create.at(create.name_span)) from None
+            print_ = engine.interruptible(self.connection, lambda: fingerprint_request(self.connection, bound.request))
+            same = artifact.manifest.get("fingerprint") == print_
+            if not same and not create.or_replace:
+                raise taken(create, "made from other data, or with other options")
+            if not same or force:
+                return None, print_
+        result = ModelResult(
+            model=artifact.model,
+            family=str(artifact.manifest.get("family", create.family)),
+            version=artifact.version,
+            status="unchanged",
+            seconds=time.perf_counter() - started,
+            run=artifact.manifest.get("run"),
+            metrics=artifact.manifest.get("metrics", {}),
+            counts=artifact.manifest.get("counts", {}),
+        )
+        emit(
+            JobFinished(
+                run=result.run or "",
+                model=result.model,
+                status="unchanged",
+                seconds=result.seconds,
+                version=result.version,
+                metrics=result.metrics,
+            )
+        )
+        return result, print_
+
+    def _explain(self, binder: Binder, statement: ExplainModel, wish: _Wish) -> duckdb.DuckDBPyRelation:
+        from graphlearn.jobs.create import plan_model
+
+        bound = binder.model(statement.create, _overrides_for(statement.create.name, wish.overrides))
+        with binder.registered(bound), errors_of(bound):
+            return self.connection.from_arrow(plan_model(self.connection, bound.request).table())
+
+    def _drop(self, statement: DropModel) -> None:
+        store = self._binder.reader.store
+        if statement.if_exists and not store.exists(statement.name):
+            return
+        with placed(statement.at(statement.name_span)):
+            store.versions(statement.name)  # raises ModelNotFound with near names, before the lock is taken
+        with self.workspace.writing():
+            store.drop(statement.name)
+
+    def _resumed(self, statement: Statement, resume: str | None) -> str | None:
+        """The run to continue, for the statement that it is a run of."""
+        if resume is None or not isinstance(statement, CreateModel):
+            return None
+        return resume if fold(self._model_of(resume)) == fold(statement.name) else None
+
+    def _model_of(self, run: str) -> str:
+        return str(RunFolder.open(self.workspace.folder, run).info().get("model"))
+
+    def _sink(self) -> tuple[Emit, Callable[[], None]]:
+        """Where the events of a job go, and what to call when it is over."""
+        from graphlearn.sinks import choose_sink, is_lively
+
+        if self._emit is not None:
+            return self._emit, lambda: None
+        ipython = sys.modules.get("IPython")
+        if is_lively(sys.stderr) or (ipython is not None and ipython.get_ipython() is not None):
+            sink = choose_sink(sys.stderr)
+            return sink, sink.close
+        return silent, lambda: None
+
+
+def _selected(statements: list[Statement], select: Collection[str] | None) -> list[Statement]:
+    """All statements but the CREATE MODELs that are not selected. Raises UserError for a name that none creates."""
+    if not select:
+        return statements
+    names = {fold(s.name): s.name for s in statements if isinstance(s, CreateModel)}
+    for name in select:
+        if fold(name) not in names:
+            raise UserError(f"no statement creates a model {name}", help=did_you_mean(name, list(names.values())))
+    wanted = {fold(name) for name in select}
+    return [s for s in statements if not isinstance(s, CreateModel) or fold(s.name) in wanted]
+
+
+def _overrides_for(model: str, overrides: Overrides | None) -> Overrides:
+    """The overrides that concern a model, without its name in front."""
+    found: dict[str, object] = {}
+    for name, value in (overrides or {}).items():
+        owner, _, key = name.rpartition(".")
+        if not owner or fold(owner) == fold(model):
+            found[key.lower()] = value
+    return found
+
+
+def _check_overrides(statements: list[Statement], overrides: Overrides | None) -> None:
+    """Refuse overrides for models that none of the statements creates."""
+    creates = [s.create if isinstance(s, ExplainModel) else s for s in statements]
+    names = [s.name for s in creates if isinstance(s, CreateModel)]
+    for name, value in (overrides or {}).items():
+        owner, _, key = name.rpartition(".")
+        if not names or (owner and fold(owner) not in map(fold, names)):
+            place = Place(file="--set", text=f"{name}={value}", start=0, length=len(name))
+            missing = f"a model {owner}" if owner and names else "a model"
+            help = did_you_mean(owner, names) if owner and names else None
+            raise OptionError(f"no statement creates {missing}", key=key, place=place, help=help)

@@ -1,0 +1,390 @@
+"""Binding: what the names in a statement stand for. Models, their options and inputs, and calls of table functions."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import duckdb
+
+from graphlearn.errors import (
+    GraphLearnError,
+    InputError,
+    ModelExists,
+    ModelNotFound,
+    OptionError,
+    Place,
+    SqlError,
+    UserError,
+    did_you_mean,
+)
+from graphlearn.sql import engine
+from graphlearn.sql.calls import Call, calls_inside, find_calls
+from graphlearn.sql.diagnose import Fault
+from graphlearn.sql.options import constant, read_options
+from graphlearn.sql.rewrite import Rewritten
+from graphlearn.sql.source import Token
+from graphlearn.sql.statements import CreateModel, InputText, Passthrough
+from graphlearn.storage.artifacts import fold
+from graphlearn.storage.columns import literal, quoted
+
+if TYPE_CHECKING:
+    from graphlearn.jobs.create import ModelRequest
+    from graphlearn.jobs.families import Family
+    from graphlearn.jobs.inference import ModelReader
+    from graphlearn.storage.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class BoundModel:
+    """A CREATE MODEL that can run. `names` are Python objects its queries read as tables."""
+
+    create: CreateModel
+    request: ModelRequest
+    columns: dict[str, dict[str, str]]
+    names: dict[str, object]
+
+
+@dataclass
+class Binder:
+    """Binds statements on the user's connection. `tables` are the system tables, `scope` the user's Python variables,
+    `variables` the values to set instead of those that SET VARIABLE says (a str is text where it sets a text).
+
+    `rehearsing`: nothing is computed, tables stay empty, and `planned` holds by folded name what earlier statements
+    will have done to models: the bound model, or None once it is dropped.
+    """
+
+    workspace: Workspace
+    reader: ModelReader
+    tables: Mapping[str, object]
+    scope: Mapping[str, object] = field(default_factory=dict)
+    variables: Mapping[str, object] = field(default_factory=dict)
+    rehearsing: bool = False
+    planned: dict[str, BoundModel | None] = field(default_factory=dict)
+    _state: list[str] = field(default_factory=list)
+
+    @property
+    def connection(self) -> duckdb.DuckDBPyConnection:
+        """The user's connection, with its temporary tables, variables and open transaction."""
+        return self.workspace.connection
+
+    def names(self, tokens: Iterable[Token]) -> dict[str, object]:
+        """What a statement with these words may read besides the tables of the database; system tables come first."""
+        words = {t.value for t in tokens if t.kind in ("name", "quoted")}
+        found = {word: self.scope[word] for word in words if word in self.scope}
+        return {**found, **self.tables, **{w: self.tables[w.lower()] for w in words if w.lower() in self.tables}}
+
+    def statement(self, statement: Passthrough) -> tuple[Rewritten, dict[str, object]]:
+        """A statement of DuckDB's with its table functions resolved, and the objects it reads."""
+        calls = find_calls(statement)
+        words = {t.word for t in statement.tokens[:6]}
+        if calls and statement.kind == "CREATE" and words & {"VIEW", "MACRO", "FUNCTION"}:
+            name = calls[0].function
+            raise SqlError(
+                f"a view or macro cannot hold {name}()",
+                place=statement.place(calls[0].span[0], len(name)),
+                help="store its rows: CREATE TABLE … AS FROM " + name + "(…)",
+            )
+        query, names = self.resolve(statement.verbatim(), calls)
+        tokens = statement.tokens
+        if statement.kind == "SHOW" and len(tokens) == 2 and tokens[1].value.lower() in self.tables:
+            query = query.replace(tokens[0].start, tokens[0].end, "DESCRIBE")
+        name, value = set_variable(statement)
+        if name in self.variables:
+            given = self.variables[name]
+            is_text = isinstance(given, str) and [t.kind for t in value] == ["string"]
+            query = query.replace(value[0].start, value[-1].end, literal(str(given)) if is_text else str(given))
+        return query, names
+
+    def resolve(self, query: Rewritten, calls: list[Call], prefix: str = "_") -> tuple[Rewritten, dict[str, object]]:
+        """The query with each call replaced by the name of an object, and the objects it reads by name."""
+        names = self.names(query.tokens)
+        for number, call in enumerate(calls, 1):
+            name = f"{prefix}_{call.function}_{number}"
+            names[name] = self._source(call)
+            alias = "" if call.alias else f" AS {quoted(call.function)}"
+            query = query.replace(*call.span, name + alias)
+        return query, names
+
+    def model(self, create: CreateModel, overrides: Mapping[str, object] | None = None) -> BoundModel:
+        """Check name, type, options, roles and columns. Raises UserError at the place of the first mistake."""
+        from graphlearn.jobs.create import ModelRequest
+        from graphlearn.jobs.families import family
+
+        self._check_name(create)
+        with placed(create.at(create.family_span)):
+            kind = family(create.family)
+        options = read_options(self.connection, create, kind.options_type, overrides)
+        roles = _roles(create, kind)
+        inputs: dict[str, str] = {}
+        columns: dict[str, dict[str, str]] = {}
+        names: dict[str, object] = {}
+        for role, text in roles.items():
+            calls = find_calls(Passthrough(create.source, *text.span, "SELECT"))
+            query, read = self.resolve(create.verbatim(text.span), calls, f"__{role}")
+            columns[role] = engine.columns(self.connection, query, read)
+            names |= self._used(query, read)
+            inputs[role] = query.text
+            try:
+                kind.check_input(role, columns[role])
+            except InputError as error:
+                raise error.at(_column_place(query, columns[role], error.message)) from None
+        request = ModelRequest(
+            name=create.name, family=create.family, options=options, inputs=inputs, statement=create.text
+        )
+        return BoundModel(create, request, columns, names)
+
+    @contextmanager
+    def registered(self, bound: BoundModel) -> Iterator[None]:
+        """The Python objects a model reads, as temporary views of the user's connection while this is open."""
+        with ExitStack() as stack:
+            for name, value in bound.names.items():
+                with suppress(duckdb.Error):  # a variable that only shares its name with a column
+                    self.connection.register(name, value)
+                    stack.callback(self.connection.unregister, name)
+            yield
+
+    def exists(self, model: str) -> bool:
+        """Whether there is such a model, or will be when this statement runs."""
+        key = fold(model)
+        return self.planned[key] is not None if key in self.planned else self.reader.store.exists(model)
+
+    def _used(self, query: Rewritten, names: dict[str, object]) -> dict[str, object]:
+        """Those of the objects that the query may read: it has their name, and no table does."""
+        words = {token.value for token in query.tokens}
+        return {
+            name: value
+            for name, value in names.items()
+            if isinstance(value, engine.Watched) or (name in words and not engine.is_table(self.connection, name))
+        }
+
+    def _check_name(self, create: CreateModel) -> None:
+        parts = [part.lower() for part in create.name.split(".")]
+        found = self.connection.execute(
+            "SELECT 'table', database_name, schema_name, table_name, temporary FROM duckdb_tables() UNION ALL "
+            "SELECT 'view', database_name, schema_name, view_name, temporary FROM duckdb_views() WHERE NOT internal"
+        ).fetchall()
+        current = self.connection.execute("SELECT current_database(), current_schema()").fetchall()[0]
+        for kind, database, schema, name, temporary in found:
+            full = [str(part).lower() for part in (database, schema, name)]
+            near = temporary or (database, schema) == current if len(parts) == 1 else True
+            if near and full[-len(parts) :] == parts:
+                raise UserError(
+                    f"{create.name} is the name of a {kind}",
+                    place=create.at(create.name_span),
+                    help="choose another name for the model",
+                )
+        if create.name.lower() in self.tables:
+            raise UserError(
+                f"{create.name} is the name of a system table",
+                place=create.at(create.name_span),
+                help="choose another name for the model",
+            )
+
+    def _source(self, call: Call) -> engine.Watched:
+        """The rows of a call. Every mistake is placed at the argument it is about."""
+        from graphlearn.jobs.inference import describe_unborn
+
+        place = call.source.place
+        named = {
+            key: constant(self.connection, Rewritten.verbatim(call.source, *value))
+            for key, (_, value) in call.named.items()
+        }
+        argument, cursor = self._argument(call)
+        function: Any = call.function
+        with placed(place(call.span[0], len(call.function))):
+            try:
+                planned = self.planned.get(fold(call.model))
+                if planned is not None:
+                    columns = next(iter(planned.columns.values()))
+                    source = describe_unborn(function, columns, planned.request.options, argument, named, cursor)
+                elif fold(call.model) in self.planned:
+                    raise ModelNotFound(f'model "{call.model}" is dropped by an earlier statement')
+                else:
+                    source = self.reader.open(function, call.model, argument, named, cursor)
+                    source = source.empty() if self.rehearsing else source
+            except OptionError as error:
+                raise error.at(_named_place(call, error)) from None
+            except InputError as error:
+                raise error.at(place(*_span(call.argument)) if call.argument else None) from None
+            except GraphLearnError as error:
+                about_model = not isinstance(error, UserError) or isinstance(error, ModelNotFound)
+                raise error.at(place(*_span(call.model_span)) if about_model else None) from None
+        return engine.Watched(source, place(*_span(call.span)))
+
+    def _argument(self, call: Call) -> tuple[str | None, Callable[[], duckdb.DuckDBPyConnection]]:
+        """The SQL of the relation a call reads, and what makes cursors that can run it."""
+        query = _keys(call) if call.function == "similar" else call.question()
+        if query is None:
+            return None, self.cursor
+        inner = calls_inside(call)
+        query, names = self.resolve(query, inner)
+        engine.columns(self.connection, query, names)
+        if self.rehearsing:
+            rows = engine.arrow(self.connection, "FROM (" + query + "\n) LIMIT 0", names)
+        elif inner or not self._is_shared(query):
+            rows = engine.arrow(self.connection, query, names)
+        else:
+            return query.text, self.cursor
+
+        def cursor() -> duckdb.DuckDBPyConnection:
+            made = self.cursor()
+            made.register("__question", rows)
+            return made
+
+        return "FROM __question", cursor
+
+    def _is_shared(self, query: Rewritten) -> bool:
+        """Whether another cursor sees what the query reads: no temporary tables, no Python objects, all committed."""
+        if engine.in_transaction(self.connection):
+            return False
+        temporary = self.connection.execute(
+            "SELECT lower(table_name) FROM duckdb_tables() WHERE temporary "
+            "UNION ALL SELECT lower(view_name) FROM duckdb_views() WHERE temporary AND NOT internal"
+        ).fetchall()
+        if {name for (name,) in temporary} & {token.value.lower() for token in query.tokens}:
+            return False
+        cursor = self.cursor()
+        try:
+            engine.columns(cursor, query)
+        except GraphLearnError:
+            return False
+        finally:
+            cursor.close()
+        return True
+
+    def cursor(self) -> duckdb.DuckDBPyConnection:
+        """A cursor with the search path and the variables that the user's connection had when it was last asked."""
+        cursor = self.workspace.cursor()
+        for setting in self._state:
+            cursor.execute(setting)
+        return cursor
+
+    def look(self) -> None:
+        """Note the search path and the variables of the user's connection, for the cursors that jobs make."""
+        found: list[str] = []
+        if not engine.is_aborted(self.connection):
+            path = self.connection.execute("SELECT current_setting('search_path')").fetchall()[0][0]
+            if path:
+                found.append(f"SET search_path = {literal(path)}")
+            variables = self.connection.execute("SELECT name, value, type FROM duckdb_variables()").fetchall()
+            for name, value, type_name in variables:
+                typed = "NULL" if type_name == '"NULL"' else f"{literal(value)}::{type_name}"
+                found.append(f"SET VARIABLE {quoted(name)} = {typed}")
+        self._state = found
+
+
+def set_variable(statement: Passthrough) -> tuple[str, list[Token]]:
+    """Name (lower case) and value of SET VARIABLE name = value; an empty name for other statements."""
+    tokens = statement.tokens
+    if statement.kind == "SET" and len(tokens) > 4 and tokens[1].word == "VARIABLE":
+        return tokens[2].value.lower(), tokens[4:]
+    return "", []
+
+
+@contextmanager
+def placed(place: Place) -> Iterator[None]:
+    """Errors that leave the block without a place get this one."""
+    try:
+        yield
+    except GraphLearnError as error:
+        raise error.at(place) from None
+
+
+@contextmanager
+def errors_of(bound: BoundModel) -> Iterator[None]:
+    """Errors of a job that come from what the user wrote, placed where they wrote it."""
+    create = bound.create
+    try:
+        yield
+    except InputError as error:
+        wanted = [text for text in create.inputs if error.role is None or text.role in (None, error.role)]
+        raise error.at(create.verbatim(wanted[0].span).place() if wanted else create.place()) from None
+    except OptionError as error:
+        spans = [option.value_span for option in create.options if option.key == error.key]
+        raise error.at(create.at(spans[0] if spans else create.family_span)) from None
+    except UserError as error:
+        raise error.at(create.place()) from None
+    except engine.INTERRUPTED as error:
+        raise engine.interruption(error) from None
+    except duckdb.Error as error:
+        query = create.verbatim(create.inputs[0].span if len(create.inputs) == 1 else None)
+        raise replace(Fault.from_exception(error), start=None).error(query) from None
+
+
+def in_transaction(create: CreateModel) -> SqlError:
+    """The error for CREATE MODEL while the user has a transaction open."""
+    return SqlError(
+        "CREATE MODEL cannot run inside a transaction",
+        place=create.place(),
+        help="COMMIT or ROLLBACK before it; a model is published at once or not at all",
+    )
+
+
+def taken(create: CreateModel, why: str = "") -> ModelExists:
+    """The error for a name that another model has."""
+    return ModelExists(
+        f"there is a model {create.name} already" + (f": {why}" if why else ""),
+        place=create.at(create.name_span),
+        help="write CREATE OR REPLACE MODEL to train a new version of it",
+    )
+
+
+def _roles(create: CreateModel, kind: Family) -> dict[str, InputText]:
+    """The inputs by role. Raises InputError for roles the family does not know and for those that are missing."""
+    known = [role.name for role in kind.roles]
+    found: dict[str, InputText] = {}
+    for text in create.inputs:
+        role = text.role or known[0]
+        if role not in known:
+            place = create.at(text.role_span)
+            help = did_you_mean(role, known)
+            raise InputError(f"{create.family} has no role {role}", role=role, place=place, help=help)
+        found[role] = text
+    for spec in kind.roles:
+        if spec.required and spec.name not in found:
+            help = f"add {spec.name} AS (SELECT {', '.join(spec.columns)} FROM …)"
+            place = create.at(create.family_span)
+            raise InputError(f"{create.family} needs an input {spec.name}", role=spec.name, place=place, help=help)
+    return found
+
+
+def _column_place(query: Rewritten, columns: dict[str, str], message: str) -> Place:
+    """Where a message about columns belongs: at the first column it names that the query writes, else the query."""
+    required = ("head", "relation", "tail", "split")
+    words = re.findall(r"\w+", message.casefold())
+    named = [c for c in columns if c.casefold() in words]
+    named.sort(key=lambda c: (c.lower() in required, words.index(c.casefold())))
+    for column in named:
+        for token in reversed(query.tokens):
+            if token.value.casefold() == column.casefold():
+                return query.source.place(token.start, len(token.text))
+    return query.place()
+
+
+def _named_place(call: Call, error: OptionError) -> Place | None:
+    spans = call.named.get(error.key or "")
+    if spans is None:
+        return None
+    return call.source.place(*_span(spans[0] if "no argument" in error.message else spans[1]))
+
+
+def _keys(call: Call) -> Rewritten | None:
+    """What `similar` reads: a table or subquery as elsewhere, or keys written as constants."""
+    if call.argument is None:
+        return None
+    argument = Rewritten.verbatim(call.source, *call.argument)
+    first, *rest = argument.tokens
+    if first.text == "(" or (first.kind in ("name", "quoted") and all(t.text == "." for t in rest[::2])):
+        return call.question()
+    if first.text == "[":
+        return "SELECT unnest(" + argument + ") AS key"
+    return "SELECT " + argument + " AS key"
+
+
+def _span(span: tuple[int, int]) -> tuple[int, int]:
+    """(start, length) of (start, end)."""
+    return span[0], span[1] - span[0]

@@ -1,0 +1,184 @@
+"""From DuckDB's error to an error at the right place of the user's file, with a line of help."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+
+from graphlearn.errors import GraphLearnError, SqlError, WorkspaceError, nearest
+from graphlearn.sql.rewrite import Rewritten
+from graphlearn.sql.source import Token
+from graphlearn.sql.words import BEFORE_TABLE, CATALOG, FUNCTIONS, KEYWORDS, STARTERS
+from graphlearn.types import Json
+
+_OFFERS = ("Candidate bindings", "Candidate tables", "Candidate extensions", "Did you mean")
+_PYTHON_STREAM = re.compile(r"failed: (?:Unknown error: )?(?:[\w.]+: )?(.*?)(?:\. Detail: |$)", re.DOTALL)
+_PYTHON_OBJECT = re.compile(r'Python Object "(.*?)" of type "(.*?)"')
+
+
+def suggest(words: list[str]) -> str:
+    """The line of help that offers words."""
+    return f"did you mean: {', '.join(words)}?"
+
+
+class MissingError(SqlError):
+    """A table, function or file is not there; an earlier statement that has not run yet might make it."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What DuckDB says about an error. `start` and `length` count bytes of the text it was given."""
+
+    message: str
+    details: str = ""
+    kind: str = ""
+    subtype: str = ""
+    entry: str = ""
+    name: str = ""
+    start: int | None = None
+    length: int = 0
+
+    @classmethod
+    def from_exception(cls, error: BaseException) -> Fault:
+        """Read an exception, whether its text is JSON (errors_as_json) or prose."""
+        text = str(error)
+        brace = text.find("{")
+        try:
+            record = json.loads(text[brace:], strict=False) if brace >= 0 else None
+        except ValueError:
+            record = None
+        if isinstance(record, dict) and "exception_message" in record:
+            return cls.from_record(record)
+        prose = re.sub(r"^[\w ]+ Error: ", "", text.partition("\n\nLINE ")[0])
+        return cls.from_record({"exception_message": prose or type(error).__name__})
+
+    @classmethod
+    def from_record(cls, record: Json) -> Fault:
+        """Read the record DuckDB writes for an error."""
+        headline, _, details = str(record["exception_message"]).strip().partition("\n")
+        start, length = None, 0
+        if found := re.fullmatch(r"\[(\d+), *(\d+)\]", str(record.get("location", ""))):
+            start, length = int(found[1]), int(found[2])
+        elif str(record.get("position", "")).isdigit():
+            start = int(record["position"])
+        return cls(
+            headline.strip(),
+            details.strip(),
+            str(record.get("exception_type", "")),
+            str(record.get("error_subtype", "")),
+            str(record.get("type", "")),
+            str(record.get("name", "")),
+            start,
+            length,
+        )
+
+    @classmethod
+    def from_tree(cls, tree: Json) -> Fault:
+        """Read the answer of json_serialize_sql when it holds an error."""
+        names = {"exception_message": tree["error_message"], "exception_type": tree["error_type"]}
+        return cls.from_record({**tree, **names})
+
+    def error(self, query: Rewritten) -> GraphLearnError:
+        """The error to raise, placed in the text `query` was made from."""
+        place = query.source.place(*self._span(query))
+        message, help = self._words(query, place.start)
+        if "No space left on device" in self.message:
+            return WorkspaceError(self.message, place=place, help="free some disk space, then run again")
+        unknown = self.kind == "Catalog" and "does not exist" in self.message
+        missing = unknown or "No such file" in message or message.startswith("No files found")
+        return (MissingError if missing else SqlError)(message, place=place, help=help)
+
+    def _span(self, query: Rewritten) -> tuple[int, int]:
+        tokens = query.tokens
+        if self.start is not None:
+            start, length = query.byte_span(self.start, self.length)
+            if self.length == 0:
+                length = next((t.end - start for t in tokens if t.start <= start < t.end), 1)
+                length = 1 if self.message.startswith("unterminated") else length
+            return start, length
+        for word in (self.name, *re.findall(r'"([^"]+)"', self.message), *re.findall(r"column (\w+)$", self.message)):
+            for token in tokens:
+                if word and token.value.casefold() == word.casefold():
+                    return token.start, len(token.text)
+        first = tokens[0] if tokens else Token("name", " ", query.pieces[0].start)
+        return first.start, len(first.text)
+
+    def _words(self, query: Rewritten, start: int) -> tuple[str, str | None]:
+        """Headline and help."""
+        message = self.message
+        if self.entry == "Table Function":
+            return self._function_words()
+        if found := _PYTHON_OBJECT.match(message):
+            return (
+                f'there is no table "{found[1]}", and the Python variable of that name is a {found[2]}',
+                "a variable can be a data frame, an Arrow table, a relation or a NumPy array",
+            )
+        if "of the Python object" in message and (found := _PYTHON_STREAM.search(message)):
+            return found[1].strip().splitlines()[0], None
+        if message.startswith("syntax error"):
+            if self.start is not None and query.is_behind(self.start):
+                return "syntax error: something is missing at the end", None
+            return message, self._syntax_help(query, start)
+        if self.subtype == "ENTRY_ALREADY_EXISTS":
+            what = self.entry.upper() or "TABLE"
+            return message, f"write CREATE OR REPLACE {what} to replace it, CREATE {what} IF NOT EXISTS to keep it"
+        if found := re.match(r'No files found that match the pattern "(.*)"', message):
+            return message, _file_help(found[1])
+        words = self._candidates()
+        if self.entry == "Table" and self.subtype == "MISSING_ENTRY":
+            words = [*nearest(self.name, list(CATALOG)), *(w for w in words if nearest(self.name, [w]))]
+            before = [t for t in query.tokens if t.start < start]
+            is_read = bool(before) and (before[-1].word in BEFORE_TABLE or before[-1].text == ",")
+            otherwise = "a file is read by its quoted name: FROM 'data/file.parquet'" if is_read else None
+            return message, suggest(words) if words else otherwise
+        if words:
+            return message, suggest(words)
+        if "Candidate functions:" in self.details:
+            known = [line.strip() for line in self.details.splitlines() if "->" in line]
+            return message, f"known: {'; '.join(known[:4])}{'; …' if len(known) > 4 else ''}"
+        lines = [line for line in self.details.splitlines() if not line.startswith(_OFFERS)]
+        return message, " ".join(" ".join(lines).split()) or None
+
+    def _function_words(self) -> tuple[str, str | None]:
+        if self.name.lower() in FUNCTIONS:
+            return (
+                f"{self.name} needs the name of a model as its first argument, in single quotes",
+                f"write {self.name}('model', …)",
+            )
+        near = nearest(self.name, [*FUNCTIONS, *self._candidates()])
+        return self.message, suggest(near) if near else None
+
+    def _candidates(self) -> list[str]:
+        """The names DuckDB offers, best first, without its inner tables."""
+        for line in self.details.splitlines():
+            if line.startswith(_OFFERS):
+                names = re.findall(r'"([^"]+)"', line)
+                return [n for n in names if not n.startswith(("pg_", "sqlite_", "duckdb_"))]
+        return []
+
+    def _syntax_help(self, query: Rewritten, start: int) -> str | None:
+        before = [t for t in query.tokens if t.start < start]
+        token = next((t for t in query.tokens if t.start == start), None)
+        if token is None:
+            return None
+        if before and token.word in STARTERS and "\n" in query.source.sql[before[-1].end : token.start]:
+            return f"is a semicolon missing before {token.word}?"
+        for word in (token.word, before[-1].word if before else ""):
+            near = get_close_matches(word, KEYWORDS, 1, 0.7) if len(word) > 2 and word not in KEYWORDS else []
+            if near:
+                return suggest(near)
+        return None
+
+
+def _file_help(pattern: str) -> str | None:
+    """The files of the folder that look most like a missing one."""
+    folder = Path(pattern).parent
+    if "://" in pattern or "*" in str(folder):
+        return None
+    if not folder.is_dir():
+        return f"there is no folder {folder}; paths start at {Path.cwd()}"
+    near = nearest(Path(pattern).name, sorted(p.name for p in folder.iterdir()))
+    return suggest([str(folder / n) for n in near]) if near else f"paths start at {Path.cwd()}"

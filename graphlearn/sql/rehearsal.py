@@ -1,0 +1,244 @@
+"""Binding a whole file before anything of it runs.
+
+Every statement is bound, in order, inside a transaction that is rolled back: tables are created empty, views and
+settings as they are, queries and changes of data are explained, models are checked and remembered. Settings are put
+back at the end. What cannot be known before the file runs (a file that COPY will write, a table of a database that
+ATTACH will open) is left to the run.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING
+
+import duckdb
+
+from graphlearn.errors import GraphLearnError, ModelNotFound, raise_all
+from graphlearn.sql import engine
+from graphlearn.sql.binding import Binder, BoundModel, in_transaction, placed, taken
+from graphlearn.sql.diagnose import MissingError
+from graphlearn.sql.rewrite import Rewritten
+from graphlearn.sql.statements import CreateModel, DropModel, ExplainModel, Passthrough, Statement
+from graphlearn.storage.artifacts import fold
+from graphlearn.storage.columns import literal, quoted
+
+if TYPE_CHECKING:
+    from graphlearn.jobs.dataflow import Dataflow
+
+_EXPLAINED = frozenset(("SELECT", "INSERT", "UPDATE", "DELETE", "MERGE_INTO", "COPY"))
+_EXECUTED = frozenset(("CREATE", "DROP", "ALTER"))
+_SETTINGS = frozenset(("SET", "VARIABLE_SET"))
+_OPENING = frozenset(("COPY", "ATTACH", "LOAD", "INSTALL", "CALL", "EXECUTE", "PREPARE", "EXPORT", "PRAGMA"))
+"""Kinds whose effects a rehearsal does not see: later statements may need them."""
+
+Overrides = Callable[[str], Mapping[str, object]]
+"""The options given outside the file for a model of that name."""
+
+
+Step = tuple[Rewritten, dict[str, object]]
+"""A statement that a rehearsal has executed, and the objects it read."""
+
+
+def rehearse(binder: Binder, statements: list[Statement], overrides: Overrides) -> list[BoundModel]:
+    """Bind all statements; nothing is changed. Returns the models they create.
+
+    Raises the first error with all others in `.others`.
+    """
+    bound: list[BoundModel] = []
+    errors: list[GraphLearnError] = []
+    done: list[Step] = []
+    binder = replace(binder, rehearsing=True, planned={})
+    blind = False  # something happened that only the run will see
+    transaction = False
+    with _rolled_back(binder.connection):
+        for statement in statements:
+            try:
+                transaction = _in_transaction(statement, transaction)
+                blind |= _one(binder, statement, overrides, bound, done)
+            except (MissingError, ModelNotFound) as error:
+                if not blind:
+                    errors.append(error)
+            except GraphLearnError as error:
+                errors.append(error)
+            if engine.is_aborted(binder.connection):
+                _again(binder.connection, done)
+    raise_all(errors)
+    return bound
+
+
+def _again(connection: duckdb.DuckDBPyConnection, done: list[Step]) -> None:
+    """Begin anew after an error, which spoils a transaction, with all that had been done in it."""
+    connection.execute("ROLLBACK")
+    connection.execute("BEGIN")
+    for query, names in done:
+        engine.rows(connection, query, names)
+
+
+@dataclass(frozen=True)
+class PlannedModel:
+    """What running a file would do for one CREATE MODEL. `plan` is None where it hangs on what only a run will make.
+
+    `unchanged`: the stored model is the one asked for, and the run would leave it as it is.
+    """
+
+    name: str
+    family: str
+    statement: str
+    unchanged: bool
+    plan: Dataflow | None
+
+
+def plan(binder: Binder, statements: list[Statement], overrides: Overrides) -> list[PlannedModel]:
+    """Dataflows of the models of a file that `rehearse` has accepted; nothing is changed, inputs are counted.
+
+    Tables that the file makes from queries are views here, so that their rows are counted without being stored.
+    """
+    found: list[PlannedModel] = []
+    binder = replace(binder, rehearsing=True, planned={})
+    with _rolled_back(binder.connection):
+        for statement in statements:
+            if isinstance(statement, Passthrough):
+                with suppress(GraphLearnError):  # rehearse has seen it; what fails here depends on data
+                    _preview(binder, statement)
+                if engine.is_aborted(binder.connection):
+                    break
+            elif isinstance(statement, CreateModel):
+                found.append(_planned(binder, statement, overrides(statement.name)))
+    return found
+
+
+def _planned(binder: Binder, create: CreateModel, overrides: Mapping[str, object]) -> PlannedModel:
+    from graphlearn.jobs.create import fingerprint_request, plan_model
+
+    binder.look()
+    store, dataflow, unchanged = binder.reader.store, None, False
+    with suppress(GraphLearnError, duckdb.Error):
+        bound = binder.model(create, overrides)
+        with binder.registered(bound):
+            dataflow = plan_model(binder.connection, bound.request)
+            if store.exists(create.name):
+                stored = store.load(create.name).manifest.get("fingerprint")
+                unchanged = create.if_not_exists or stored == fingerprint_request(binder.connection, bound.request)
+        binder.planned[fold(create.name)] = bound
+    return PlannedModel(create.name, create.family, create.text, unchanged, dataflow)
+
+
+def _preview(binder: Binder, statement: Passthrough) -> None:
+    """Run what makes tables and settings, tables from queries as views."""
+    binder.look()
+    query, names = binder.statement(statement)
+    tokens = statement.tokens
+    words = [t.word for t in tokens]
+    kind = engine.statement_type(binder.connection, query)
+    if _creates_from_query(words):
+        table = tokens[words.index("TABLE")]
+        name = words.index("TABLE") + (4 if words[words.index("TABLE") + 1 :][:3] == ["IF", "NOT", "EXISTS"] else 1)
+        last = name
+        while last + 2 < len(tokens) and tokens[last + 1].text == ".":
+            last += 2
+        if "REPLACE" in words[:3]:
+            old = statement.verbatim((tokens[name].start, tokens[last].end))
+            engine.rows(binder.connection, "DROP TABLE IF EXISTS " + old)
+        query = query.replace(table.start, table.end, "VIEW")
+    if kind in _SETTINGS or (kind in _EXECUTED and "SECRET" not in words[:6]):
+        engine.rows(binder.connection, query, names)
+
+
+def _in_transaction(statement: Statement, before: bool) -> bool:
+    """Whether the file has a transaction open behind this statement. Raises SqlError for CREATE MODEL in one."""
+    if before and isinstance(statement, CreateModel):
+        raise in_transaction(statement)
+    word = statement.kind if isinstance(statement, Passthrough) else ""
+    return word in ("BEGIN", "START") or (before and word not in ("COMMIT", "ROLLBACK", "END", "ABORT"))
+
+
+def _one(binder: Binder, statement: Statement, overrides: Overrides, bound: list[BoundModel], done: list[Step]) -> bool:
+    """Bind one statement; true when its effects stay unknown until the run."""
+    binder.look()
+    match statement:
+        case CreateModel():
+            try:
+                model = binder.model(statement, overrides(statement.name))
+            except MissingError:
+                binder.planned.pop(fold(statement.name), None)
+                raise
+            check_taken(binder, model)
+            bound.append(model)
+            if not (statement.if_not_exists and binder.exists(statement.name)):
+                binder.planned[fold(statement.name)] = model
+        case ExplainModel():
+            binder.model(statement.create, overrides(statement.create.name))
+        case DropModel():
+            if not binder.exists(statement.name) and not statement.if_exists:
+                with placed(statement.at(statement.name_span)):
+                    binder.reader.store.versions(statement.name)
+            binder.planned[fold(statement.name)] = None
+        case Passthrough():
+            return _passthrough(binder, statement, done)
+    return False
+
+
+def check_taken(binder: Binder, model: BoundModel) -> None:
+    """Refuse CREATE MODEL for a stored model that is surely another one: of another type or with other options."""
+    create, store = model.create, binder.reader.store
+    if create.or_replace or create.if_not_exists or not binder.exists(create.name):
+        return
+    planned = binder.planned.get(fold(create.name))
+    if planned is not None:
+        raise taken(create, "an earlier statement of this file creates it")
+    manifest = store.versions(create.name)[-1].manifest
+    same = manifest.get("family") == create.family and manifest.get("options") == _plain(asdict(model.request.options))
+    if "options" in manifest and not same:
+        raise taken(create)
+
+
+def _plain(options: dict[str, object]) -> object:
+    return json.loads(json.dumps(options, default=str))
+
+
+def _passthrough(binder: Binder, statement: Passthrough, done: list[Step]) -> bool:
+    query, names = binder.statement(statement)
+    kind = engine.statement_type(binder.connection, query)
+    words = [t.word for t in statement.tokens]
+    if kind in _EXPLAINED:
+        engine.rows(binder.connection, "EXPLAIN " + query, names)
+    elif (kind == "EXPLAIN" and "ANALYZE" not in words[:2]) or kind in _SETTINGS:
+        engine.rows(binder.connection, query, names)
+    elif kind in _EXECUTED and "SECRET" not in words[:6]:
+        if _creates_from_query(words):
+            query = query + "\nWITH NO DATA"
+        engine.rows(binder.connection, query, names)
+        done.append((query, names))
+    return kind in _OPENING
+
+
+def _creates_from_query(words: list[str]) -> bool:
+    """Whether this is CREATE TABLE … AS query, as against a list of columns, a view or a macro."""
+    if "TABLE" not in words[:5] or words[0] != "CREATE" or "MACRO" in words[:5] or "FUNCTION" in words[:5]:
+        return False
+    return "AS" in words[:12] and words[-2:] != ["NO", "DATA"] and words[-2:] != ["WITH", "DATA"]
+
+
+@contextmanager
+def _rolled_back(connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
+    """A transaction that ends in a rollback, with settings and variables put back, which DuckDB does not roll back."""
+    settings = dict(connection.execute("SELECT name, value FROM duckdb_settings()").fetchall())
+    variables = connection.execute("SELECT name, value, type FROM duckdb_variables()").fetchall()
+    connection.execute("BEGIN")
+    try:
+        yield
+    finally:
+        connection.execute("ROLLBACK")
+        now = dict(connection.execute("SELECT name, value FROM duckdb_settings()").fetchall())
+        for name, value in settings.items():
+            if now.get(name) != value:
+                with suppress(duckdb.Error):  # a setting that cannot be changed while the database runs
+                    connection.execute(f"SET {name} = {literal(value)}" if value is not None else f"RESET {name}")
+        for (name,) in connection.execute("SELECT name FROM duckdb_variables()").fetchall():
+            connection.execute(f"RESET VARIABLE {quoted(name)}")
+        for name, value, type_name in variables:
+            typed = "NULL" if type_name == '"NULL"' else f"{literal(value)}::{type_name}"
+            connection.execute(f"SET VARIABLE {quoted(name)} = {typed}")

@@ -1,0 +1,104 @@
+"""SQL put together from pieces of the user's text and words of ours, with the way back to the user's offsets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from graphlearn.errors import Place
+from graphlearn.sql.source import Source, Token
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """`text` stands for the user's text at `start`, character by character when `verbatim`, else as a whole."""
+
+    text: str
+    start: int
+    length: int
+    verbatim: bool
+
+
+@dataclass(frozen=True)
+class Rewritten:
+    """A text for DuckDB made of pieces. Add two to join them."""
+
+    source: Source
+    pieces: tuple[Piece, ...]
+
+    @classmethod
+    def verbatim(cls, source: Source, start: int, end: int) -> Rewritten:
+        """The user's text from `start` up to `end`."""
+        return cls(source, (Piece(source.sql[start:end], start, end - start, True),))
+
+    def __add__(self, other: Rewritten | str) -> Rewritten:
+        """Joined; a plain string is ours and points behind the last piece."""
+        if isinstance(other, str):
+            last = self.pieces[-1]
+            return Rewritten(self.source, (*self.pieces, Piece(other, last.start + last.length, 0, False)))
+        return Rewritten(self.source, self.pieces + other.pieces)
+
+    def __radd__(self, prefix: str) -> Rewritten:
+        """Words of ours in front."""
+        return Rewritten(self.source, (Piece(prefix, self.pieces[0].start, 0, False), *self.pieces))
+
+    def replace(self, start: int, end: int, text: str) -> Rewritten:
+        """The user's text from `start` up to `end` (inside one verbatim piece) given as `text` instead."""
+        pieces: list[Piece] = []
+        for piece in self.pieces:
+            if piece.verbatim and piece.start <= start and end <= piece.start + piece.length:
+                cut, rest = start - piece.start, end - piece.start
+                pieces += [
+                    Piece(piece.text[:cut], piece.start, cut, True),
+                    Piece(text, start, end - start, False),
+                    Piece(piece.text[rest:], end, piece.length - rest, True),
+                ]
+            else:
+                pieces.append(piece)
+        return Rewritten(self.source, tuple(pieces))
+
+    @cached_property
+    def text(self) -> str:
+        """What DuckDB gets."""
+        return "".join(piece.text for piece in self.pieces)
+
+    @cached_property
+    def tokens(self) -> list[Token]:
+        """The user's tokens that the verbatim pieces show."""
+        spans = [(p.start, p.start + p.length) for p in self.pieces if p.verbatim and p.length]
+        return [t for t in self.source.tokens if any(a <= t.start < b for a, b in spans)]
+
+    def place(self) -> Place:
+        """The whole of the user's text in it, for an error about the query as such."""
+        shown = [p for p in self.pieces if p.verbatim and p.length]
+        if not shown:
+            return self.source.place(self.pieces[0].start)
+        return self.source.place(shown[0].start, shown[-1].start + shown[-1].length - shown[0].start)
+
+    def original(self, offset: int) -> int:
+        """The user's offset for an offset of `text`, both in characters."""
+        return self.span(offset, 1)[0]
+
+    def span(self, offset: int, length: int) -> tuple[int, int]:
+        """The user's (start, length) for a span of `text`; a replaced piece is shown as a whole."""
+        at = 0
+        for piece in self.pieces:
+            if offset < at + len(piece.text):
+                if not piece.verbatim:
+                    return piece.start, piece.length
+                inside = offset - at
+                return piece.start + inside, min(length, piece.length - inside)
+            at += len(piece.text)
+        last = self.pieces[-1]
+        return last.start + last.length, 1
+
+    def is_behind(self, offset: int) -> bool:
+        """Whether a byte offset of `text` lies behind the last of the user's characters, in words of ours."""
+        last = max((i for i, piece in enumerate(self.pieces) if piece.verbatim and piece.text), default=-1)
+        return offset >= len("".join(piece.text for piece in self.pieces[: last + 1]).encode())
+
+    def byte_span(self, offset: int, length: int) -> tuple[int, int]:
+        """Like `span`, for a span that counts the bytes of `text` in UTF-8, as DuckDB does."""
+        data = self.text.encode()
+        start = len(data[:offset].decode(errors="ignore"))
+        return self.span(start, len(data[offset : offset + length].decode(errors="ignore")))

@@ -1,0 +1,324 @@
+"""Stored models: folders that appear whole, are verified when loaded, and are never changed afterwards.
+
+    models/<name>/<version>/     manifest.json, and the files it lists with their sizes and SHA-256 (and its own)
+    models/<name>/model.json     {"model": "kg.medical", "current": 3}
+    models/.staging/             versions being written
+
+A version is written in the staging folder, flushed, and renamed into place: from that moment it is stored and current.
+Then the model.json inside it is moved over the model's. A process killed at any moment leaves either the old state or
+the new one, and so does a full disk, for the two renames need no room. Readers need no lock.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from urllib.parse import quote
+
+from graphlearn.errors import ArtifactError, ModelNotFound, UserError, did_you_mean
+from graphlearn.storage.files import disk_errors, dump_json, read_json, sync_file, sync_folder, write_json
+from graphlearn.storage.locks import Staging
+from graphlearn.types import Json
+
+FORMAT_VERSION = 1
+MANIFEST = "manifest.json"
+MODEL = "model.json"
+
+_LONGEST_NAME = 120
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """One stored version of a model. `damage` says in a sentence what is wrong with it, None when nothing is known."""
+
+    model: str
+    version: int
+    path: Path
+    manifest: Json
+    damage: str | None = None
+
+
+def fold(model: str) -> str:
+    """The model name as DuckDB compares it: ASCII letters without case."""
+    return "".join(c.lower() if c.isascii() else c for c in model)
+
+
+def folder_name(model: str) -> str:
+    """A file name for the model: plain names stay readable, others are percent-encoded, long ones end in a digest."""
+    name = quote(fold(model), safe="")
+    if name.startswith("."):
+        name = "%2E" + name[1:]
+    if len(name) > _LONGEST_NAME:
+        name = f"{name[: _LONGEST_NAME - 34]}~{hashlib.sha256(fold(model).encode()).hexdigest()[:32]}"
+    return name
+
+
+class Staged:
+    """A version being written: fill `path`, then `commit`."""
+
+    def __init__(self, store: ArtifactStore, model: str, path: Path) -> None:
+        self.path = path
+        self.version: int | None = None
+        self._store = store
+        self._model = model
+
+    def commit(self, manifest: Json) -> int:
+        """Publish the files in `path` as the model's new current version, with these keys in its manifest.
+
+        Returns the version, counted from 1. Raises WorkspaceError when the disk is full or not writable; then nothing
+        has changed.
+        """
+        if self.version is not None:
+            raise RuntimeError("this version is committed already")
+        store, model = self._store, self._model
+        home = store.folder / folder_name(model)
+        with disk_errors(home):
+            files = {name: _measure(self.path / name) for name in _list_files(self.path)}
+            for name in files:
+                sync_file(self.path / name)
+            for folder in {(self.path / name).parent for name in files}:
+                sync_folder(folder)
+            home.mkdir(parents=True, exist_ok=True)
+            while True:
+                version = max(_versions(home), default=0) + 1
+                own: Json = {
+                    "format_version": FORMAT_VERSION,
+                    "model": model,
+                    "version": version,
+                    "created_at": datetime.now(UTC).isoformat(timespec="milliseconds"),
+                    "files": files,
+                }
+                write_json(self.path / MANIFEST, _sealed({**manifest, **own}))
+                write_json(self.path / MODEL, {"model": model, "current": version})  # no room is needed from here on
+                try:
+                    os.rename(self.path, home / str(version))
+                except OSError:
+                    if (home / str(version)).exists():  # another process was quicker
+                        continue
+                    raise
+                break
+            os.replace(home / str(version) / MODEL, home / MODEL)
+            sync_folder(home)
+            sync_folder(store.folder)
+        self.version = version
+        return version
+
+
+class ArtifactStore:
+    """The stored models of a workspace folder. Nothing is made on disk before the first `stage`."""
+
+    def __init__(self, folder: Path) -> None:
+        """`folder` is the workspace's; models live in its subfolder models/."""
+        self.folder = Path(folder) / "models"
+        self._staging = Staging(self.folder / ".staging")
+        self._verified: dict[Path, tuple[int, int]] = {}
+
+    @contextmanager
+    def stage(self, model: str) -> Iterator[Staged]:
+        """A fresh folder to write a version into; removed at the end of the block unless committed.
+
+        Raises WorkspaceError when the disk is full or not writable, also for failures inside the block.
+        """
+        if not model or "\0" in model:
+            raise UserError("a model needs a name", help='e.g. CREATE MODEL medical, or "my model" in quotes')
+        with disk_errors(self.folder), self._staging.claim() as path:
+            path.mkdir()
+            yield Staged(self, model, path)
+
+    def exists(self, model: str) -> bool:
+        """Whether a version of the model is stored."""
+        return bool(_versions(self._home(model)))
+
+    def versions(self, model: str) -> list[Artifact]:
+        """All versions, oldest first, without verifying their files. Raises ModelNotFound."""
+        home = self._home(model)
+        found = [self._glance(home, version) for version in sorted(_versions(home))]
+        if not found:
+            raise self._not_found(model)
+        return found
+
+    def models(self) -> list[Artifact]:
+        """The current version of every model, by name; damaged ones say so in `damage`. Files are not verified."""
+        if not self.folder.is_dir():
+            return []
+        found = []
+        for home in sorted(self.folder.iterdir()):
+            if home.name.startswith(".") or not home.is_dir():
+                continue
+            current = _current(home)
+            if current is not None:
+                found.append(self._glance(home, current))
+        return sorted(found, key=lambda artifact: fold(artifact.model))
+
+    def load(self, model: str, version: int | None = None) -> Artifact:
+        """A version (None: the current one), verified: format, sizes and SHA-256 of every file.
+
+        A digest is computed once per file and store, and again when its time or size changes. Raises ModelNotFound, or
+        ArtifactError naming the damaged file.
+        """
+        home = self._home(model)
+        for attempt in (1, 2):
+            chosen = _current(home) if version is None else version
+            if chosen is None:
+                raise self._not_found(model)
+            if chosen not in _versions(home):
+                known = ", ".join(str(v) for v in sorted(_versions(home)))
+                if not known:
+                    raise self._not_found(model)
+                if version is None and attempt == 1:
+                    continue  # replaced and pruned since we looked
+                raise ModelNotFound(f'model "{model}" has no version {chosen}', help=f"its versions: {known}")
+            artifact = self._glance(home, chosen)
+            if artifact.damage is None:
+                artifact = self._verify(artifact)
+            if artifact.damage is None:
+                return artifact
+            if (home / str(chosen)).exists():
+                raise self._damaged(artifact, sorted(_versions(home) - {chosen}))
+        raise self._not_found(model)
+
+    def drop(self, model: str) -> None:
+        """Remove a model and all its versions; to readers it vanishes at once. Raises ModelNotFound."""
+        home = self._home(model)
+        if not home.is_dir():
+            raise self._not_found(model)
+        with disk_errors(home), self._staging.claim() as path:
+            os.rename(home, path)
+            sync_folder(self.folder)
+
+    def prune(self, model: str, keep: int = 2) -> list[int]:
+        """Remove all but the newest `keep` versions; the current one always stays. Returns the removed."""
+        home = self._home(model)
+        current = _current(home)
+        if current is None:
+            raise self._not_found(model)
+        newest = sorted(_versions(home))
+        removed = [version for version in newest[: max(0, len(newest) - max(keep, 1))] if version != current]
+        for version in removed:
+            with disk_errors(home), self._staging.claim() as path:
+                os.rename(home / str(version), path)
+        return removed
+
+    def _home(self, model: str) -> Path:
+        return self.folder / folder_name(model)
+
+    def _not_found(self, model: str) -> ModelNotFound:
+        names = [artifact.model for artifact in self.models()]
+        text = did_you_mean(model, names) if names else "no model is stored yet; CREATE MODEL makes one"
+        return ModelNotFound(f'there is no model "{model}"', help=text)
+
+    @staticmethod
+    def _damaged(artifact: Artifact, others: list[int]) -> ArtifactError:
+        newer = artifact.manifest.get("format_version", 0)
+        if isinstance(newer, int) and newer > FORMAT_VERSION:
+            fix = "upgrade: pip install -U graphlearn"
+        else:
+            fix = f"train it again with --force, or restore {artifact.path} from a backup"
+        also = f"; other versions of it: {', '.join(map(str, others))}" if others else ""
+        what = f'model "{artifact.model}" version {artifact.version}'
+        return ArtifactError(f"{what} cannot be used: {artifact.damage}", help=fix + also)
+
+    def _glance(self, home: Path, version: int) -> Artifact:
+        """The version with its manifest; no file is verified."""
+        path = home / str(version)
+        try:
+            manifest = read_json(path / MANIFEST)
+        except FileNotFoundError:
+            return Artifact(_model_name(home), version, path, {}, f"{MANIFEST} is missing")
+        except (OSError, ValueError) as error:
+            return Artifact(_model_name(home), version, path, {}, f"{MANIFEST} is unreadable ({error})")
+        written = manifest.get("format_version")
+        damage = None
+        if not isinstance(written, int):
+            damage = f"{MANIFEST} lacks format_version"
+        elif written > FORMAT_VERSION:
+            damage = f"its format {written} is newer than this GraphLearn reads ({FORMAT_VERSION})"
+        elif _sealed(manifest) != manifest:
+            damage = f"{MANIFEST} has changed since it was written (its SHA-256 differs)"
+        return Artifact(str(manifest.get("model", _model_name(home))), version, path, manifest, damage)
+
+    def _verify(self, artifact: Artifact) -> Artifact:
+        for name, expected in artifact.manifest["files"].items():
+            path = artifact.path / name
+            damage = self._check_file(path, name, expected)
+            if damage is not None:
+                return Artifact(artifact.model, artifact.version, artifact.path, artifact.manifest, damage)
+        return artifact
+
+    def _check_file(self, path: Path, name: str, expected: Json) -> str | None:
+        try:
+            status = path.stat()
+            if status.st_size != expected["bytes"]:
+                return f"{name} has {status.st_size:,} bytes instead of {expected['bytes']:,}"
+            state = (status.st_mtime_ns, status.st_size)
+            if self._verified.get(path) != state:
+                if _digest(path) != expected["sha256"]:
+                    return f"{name} has changed since it was written (its SHA-256 differs)"
+                self._verified[path] = state
+        except FileNotFoundError:
+            return f"{name} is missing"
+        except OSError as error:
+            return f"{name} is unreadable ({error.strerror})"
+        return None
+
+
+def _versions(home: Path) -> set[int]:
+    try:
+        return {int(entry.name) for entry in home.iterdir() if entry.name.isdecimal()}
+    except (FileNotFoundError, NotADirectoryError):
+        return set()
+
+
+def _current(home: Path) -> int | None:
+    """The version model.json names, unless a newer one still holds its own (a crash between the two renames).
+
+    The newest when there is no usable model.json.
+    """
+    versions = _versions(home)
+    try:
+        current = read_json(home / MODEL).get("current")
+    except (OSError, ValueError):
+        current = None
+    if current not in versions:
+        return max(versions, default=None)
+    assert isinstance(current, int)
+    return max((v for v in versions if v > current and (home / str(v) / MODEL).exists()), default=current)
+
+
+def _model_name(home: Path) -> str:
+    try:
+        return str(read_json(home / MODEL)["model"])
+    except (OSError, ValueError, KeyError):
+        from urllib.parse import unquote
+
+        return unquote(home.name)
+
+
+def _list_files(folder: Path) -> list[str]:
+    return sorted(
+        path.relative_to(folder).as_posix()
+        for path in folder.rglob("*")
+        if path.is_file() and path not in (folder / MANIFEST, folder / MODEL)
+    )
+
+
+def _measure(path: Path) -> Json:
+    return {"bytes": path.stat().st_size, "sha256": _digest(path)}
+
+
+def _sealed(manifest: Json) -> Json:
+    """The manifest as JSON gives it back, with "sha256" of all its other keys."""
+    rest = json.loads(dump_json({key: value for key, value in manifest.items() if key != "sha256"}))
+    text = json.dumps(rest, sort_keys=True, ensure_ascii=False)
+    return {**rest, "sha256": hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()}
+
+
+def _digest(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

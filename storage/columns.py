@@ -1,0 +1,158 @@
+"""The columns of a query: which there are, and whether their types can be keys.
+
+Keys may be of any DuckDB type that has a total order, an exact equality and a lossless stored form. Head and tail share
+one dictionary, so their types must be of one *kind* (text, integer, …); the dictionary takes their common type.
+"""
+
+from __future__ import annotations
+
+import re
+
+import duckdb
+
+from graphlearn.errors import InputError, did_you_mean
+
+REQUIRED = ("head", "relation", "tail")
+
+_KINDS = {
+    "text": r"VARCHAR|ENUM\(.*\)",
+    "integer": r"(U?(TINYINT|SMALLINT|INTEGER|BIGINT|HUGEINT))|BIGNUM",
+    "decimal": r"DECIMAL\(\d+,\d+\)",
+    "float": r"FLOAT|DOUBLE",
+    "boolean": r"BOOLEAN",
+    "date": r"DATE",
+    "timestamp": r"TIMESTAMP(_S|_MS|_NS)?",
+    "timestamp with time zone": r"TIMESTAMP WITH TIME ZONE|TIMESTAMPTZ",
+    "time": r"TIME(_NS)?",
+    "time with time zone": r"TIME WITH TIME ZONE|TIMETZ",
+    "uuid": r"UUID",
+    "blob": r"BLOB",
+    "bit": r"BIT",
+    "json": r'"?JSON"?',
+    "nested": r"STRUCT\(.*\)|.*\[\d*\]",
+}
+_PATTERNS = {kind: re.compile(pattern, re.DOTALL) for kind, pattern in _KINDS.items()}
+_BARE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+def kind_of(type_name: str) -> str | None:
+    """The kind of a DuckDB type that can be a key; None for the others (INTERVAL, MAP, UNION, untyped NULL, …)."""
+    for kind in ("nested", *_PATTERNS):
+        if _PATTERNS[kind].fullmatch(type_name):
+            return kind
+    return None
+
+
+def quoted(identifier: str) -> str:
+    """The identifier in double quotes, fit for SQL."""
+    return '"' + identifier.replace('"', '""') + '"'
+
+
+def literal(text: str) -> str:
+    """The text as a SQL string."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def subquery(sql: str) -> str:
+    """The query in parentheses, fit for a FROM clause, whatever comment or semicolon it ends with."""
+    return f"({sql.strip().rstrip(';')}\n)"
+
+
+def describe(cursor: duckdb.DuckDBPyConnection, sql: str) -> dict[str, str]:
+    """Columns of a query and their DuckDB types, in order. Nothing is executed.
+
+    Raises duckdb.Error when the query does not bind, InputError when a column name occurs twice.
+    """
+    columns: dict[str, str] = {}
+    for name, type_name, *_ in cursor.execute(f"DESCRIBE {subquery(sql)}").fetchall():
+        if any(name.lower() == known.lower() for known in columns):
+            raise InputError(f'the query has two columns named "{name}"', help="name one of them differently with AS")
+        columns[name] = type_name
+    return columns
+
+
+def find_column(columns: dict[str, str], name: str) -> str | None:
+    """The column's name as the query spells it; names are compared without case, as DuckDB does."""
+    return next((column for column in columns if column.lower() == name), None)
+
+
+def check_columns(columns: dict[str, str]) -> None:
+    """Refuse columns that are not triples: head, relation, tail and perhaps split.
+
+    Raises InputError naming the column that is missing, unknown or of an unusable type, with what to do about it.
+    """
+    missing = [name for name in REQUIRED if find_column(columns, name) is None]
+    extra = [name for name in columns if name.lower() not in (*REQUIRED, "split")]
+    if missing:
+        names = ", ".join(columns) or "none"
+        if len(missing) == 1 and extra:
+            raise InputError(
+                f'the query has no column "{missing[0]}" (its columns: {names})', help=did_you_mean(missing[0], extra)
+            )
+        example = ", ".join(
+            f"{quoted(old) if not _BARE.fullmatch(old) else old} AS {new}"
+            for old, new in zip(extra, missing, strict=False)
+        )
+        raise InputError(
+            f"the query needs the columns head, relation and tail; it lacks {' and '.join(missing)} "
+            f"(its columns: {names})",
+            help=f"name the columns with AS, e.g. SELECT {example}" if example else "add them to the query",
+        )
+    if extra:
+        raise InputError(
+            f"the query has columns that triples have no use for: {', '.join(extra)}",
+            help="select only head, relation, tail and, if there is one, split",
+        )
+    for name in REQUIRED:
+        column = find_column(columns, name)
+        assert column is not None
+        _check_key(name, columns[column])
+    head, tail = (columns[str(find_column(columns, name))] for name in ("head", "tail"))
+    if not compatible(head, tail):
+        raise InputError(
+            f"head is {head} but tail is {tail}: entities have one type of key",
+            help="cast one of them, e.g. SELECT head::VARCHAR AS head, relation, tail::VARCHAR AS tail",
+        )
+    split = find_column(columns, "split")
+    if split is not None and kind_of(columns[split]) != "text":
+        raise InputError(
+            f"split is {columns[split]}, not text",
+            help="give it the values 'train', 'valid' and 'test', or leave the column out to hold out at random",
+        )
+
+
+def _check_key(name: str, type_name: str) -> None:
+    if kind_of(type_name) is None:
+        if type_name.strip('"') == "NULL":
+            raise InputError(f"{name} is NULL in every row", help=f"select a column with values as {name}")
+        raise InputError(
+            f"{name} is {type_name}, which cannot be a key",
+            help=f"cast it, e.g. {name}::VARCHAR AS {name}",
+        )
+
+
+def compatible(head: str, tail: str) -> bool:
+    """Whether two key types share a dictionary: equal, or of one kind with a common type that loses nothing."""
+    if head == tail:
+        return True
+    kind = kind_of(head)
+    if kind is None or kind != kind_of(tail) or kind == "nested":
+        return False
+    return {head, tail} != {"HUGEINT", "UHUGEINT"}  # DuckDB's common type is DOUBLE
+
+
+def common_type(cursor: duckdb.DuckDBPyConnection, types: list[str]) -> str:
+    """The type that holds keys of all given types exactly; an ENUM becomes VARCHAR.
+
+    Raises InputError when there is none.
+    """
+    wanted = ["VARCHAR" if name.startswith("ENUM(") else name for name in types]
+    if len(set(wanted)) == 1:
+        return wanted[0]
+    union = " UNION ALL ".join(f"SELECT NULL::{name} AS k" for name in wanted)
+    found = describe(cursor, union)["k"]
+    if kind_of(found) != kind_of(wanted[0]):
+        raise InputError(
+            f"{' and '.join(types)} have no common type of key", help="cast both to one type, e.g. to VARCHAR"
+        )
+    return found

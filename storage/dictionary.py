@@ -1,0 +1,137 @@
+"""Users' keys by id: a Parquet file (id, key) in id order, read as Arrow when first needed.
+
+Parquet cannot hold some of DuckDB's types (HUGEINT, TIME WITH TIME ZONE, BIT, …). Keys of those types are stored as
+text; the file's metadata names the true type, and every reader here casts back to it.
+"""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from graphlearn.errors import ArtifactError, InputError
+from graphlearn.storage.columns import kind_of, literal
+from graphlearn.storage.files import disk_errors
+from graphlearn.types import IdArray
+
+_TYPE_KEY = b"graphlearn_key_type"
+_AS_TEXT = ("HUGEINT", "UHUGEINT", "BIGNUM", "BIT", "TIMESTAMP_S", "TIMESTAMP_MS", "TIME_NS", "TIME WITH TIME ZONE")
+
+
+def write_dictionary(cursor: duckdb.DuckDBPyConnection, sql: str, key_type: str, path: Path) -> None:
+    """Write the rows (id, key) of a query as a dictionary, ordered by id.
+
+    Raises InputError when keys of the type cannot be stored without loss, WorkspaceError when the disk is full.
+    """
+    as_text = key_type in _AS_TEXT or kind_of(key_type) == "nested"
+    if as_text:
+        lossy = cursor.execute(
+            f"SELECT count(*) FROM ({sql}) WHERE TRY_CAST(key::VARCHAR AS {key_type}) IS DISTINCT FROM key"
+        ).fetchall()[0][0]
+        if lossy:
+            raise InputError(
+                f"{lossy:,} keys of type {key_type} cannot be stored exactly", help="cast them to VARCHAR in the query"
+            )
+    key = "key::VARCHAR" if as_text else "key"
+    with disk_errors(path):
+        cursor.execute(
+            f"COPY (SELECT id, {key} AS key FROM ({sql}) ORDER BY id ASC) TO {literal(str(path))} "
+            f"(FORMAT parquet, COMPRESSION zstd, KV_METADATA {{graphlearn_key_type: {literal(key_type)}}})"
+        ).fetchall()
+
+
+def key_field(type_name: str) -> pa.Field:
+    """The Arrow field "key" that a dictionary with keys of a DuckDB type has; see `Dictionary.field`."""
+    connection = _lossless()
+    try:
+        field: pa.Field = connection.sql(f"SELECT NULL::{type_name} AS key").to_arrow_table().schema.field("key")
+    finally:
+        connection.close()
+    return field
+
+
+def _lossless() -> duckdb.DuckDBPyConnection:
+    """A database of our own whose Arrow output keeps every type, with 64-bit offsets so that size is free."""
+    connection = duckdb.connect()
+    for setting in ("arrow_lossless_conversion", "arrow_large_buffer_size"):
+        connection.execute(f"SET {setting} = true")
+    return connection
+
+
+class Dictionary:
+    """The keys of a model's entities or relations. Opening reads the footer only; keys are read when first used."""
+
+    def __init__(self, path: Path) -> None:
+        """Open the file. Raises ArtifactError when it is missing or damaged."""
+        self.path = Path(path)
+        try:
+            metadata = pq.read_metadata(self.path)
+            self.type = (metadata.metadata or {})[_TYPE_KEY].decode()
+        except (OSError, KeyError, pa.ArrowException) as error:
+            raise ArtifactError(
+                f"the dictionary {self.path} is missing or damaged: {error}", help="train the model again with --force"
+            ) from error
+        self._length: int = metadata.num_rows
+        self._column: pa.Table | None = None
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return self._length
+
+    @property
+    def sql(self) -> str:
+        """A subquery (id, key) for FROM clauses, with keys of their true type."""
+        return f"(SELECT id, key::{self.type} AS key FROM read_parquet({literal(str(self.path))}))"
+
+    @property
+    def field(self) -> pa.Field:
+        """The Arrow field "key": with it, DuckDB reads `keys` back as exactly `type`."""
+        return self._table().schema.field("key")
+
+    @property
+    def keys(self) -> pa.Array:
+        """All keys in id order, one contiguous array. shape: [n]"""
+        column = self._table().column("key")
+        return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+
+    def take(self, ids: IdArray) -> pa.Array:
+        """The keys of the ids; NULL for a negative id. shape: [any n] -> [n]"""
+        missing = ids < 0
+        return self.keys.take(pa.array(ids, mask=missing if missing.any() else None))
+
+    def lookup(self, cursor: duckdb.DuckDBPyConnection, key: object) -> int | None:
+        """The id of one key (a Python value, cast to the dictionary's type), or None. Reads one row group or two."""
+        try:  # 5.7 becomes 6 as an INTEGER, and is no key for that
+            exact = cursor.execute(f"SELECT TRY_CAST($1 AS {self.type}) = $1", [key]).fetchall()[0][0]
+        except (duckdb.ConversionException, duckdb.BinderException, duckdb.NotImplementedException):
+            return None
+        if not exact:
+            return None
+        rows = cursor.execute(
+            f"SELECT id FROM {self.sql} WHERE key = CAST($1 AS {self.type}) LIMIT 1", [key]
+        ).fetchall()
+        return int(rows[0][0]) if rows else None
+
+    def _table(self) -> pa.Table:
+        with self._lock:
+            if self._column is None:
+                self._column = self._read()
+            return self._column
+
+    def _read(self) -> pa.Table:
+        """Read through DuckDB, which alone knows the Arrow form of all its types."""
+        connection = _lossless()
+        try:
+            query = f"SELECT key FROM {self.sql} ORDER BY id ASC"
+            table: pa.Table = connection.sql(query).to_arrow_table()
+        except duckdb.Error as error:
+            raise ArtifactError(
+                f"the dictionary {self.path} is damaged: {error}", help="train the model again with --force"
+            ) from error
+        finally:
+            connection.close()
+        return table.combine_chunks()

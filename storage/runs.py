@@ -1,0 +1,240 @@
+"""Run folders: everything about one training run, readable while it goes and after a crash.
+
+    runs/<utc>-<model>/   job.sql   config.json   run.json   events.jsonl   checkpoints/   lock
+
+run.json is replaced atomically; events.jsonl grows by whole lines. The process that trains holds the lock, so a run
+that claims to be running but whose lock is free was killed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from graphlearn.errors import UserError, WorkspaceError, did_you_mean
+from graphlearn.events import Event, to_json
+from graphlearn.storage.artifacts import fold, folder_name
+from graphlearn.storage.files import disk_errors, dump_json, read_json, sync_folder, write_bytes, write_json
+from graphlearn.storage.locks import FileLock, Staging, holder_of, is_free
+from graphlearn.types import Json
+
+FINAL = frozenset({"done", "unchanged", "failed", "interrupted"})
+RESUMABLE = frozenset({"killed", "failed", "interrupted"})
+
+
+class RunFolder:
+    """One run. Who creates it, or first writes to it after `open`, owns it until `close` or the end of the process."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.id = path.name
+        self.checkpoints = path / "checkpoints"
+        self._lock = FileLock(path / "lock")
+        self._events: int | None = None
+        self._state: Json | None = None
+
+    @classmethod
+    def create(cls, folder: Path, model: str, job_sql: str, config: Json) -> RunFolder:
+        """A new run of the model, owned by this process, with status "running".
+
+        `folder` is the workspace's. Raises WorkspaceError when the disk is full or not writable.
+        """
+        home = Path(folder) / "runs"
+        now = datetime.now(UTC)
+        base = f"{now:%Y%m%dT%H%M%S}-{folder_name(model)}"
+        with disk_errors(home), Staging(home / ".staging").claim() as staged:
+            (staged / "checkpoints").mkdir(parents=True)
+            write_bytes(staged / "job.sql", job_sql.encode())
+            write_json(staged / "config.json", config)
+            state: Json = {
+                "run": base,
+                "model": model,
+                "status": "running",
+                "started_at": now.isoformat(timespec="milliseconds"),
+                "pid": os.getpid(),
+            }
+            lock = FileLock(staged / "lock")
+            lock.acquire()
+            count = 1
+            while True:
+                state["run"] = base if count == 1 else f"{base}-{count}"
+                write_json(staged / "run.json", state)
+                try:
+                    os.rename(staged, home / state["run"])
+                except OSError:
+                    if not (home / state["run"]).exists():
+                        lock.release()
+                        raise
+                    count += 1
+                    continue
+                break
+            sync_folder(home)
+        run = cls(home / state["run"])
+        lock.path = run._lock.path
+        run._lock = lock
+        run._state = state
+        return run
+
+    @classmethod
+    def open(cls, folder: Path, run_id: str) -> RunFolder:
+        """A run by its id. Reading takes no lock; the first write does. Raises UserError naming the nearest runs."""
+        home = Path(folder) / "runs"
+        if run_id in _run_ids(home):
+            return cls(home / run_id)
+        known = _run_ids(home)
+        raise UserError(
+            f'there is no run "{run_id}"',
+            help=did_you_mean(run_id, known) if known else "nothing has run in this workspace yet",
+        )
+
+    def update(self, **fields: Any) -> None:
+        """Set fields of run.json, atomically. A final status also notes `finished_at`.
+
+        Fields that others read: status, epoch, epochs, step, loss, triples_per_second, eta_seconds, version, metrics,
+        message, finished_at. Raises WorkspaceError when another process owns the run or the disk is full.
+        """
+        state = self._own()
+        state.update(fields)
+        status = fields.get("status")
+        if status == "running":
+            state.update(pid=os.getpid())
+            state.pop("finished_at", None)
+        elif status in FINAL:
+            state.setdefault("finished_at", datetime.now(UTC).isoformat(timespec="milliseconds"))
+        with disk_errors(self.path):
+            write_json(self.path / "run.json", state, durable=status is not None)
+
+    def append(self, event: Event) -> None:
+        """Add an event to events.jsonl, as one line, visible to readers at once.
+
+        Raises WorkspaceError when another process owns the run or the disk is full.
+        """
+        self._own()
+        line = (dump_json(to_json(event)) + "\n").encode()
+        with disk_errors(self.path / "events.jsonl"):
+            if self._events is None:
+                self._events = self._open_events()
+            written = os.write(self._events, line)
+            while written < len(line):
+                try:
+                    written += os.write(self._events, line[written:])
+                except OSError:
+                    os.ftruncate(self._events, os.fstat(self._events).st_size - written)
+                    raise
+
+    def events(self) -> Iterator[Json]:
+        """The events so far, oldest first. A line cut by a crash is left out."""
+        return read_events(self.path)
+
+    def info(self) -> Json:
+        """run.json, with status "killed" when its process is gone, and "damaged" when the file is unreadable."""
+        try:
+            state = read_json(self.path / "run.json")
+        except (OSError, ValueError) as error:
+            return {"run": self.id, "model": None, "status": "damaged", "message": f"run.json is unreadable: {error}"}
+        state["run"] = self.id
+        if state.get("status") not in FINAL and not self._lock.held and is_free(self._lock.path):
+            state["status"] = "killed"
+            state["message"] = f"process {state.get('pid')} ended without a word"
+        return state
+
+    @property
+    def resumable(self) -> bool:
+        """Whether the run stopped before its end and left a checkpoint."""
+        return self.info().get("status") in RESUMABLE and self.has_checkpoint
+
+    @property
+    def has_checkpoint(self) -> bool:
+        """Whether there is anything in checkpoints/ (names that begin with a dot do not count)."""
+        try:
+            return any(not entry.name.startswith(".") for entry in self.checkpoints.iterdir())
+        except OSError:
+            return False
+
+    def close(self) -> None:
+        """Give up ownership; the status stays as it is. May be called twice."""
+        if self._events is not None:
+            os.close(self._events)
+            self._events = None
+        self._lock.release()
+        self._state = None
+
+    def __enter__(self) -> RunFolder:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _own(self) -> Json:
+        if self._state is not None and self._lock.held:
+            return self._state
+        with disk_errors(self.path):
+            acquired = self._lock.acquire()
+        if not acquired:
+            pid = holder_of(self._lock.path).get("pid", "unknown")
+            raise WorkspaceError(
+                f'run "{self.id}" is in use by process {pid}', help=f"wait until it ends, or stop it: kill {pid}"
+            )
+        try:
+            self._state = read_json(self.path / "run.json")
+        except (OSError, ValueError) as error:
+            self._lock.release()
+            raise WorkspaceError(
+                f'run "{self.id}" is damaged: {error}', help="start it again without --resume"
+            ) from error
+        return self._state
+
+    def _open_events(self) -> int:
+        """Open for appending; a last line that a crash cut short is ended."""
+        path = self.path / "events.jsonl"
+        handle = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        size = os.fstat(handle).st_size
+        if size and os.pread(handle, 1, size - 1) != b"\n":
+            os.write(handle, b"\n")
+        return handle
+
+
+def read_events(path: Path) -> Iterator[Json]:
+    """The events in a run folder, oldest first; lines that are no JSON object (cut by a crash) are left out."""
+    try:
+        with open(path / "events.jsonl", "rb") as file:
+            for line in file:
+                try:
+                    value = json.loads(line)
+                except ValueError:
+                    continue
+                if isinstance(value, dict):
+                    yield value
+    except FileNotFoundError:
+        return
+
+
+def list_runs(folder: Path) -> list[Json]:
+    """`info` of all runs of a workspace folder, newest first."""
+    home = Path(folder) / "runs"
+    found = [RunFolder(home / run_id).info() for run_id in _run_ids(home)]
+    return sorted(found, key=lambda run: (str(run.get("started_at") or run["run"]), run["run"]), reverse=True)
+
+
+def latest_resumable(folder: Path, model: str) -> RunFolder | None:
+    """The newest run of the model, when it stopped before its end and left a checkpoint; None otherwise."""
+    for info in list_runs(folder):
+        if fold(str(info.get("model"))) == fold(model) and info.get("status") in RESUMABLE:
+            run = RunFolder(Path(folder) / "runs" / str(info["run"]))
+            if run.has_checkpoint:
+                return run
+    return None
+
+
+def _run_ids(home: Path) -> list[str]:
+    try:
+        return sorted(entry.name for entry in home.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    except FileNotFoundError:
+        return []

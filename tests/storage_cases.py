@@ -1,0 +1,78 @@
+"""Ways to break a disk or a process that the storage tests share."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+
+@contextmanager
+def limited_file_size(size: int) -> Iterator[None]:
+    """Inside the block no file may grow beyond `size` bytes: what a full disk does, without filling one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, before)
+
+
+_TOUCHES_DISK = {"open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.truncate", "os.link", "shutil.rmtree"}
+
+
+def die_at(step: int, work: Callable[[], Any]) -> bool:
+    """Do the work in a child that kills itself with SIGKILL before its `step`-th file operation; False once it ends."""
+    child = os.fork()
+    if child == 0:
+        try:
+            count = 0
+
+            def hook(event: str, _: tuple[Any, ...]) -> None:
+                nonlocal count
+                if event in _TOUCHES_DISK:
+                    count += 1
+                    if count == step:
+                        os.kill(os.getpid(), signal.SIGKILL)
+
+            sys.addaudithook(hook)
+            work()
+            os._exit(0)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+    _, status = os.waitpid(child, 0)
+    assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0
+    return os.WIFSIGNALED(status)
+
+
+@contextmanager
+def in_child(hold: Callable[[], Any]) -> Iterator[int]:
+    """Run `hold` in a child process, which then waits, keeping what it made, until the end of the block; its pid."""
+    ready, done = os.pipe(), os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.close(done[1])
+            kept = hold()
+            os.write(ready[1], b"x")
+            os.read(done[0], 1)
+            os._exit(0 if kept is not None else 2)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+    os.close(ready[1])
+    try:
+        assert os.read(ready[0], 1) == b"x", "the child failed"
+        yield child
+    finally:
+        for handle in (ready[0], done[0], done[1]):
+            os.close(handle)
+        os.waitpid(child, 0)
