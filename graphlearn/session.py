@@ -75,7 +75,9 @@ class Session:
 
         self.workspace = workspace
         self._emit = emit
-        self._binder = Binder(workspace, ModelReader(workspace.folder), catalog_tables(workspace.folder))
+        tables = catalog_tables(workspace.folder)
+        self._binder = Binder(workspace, ModelReader(workspace.folder), tables)
+        self._binder.offer_tables(tables)
 
     @property
     def connection(self) -> duckdb.DuckDBPyConnection:
@@ -195,7 +197,7 @@ class Session:
         self, binder: Binder, statement: Statement, wish: _Wish, show: Show | None = None, *, lazy: bool = False
     ) -> Result:
         """Run one statement. A query that is not `lazy` runs to its end even when nobody looks at its rows."""
-        binder.look()
+        binder.look(statement)
         result: Result = None
         match statement:
             case CreateModel():

@@ -101,6 +101,10 @@ class KgeOptions:
                 key="negatives",
                 help="set negatives to 200, say, or use loss = 'softmax'",
             )
+        if self.loss != "logistic":
+            self._forget_default("adversarial_temperature")
+        if self.loss == "softmax":
+            self._forget_default("margin")
         if self.adversarial_temperature and self.loss != "logistic":
             raise OptionError(
                 "adversarial_temperature belongs to loss = 'logistic'",
@@ -117,6 +121,11 @@ class KgeOptions:
             raise OptionError(
                 "reciprocal relations train both sides", key="sides", help="leave sides out, or reciprocal = false"
             )
+
+    def _forget_default(self, name: str) -> None:
+        """A model's default belongs to its default loss; with another loss it is zero."""
+        if getattr(self, name) == type(self).__dataclass_fields__[name].default:
+            object.__setattr__(self, name, 0.0)
 
     def _at_least(self, bound: int, *names: str) -> None:
         for name in names:

@@ -22,6 +22,7 @@ class TransEOptions(KgeOptions):
     loss: Literal["softmax", "logistic", "margin", "bce"] = "logistic"
     margin: float = 9.0
     adversarial_temperature: float = 1.0
+    filter_negatives: bool = True
     learning_rate: float = 0.02
     init_scale: float = 0.02
     schedule: Literal["constant", "linear"] = "linear"

@@ -28,8 +28,5 @@ def scorer(model: str, **options: Any) -> Scorer:
     """A scorer with small options."""
     kind = scorer_type(model)
     given: dict[str, Any] = {"dim": 8, "batch_size": 64, "chunk_size": 24, "negatives": 10, "init_scale": 0.5}
-    if options.get("loss") == "softmax" or kind.options_type.loss == "softmax":
-        given |= {"margin": 0.0, "adversarial_temperature": 0.0}
-    if options.get("loss") in ("margin", "bce"):
-        given |= {"adversarial_temperature": 0.0}
+    given |= {"reciprocal": False, "regularization": 0.0, "filter_negatives": False, "learning_rate": 0.1}
     return kind(kind.options_type(**(given | options)))

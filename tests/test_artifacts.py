@@ -127,7 +127,7 @@ def test_missing_models_name_the_nearest(store: ArtifactStore) -> None:
         store.load("kg.medicl")
     assert caught.value.message == 'there is no model "kg.medicl"'
     assert caught.value.help == "did you mean: kg.medical?"
-    with pytest.raises(ModelNotFound, match='"kg[.]medical" has no version 7'):
+    with pytest.raises(ModelNotFound, match=r'"kg\.medical" has no version 7'):
         store.load("kg.medical", 7)
 
 

@@ -27,7 +27,7 @@ from graphlearn.sql.diagnose import Fault
 from graphlearn.sql.options import constant, read_options
 from graphlearn.sql.rewrite import Rewritten
 from graphlearn.sql.source import Token
-from graphlearn.sql.statements import CreateModel, InputText, Passthrough
+from graphlearn.sql.statements import CreateModel, InputText, Passthrough, Statement
 from graphlearn.storage.artifacts import fold
 from graphlearn.storage.columns import literal, quoted
 
@@ -72,10 +72,25 @@ class Binder:
         return self.workspace.connection
 
     def names(self, tokens: Iterable[Token]) -> dict[str, object]:
-        """What a statement with these words may read besides the tables of the database; system tables come first."""
+        """The Python variables that a statement with these words may read as tables."""
         words = {t.value for t in tokens if t.kind in ("name", "quoted")}
-        found = {word: self.scope[word] for word in words if word in self.scope}
-        return {**found, **self.tables, **{w: self.tables[w.lower()] for w in words if w.lower() in self.tables}}
+        return {word: self.scope[word] for word in words if word in self.scope}
+
+    def offer_tables(self, words: Iterable[str]) -> None:
+        """Make the system tables among `words` temporary views, but for those whose name the user has taken."""
+        for name in {word.lower() for word in words} & set(self.tables):
+            found = self.connection.execute(
+                "SELECT temporary, false FROM duckdb_tables() WHERE lower(table_name) = $1 AND (temporary OR "
+                "(database_name, schema_name) = (current_database(), current_schema())) UNION ALL "
+                "SELECT temporary, temporary FROM duckdb_views() WHERE lower(view_name) = $1 AND (temporary OR "
+                "(database_name, schema_name) = (current_database(), current_schema()))",
+                [name],
+            ).fetchall()
+            ours, users = any(mine for _, mine in found), any(not mine for _, mine in found)
+            if ours and users:
+                self.connection.unregister(name)
+            elif not ours and not users:
+                self.connection.register(name, self.tables[name])
 
     def statement(self, statement: Passthrough) -> tuple[Rewritten, dict[str, object]]:
         """A statement of DuckDB's with its table functions resolved, and the objects it reads."""
@@ -89,9 +104,6 @@ class Binder:
                 help="store its rows: CREATE TABLE … AS FROM " + name + "(…)",
             )
         query, names = self.resolve(statement.verbatim(), calls)
-        tokens = statement.tokens
-        if statement.kind == "SHOW" and len(tokens) == 2 and tokens[1].value.lower() in self.tables:
-            query = query.replace(tokens[0].start, tokens[0].end, "DESCRIBE")
         name, value = set_variable(statement)
         if name in self.variables:
             given = self.variables[name]
@@ -162,6 +174,12 @@ class Binder:
         }
 
     def _check_name(self, create: CreateModel) -> None:
+        if create.name.lower() in self.tables:
+            raise UserError(
+                f"{create.name} is the name of a system table",
+                place=create.at(create.name_span),
+                help="choose another name for the model",
+            )
         parts = [part.lower() for part in create.name.split(".")]
         found = self.connection.execute(
             "SELECT 'table', database_name, schema_name, table_name, temporary FROM duckdb_tables() UNION ALL "
@@ -177,12 +195,6 @@ class Binder:
                     place=create.at(create.name_span),
                     help="choose another name for the model",
                 )
-        if create.name.lower() in self.tables:
-            raise UserError(
-                f"{create.name} is the name of a system table",
-                place=create.at(create.name_span),
-                help="choose another name for the model",
-            )
 
     def _source(self, call: Call) -> engine.Watched:
         """The rows of a call. Every mistake is placed at the argument it is about."""
@@ -263,10 +275,11 @@ class Binder:
             cursor.execute(setting)
         return cursor
 
-    def look(self) -> None:
-        """Note the search path and the variables of the user's connection, for the cursors that jobs make."""
+    def look(self, statement: Statement) -> None:
+        """Before each statement: offer the system tables it names, and note the state that cursors are to share."""
         found: list[str] = []
         if not engine.is_aborted(self.connection):
+            self.offer_tables(token.value for token in statement.tokens)
             path = self.connection.execute("SELECT current_setting('search_path')").fetchall()[0][0]
             if path:
                 found.append(f"SET search_path = {literal(path)}")

@@ -21,7 +21,7 @@ _PYTHON_OBJECT = re.compile(r'Python Object "(.*?)" of type "(.*?)"')
 
 def suggest(words: list[str]) -> str:
     """The line of help that offers words."""
-    return f"did you mean: {', '.join(words)}?"
+    return f"did you mean: {', '.join(dict.fromkeys(words))}?"
 
 
 class MissingError(SqlError):

@@ -113,7 +113,7 @@ def plan(binder: Binder, statements: list[Statement], overrides: Overrides) -> l
 def _planned(binder: Binder, create: CreateModel, overrides: Mapping[str, object]) -> PlannedModel:
     from graphlearn.jobs.create import fingerprint_request, plan_model
 
-    binder.look()
+    binder.look(create)
     store, dataflow, unchanged = binder.reader.store, None, False
     with suppress(GraphLearnError, duckdb.Error):
         bound = binder.model(create, overrides)
@@ -128,7 +128,7 @@ def _planned(binder: Binder, create: CreateModel, overrides: Mapping[str, object
 
 def _preview(binder: Binder, statement: Passthrough) -> None:
     """Run what makes tables and settings, tables from queries as views."""
-    binder.look()
+    binder.look(statement)
     query, names = binder.statement(statement)
     tokens = statement.tokens
     words = [t.word for t in tokens]
@@ -157,7 +157,7 @@ def _in_transaction(statement: Statement, before: bool) -> bool:
 
 def _one(binder: Binder, statement: Statement, overrides: Overrides, bound: list[BoundModel], done: list[Step]) -> bool:
     """Bind one statement; true when its effects stay unknown until the run."""
-    binder.look()
+    binder.look(statement)
     match statement:
         case CreateModel():
             try:

@@ -1,0 +1,7 @@
+-- Sampled softmax over 1,000 shared negatives, reciprocal relations, N3.
+SET VARIABLE path = '../shared/data/kg/fb15k-237.parquet';
+
+CREATE OR REPLACE MODEL m
+  TYPE distmult
+  OPTIONS (dim = 400, epochs = 12, negatives = 1000, regularization = 0.05, patience = 0)
+  AS FROM read_parquet(getvariable('path'));

@@ -1,0 +1,7 @@
+-- L1, self-adversarial negatives, known answers left out.
+SET VARIABLE path = '../shared/data/kg/fb15k-237.parquet';
+
+CREATE OR REPLACE MODEL m
+  TYPE transe
+  OPTIONS (dim = 400, epochs = 14, negatives = 200, patience = 0)
+  AS FROM read_parquet(getvariable('path'));
