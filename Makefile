@@ -3,7 +3,8 @@
 #   make run     install into .venv, build a knowledge graph of Python's standard library, train on it, ask it things
 #   make test    the tests, but for the slow ones
 #   make check   ruff, mypy --strict, the floors of the house
-#   make bench   the benchmarks: minutes to hours
+#   make slow    the slow tests: a wheel in a fresh environment, kills and resumes
+#   make bench   the benchmarks, hours in all; BENCHMARKS=speed for one of them
 #
 # PIP_FLAGS is for pip: without an NVIDIA GPU on Linux, the CPU build of torch saves gigabytes:
 #   make run PIP_FLAGS="--extra-index-url https://download.pytorch.org/whl/cpu"
@@ -13,7 +14,7 @@ VENV ?= .venv
 PIP_FLAGS ?=
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS)
-BENCHMARKS ?= $(wildcard benchmarks/bench_*.py)
+BENCHMARKS ?= speed memory quality
 
 .PHONY: run test slow check bench clean
 .DELETE_ON_ERROR:
@@ -39,7 +40,7 @@ check: $(VENV)/.installed-dev
 	$(BIN)/lint-imports
 
 bench: $(VENV)/.installed-bench
-	@for script in $(BENCHMARKS); do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+	@for name in $(BENCHMARKS); do echo "== $$name"; $(BIN)/python -m benchmarks.$$name || exit 1; done
 
 clean:
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

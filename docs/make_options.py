@@ -1,6 +1,6 @@
 """Write docs/options.md from the option dataclasses, so that the page cannot differ from the code.
 
-    python docs/make_options.py
+python docs/make_options.py
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ def page() -> str:
     lines = [
         "# Options of knowledge-graph embeddings",
         "",
-        "Written by `python docs/make_options.py` from the option dataclasses in `models/`. Values in a job are constant",
-        "SQL expressions, e.g. `OPTIONS (dim = 400, learning_rate = 1 / 20, loss = 'softmax')`.",
+        "Written by `python docs/make_options.py` from the option dataclasses in `models/`. Values in a job are",
+        "constant SQL expressions, e.g. `OPTIONS (dim = 400, learning_rate = 1 / 20, loss = 'softmax')`.",
         "",
         "## For all models",
         "",

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -21,6 +21,7 @@ from graphlearn.errors import GraphLearnError, Interrupted, UserError, Workspace
 if TYPE_CHECKING:
     from graphlearn.events import Emit
     from graphlearn.jobs.create import ModelResult
+    from graphlearn.printing import Format
     from graphlearn.session import Result, Session
     from graphlearn.sql.statements import Statement
 
@@ -132,8 +133,8 @@ def run(
         raise UserError(f"cannot run on {where!r}", help="this version runs on local only; leave --on out")
     overrides = read_settings(settings)
     check_syntax(files)
-    printer = Printer(as_json=as_json)
     with progress(as_json=as_json, quiet=quiet) as emit, connect(workspace, emit=emit) as session:
+        printer = Printer(session, "rows" if as_json else "box")
         talk = not quiet and not as_json
         if talk and resume is None and not force:
             offer_resume(session, files)
@@ -143,7 +144,7 @@ def run(
                     path, select=select or None, force=force, resume=resume, overrides=overrides, show=printer.show
                 )
             except Interrupted as stopped:
-                stopped.help = f"continue with: {resume_command(session, stopped.run)}"
+                stopped.help = f"continue with: {resume_command(session.workspace.folder, stopped.run)}"
                 raise
             for result in results:
                 if picture:
@@ -151,35 +152,36 @@ def run(
 
 
 class Printer:
-    """Prints what the statements of a job return."""
+    """Prints what statements return. Rows are computed while they are printed; Ctrl-C stops that."""
 
-    def __init__(self, *, as_json: bool) -> None:
-        self.as_json = as_json
+    def __init__(self, session: Session, form: Format | Literal["rows"]) -> None:
+        self.session = session
+        self.form = form
 
     def show(self, statement: Statement, result: Result) -> None:
-        """Print the rows of a query or a plan; what other statements return says nothing."""
-        from graphlearn.jobs.create import ModelResult
-        from graphlearn.printing import print_explained, print_relation
+        """Print the rows of a query or a plan in a job; what other statements return says nothing."""
         from graphlearn.sql.statements import ExplainModel, Passthrough
 
-        if result is None or isinstance(result, ModelResult):
+        if isinstance(statement, ExplainModel) or (isinstance(statement, Passthrough) and statement.kind in SHOWN):
+            self.print(result)
+
+    def print(self, result: Result) -> None:
+        """Print rows, a plan of DuckDB's, or what became of a model."""
+        from graphlearn.jobs.create import ModelResult
+        from graphlearn.printing import print_explained, print_relation, print_rows_event, to_json_line
+        from graphlearn.storage.interrupt import interruptible
+
+        if isinstance(result, ModelResult):
+            click.echo(repr(result) if self.form == "box" else to_json_line(vars(result)))
+        elif result is None or result.columns == ["Success"]:
             return
-        kind = statement.kind if isinstance(statement, Passthrough) else "EXPLAIN"
-        if kind not in SHOWN:
-            return
-        if self.as_json:
-            self._as_json(result)
-        elif kind == "EXPLAIN" and not isinstance(statement, ExplainModel):
+        elif self.form == "rows":
+            interruptible(self.session.connection, lambda: print_rows_event(result))
+        elif self.form == "box" and result.columns == ["explain_key", "explain_value"]:
             print_explained(result)
         else:
-            print_relation(result)
-
-    @staticmethod
-    def _as_json(result: Any) -> None:
-        from graphlearn.printing import json_lines
-
-        rows = ",".join(json_lines(result))
-        click.echo(f'{{"event": "rows", "rows": [{rows}]}}')
+            form = self.form
+            interruptible(self.session.connection, lambda: print_relation(result, form))
 
 
 @contextmanager
@@ -251,10 +253,10 @@ def offer_resume(session: Session, files: tuple[Path, ...]) -> None:
                 info = stopped.info()
                 at = f" in epoch {info['epoch']} of {info['epochs']}" if info.get("epoch") else ""
                 say(f"note: run {stopped.id} was {info['status']}{at}")
-                say(f"      to continue it instead: {resume_command(session, stopped.id)}")
+                say(f"      to continue it instead: {resume_command(session.workspace.folder, stopped.id)}")
 
 
-def resume_command(session: Session, run_id: str | None) -> str:
+def resume_command(folder: Path, run_id: str | None) -> str:
     """The command that goes on where this one stopped; itself when no checkpoint was written yet."""
     from graphlearn.storage.runs import RunFolder
 
@@ -266,7 +268,7 @@ def resume_command(session: Session, run_id: str | None) -> str:
         if word.startswith("--resume="):
             words = words[:i] + words[i + 1 :]
             break
-    if run_id is not None and RunFolder.open(session.workspace.folder, run_id).has_checkpoint:
+    if run_id is not None and RunFolder.open(folder, run_id).has_checkpoint:
         words += ["--resume", run_id]
     program = Path(sys.argv[0]).name
     prefix = [program] if program == "graphlearn" else ["python", "-m", "graphlearn.cli"]
@@ -342,20 +344,12 @@ def query(sql: str, workspace: str, as_json: bool, as_csv: bool) -> None:
         raise click.UsageError("--json and --csv exclude each other")
     if sql == "-":
         sql = sys.stdin.read()
-    with open_for_query(workspace) as session:
-        from graphlearn.jobs.create import ModelResult
-        from graphlearn.printing import print_explained, print_relation, to_json_line
+    from graphlearn.sql.engine import lazily
+    from graphlearn.sql.rewrite import Rewritten
+    from graphlearn.sql.source import Source
 
-        result = session.sql(sql)
-        if result is None:
-            return
-        if isinstance(result, ModelResult):
-            click.echo(to_json_line(vars(result)) if as_json else repr(result))
-        elif result.columns == ["explain_key", "explain_value"] and not as_json and not as_csv:
-            print_explained(result)
-        else:
-            print_relation(result, "json" if as_json else "csv" if as_csv else "box")
-        del result
+    with open_for_query(workspace) as session, lazily(Rewritten.verbatim(Source("<sql>", sql), 0, len(sql)), {}):
+        Printer(session, "json" if as_json else "csv" if as_csv else "box").print(session.sql(sql))
 
 
 def open_for_query(workspace: str) -> Session:

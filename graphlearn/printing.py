@@ -6,6 +6,7 @@ import csv
 import json
 import shutil
 import sys
+import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -33,6 +34,12 @@ def print_relation(relation: duckdb.DuckDBPyRelation, form: Format = "box") -> N
             writer.writerows(zip(*(column.to_pylist() for column in batch.columns), strict=True))
     else:
         relation.show(max_width=width(), max_rows=BOX_ROWS)
+    sys.stdout.flush()
+
+
+def print_rows_event(relation: duckdb.DuckDBPyRelation) -> None:
+    """Print a query's rows as one JSON object, fit to stand among events: {"event": "rows", "rows": [...]}."""
+    sys.stdout.write('{"event": "rows", "rows": [' + ", ".join(json_lines(relation)) + "]}\n")
     sys.stdout.flush()
 
 
@@ -72,12 +79,17 @@ def print_fields(fields: Mapping[str, object]) -> None:
     """Print names and values in two columns; what is None is left out."""
     known = {name: _cell(value) for name, value in fields.items() if value is not None}
     margin = max(map(len, known), default=0) + 2
+    room = max(40, width() - margin)
     for name, text in known.items():
-        first, *more = text.splitlines() or [""]
+        first, *more = [part for line in text.splitlines() for part in _wrap(line, room) or [""]] or [""]
         sys.stdout.write(f"{name:<{margin}}{first}\n")
         for line in more:
             sys.stdout.write(f"{'':<{margin}}{line}\n")
     sys.stdout.flush()
+
+
+def _wrap(line: str, room: int) -> list[str]:
+    return textwrap.wrap(line, room, drop_whitespace=False, break_long_words=False, break_on_hyphens=False)
 
 
 def width() -> int:

@@ -8,7 +8,6 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections import ChainMap
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
@@ -32,6 +31,7 @@ from graphlearn.sql.rehearsal import PlannedModel, plan, rehearse
 from graphlearn.sql.source import Source
 from graphlearn.sql.statements import CreateModel, DropModel, ExplainModel, Passthrough, Statement
 from graphlearn.storage.artifacts import fold
+from graphlearn.storage.interrupt import interruptible
 from graphlearn.storage.runs import RunFolder
 from graphlearn.storage.workspace import Workspace
 
@@ -221,7 +221,7 @@ class Session:
         return result
 
     def _create(self, binder: Binder, create: CreateModel, wish: _Wish) -> ModelResult:
-        from graphlearn.jobs.create import create_model
+        from graphlearn.jobs.create import create_model, fingerprint_request
 
         if engine.in_transaction(self.connection):
             raise in_transaction(create)
@@ -229,65 +229,53 @@ class Session:
         try:
             bound = binder.model(create, _overrides_for(create.name, wish.overrides))
             with binder.registered(bound), errors_of(bound):
-                print_: str | None = None
                 resume = self._resumed(create, wish.resume)
-                if resume is None and binder.reader.store.exists(create.name):
-                    unchanged, print_ = self._stored(binder, bound, wish.force, emit)
+                stored = resume is None and binder.reader.store.exists(create.name)
+                request, print_ = bound.request, None
+                if not (stored and create.if_not_exists):
+                    print_ = interruptible(self.connection, lambda: fingerprint_request(self.connection, request))
+                if stored:
+                    unchanged = self._stored(binder, bound, print_, wish.force)
                     if unchanged is not None:
+                        emit(_unchanged(unchanged))
                         return unchanged
                 return create_model(
-                    self.workspace, bound.request, emit=emit, fingerprint=print_, resume=resume, cursor=self.connection
+                    self.workspace, request, emit=emit, fingerprint=print_, resume=resume, cursor=self.connection
                 )
         finally:
             close()
 
-    def _stored(
-        self, binder: Binder, bound: BoundModel, force: bool, emit: Emit
-    ) -> tuple[ModelResult | None, str | None]:
-        """What to return when the stored model is the one asked for, and the fingerprint when it was computed.
+    def _stored(self, binder: Binder, bound: BoundModel, print_: str | None, force: bool) -> ModelResult | None:
+        """What to return when the stored model is the one asked for; None when it is to be trained.
 
         Raises ModelExists when it is another one and may not be replaced, ArtifactError when it is damaged.
         """
-        from graphlearn.jobs.create import ModelResult, fingerprint_request
+        from graphlearn.jobs.create import ModelResult
 
-        started = time.perf_counter()
         create, store = bound.create, binder.reader.store
         if create.if_not_exists:
-            artifact, print_ = store.versions(create.name)[-1], None
+            artifact = store.versions(create.name)[-1]
         else:
             try:
                 artifact = store.load(create.name)
             except ArtifactError as error:
                 if create.or_replace or force:
-                    return None, None
+                    return None
                 raise error.at(create.at(create.name_span)) from None
-            print_ = engine.interruptible(self.connection, lambda: fingerprint_request(self.connection, bound.request))
             same = artifact.manifest.get("fingerprint") == print_
             if not same and not create.or_replace:
                 raise taken(create, "made from other data, or with other options")
             if not same or force:
-                return None, print_
-        result = ModelResult(
+                return None
+        return ModelResult(
             model=artifact.model,
             family=str(artifact.manifest.get("family", create.family)),
             version=artifact.version,
             status="unchanged",
-            seconds=time.perf_counter() - started,
             run=artifact.manifest.get("run"),
             metrics=artifact.manifest.get("metrics", {}),
             counts=artifact.manifest.get("counts", {}),
         )
-        emit(
-            JobFinished(
-                run=result.run or "",
-                model=result.model,
-                status="unchanged",
-                seconds=result.seconds,
-                version=result.version,
-                metrics=result.metrics,
-            )
-        )
-        return result, print_
 
     def _explain(self, binder: Binder, statement: ExplainModel, wish: _Wish) -> duckdb.DuckDBPyRelation:
         from graphlearn.jobs.create import plan_model
@@ -325,6 +313,18 @@ class Session:
             sink = choose_sink(sys.stderr)
             return sink, sink.close
         return silent, lambda: None
+
+
+def _unchanged(result: ModelResult) -> JobFinished:
+    """The event of a model that was left as it is."""
+    return JobFinished(
+        run=result.run or "",
+        model=result.model,
+        status="unchanged",
+        seconds=result.seconds,
+        version=result.version,
+        metrics=result.metrics,
+    )
 
 
 def _selected(statements: list[Statement], select: Collection[str] | None) -> list[Statement]:

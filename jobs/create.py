@@ -24,6 +24,7 @@ from graphlearn.jobs.dataflow import Dataflow, execute
 from graphlearn.jobs.families import family
 from graphlearn.jobs.machine import memory_available
 from graphlearn.storage.artifacts import ArtifactStore
+from graphlearn.storage.interrupt import interruptible, interruption
 from graphlearn.storage.runs import RunFolder
 from graphlearn.storage.triples import fingerprint
 from graphlearn.types import Json
@@ -114,8 +115,8 @@ def create_model(
     """
     started = time.perf_counter()
     cursor = cursor if cursor is not None else workspace.cursor()
-    print_ = fingerprint or fingerprint_request(cursor, request)
-    plan_model(cursor, request).check_memory(memory_available())
+    print_ = fingerprint or interruptible(cursor, lambda: fingerprint_request(cursor, request))
+    interruptible(cursor, lambda: plan_model(cursor, request)).check_memory(memory_available())
     store = ArtifactStore(workspace.folder)
     with workspace.writing():
         run = _open_run(workspace, request, print_, resume)
@@ -129,7 +130,7 @@ def create_model(
             bound = Bound(
                 request=request, cursor=cursor, run=run, store=store, resume=resume is not None, fingerprint=print_
             )
-            dataflow = family(request.family).compile(bound)
+            dataflow = interruptible(cursor, lambda: family(request.family).compile(bound))
             tell(
                 JobStarted(
                     run=run.id,
@@ -228,6 +229,8 @@ def _recorder(run: RunFolder) -> Callable[[Event], None]:
 
 def _ended(error: BaseException, run: RunFolder, tell: Emit, request: ModelRequest, started: float) -> BaseException:
     """Note the end of a run that failed or was interrupted; returns the error to raise."""
+    if isinstance(error, Exception):
+        error = interruption(error)
     stopped = isinstance(error, KeyboardInterrupt | Interrupted)
     if stopped:
         again = f"--resume {run.id}" if run.has_checkpoint else "the same command"

@@ -39,6 +39,7 @@ from graphlearn.storage.columns import (
 )
 from graphlearn.storage.dictionary import write_dictionary
 from graphlearn.storage.files import disk_errors
+from graphlearn.storage.interrupt import interruptible
 from graphlearn.storage.memory import bounded_memory
 from graphlearn.storage.report import IngestReport, counted
 from graphlearn.storage.snapshot import ENTITIES, RELATIONS, SNAPSHOT, write_snapshot
@@ -175,7 +176,7 @@ class _Ingest:
         self.by_hash = True
 
     def execute(self, sql: str) -> list[tuple[Any, ...]]:
-        return self.cursor.execute(sql).fetchall()
+        return interruptible(self.cursor, lambda: self.cursor.execute(sql).fetchall())
 
     def drop(self) -> None:
         for table in (self.raw, self.entities, self.relations):
@@ -219,10 +220,10 @@ class _Ingest:
         parts = [f"{_key(str(find_column(self.columns, name)), type_)} AS {name}" for name, type_ in keys.items()]
         if self.split is not None:
             word = f"{quoted(self.split)}::VARCHAR COLLATE C"
-            cases = " ".join(f"WHEN {literal(name)} THEN {code}" for name, code in _SPLIT_WORDS.items())
-            parts.append(f"(CASE lower({word}) {cases} ELSE {_UNKNOWN_SPLIT} END)::UTINYINT AS split")
-            known = ", ".join(map(literal, _SPLIT_WORDS))
-            parts.append(f"CASE WHEN lower({word}) IN ({known}) THEN NULL ELSE coalesce('=' || {word}, '') END AS odd")
+            cases = " ".join(f"WHEN {literal(name)} THEN {code}::UTINYINT" for name, code in _SPLIT_WORDS.items())
+            code = f"CASE {word} {cases} ELSE CASE lower({word}) {cases} ELSE {_UNKNOWN_SPLIT}::UTINYINT END END"
+            parts.append(f"{code} AS split")
+            parts.append(f"CASE WHEN {code} = {_UNKNOWN_SPLIT} THEN coalesce('=' || {word}, '') END AS odd")
         hashes = ", ".join(f"{KEY_HASH.format(f'keys.{name}')} AS {name}_hash" for name in REQUIRED)
         self.execute(
             f"CREATE TEMP TABLE {self.raw} AS SELECT *, {hashes} FROM "
@@ -305,16 +306,21 @@ class _Ingest:
         )
         heads, relations, tails = _empty_ids(n, e_type), _empty_ids(n, r_type), _empty_ids(n, e_type)
         codes = np.empty(n, np.uint8)
-        start = 0
-        reader: pa.RecordBatchReader = self.cursor.sql(query).to_arrow_reader(BATCH_ROWS)
-        try:
-            for batch in reader:
-                for target, column in zip((heads, relations, tails, codes), batch.columns, strict=True):
-                    target[start : start + len(column)] = column.to_numpy(zero_copy_only=True)
-                start += batch.num_rows
-        finally:
-            reader.close()
-        assert start == n, (start, n)
+
+        def read() -> int:
+            start = 0
+            reader: pa.RecordBatchReader = self.cursor.sql(query).to_arrow_reader(BATCH_ROWS)
+            try:
+                for batch in reader:
+                    for target, column in zip((heads, relations, tails, codes), batch.columns, strict=True):
+                        target[start : start + len(column)] = column.to_numpy(zero_copy_only=True)
+                    start += batch.num_rows
+            finally:
+                reader.close()
+            return start
+
+        rows = interruptible(self.cursor, read)
+        assert rows == n, (rows, n)
         return Triples(heads, relations, tails), codes
 
     def key_hashes(self, table: str) -> npt.NDArray[np.uint64]:

@@ -26,7 +26,9 @@ for name in ("storage", "models", "jobs", "partition"):
     else:
         raise AssertionError(f"{name} reached the user's sys.path")
 session = graphlearn.connect("kg.duckdb")
-session.sql("CREATE TABLE t AS SELECT 'a' || i AS head, 'next' AS relation, 'a' || (i + 1) % 40 AS tail FROM range(40) r(i)")
+session.sql(
+    "CREATE TABLE t AS SELECT 'a' || i AS head, 'next' AS relation, 'a' || (i + 1) % 40 AS tail FROM range(40) r(i)"
+)
 session.sql("CREATE MODEL m TYPE distmult OPTIONS (dim = 8, epochs = 2, negatives = 4) AS FROM t")
 rows = session.sql("FROM predict('m', (SELECT 'a1' AS head, 'next' AS relation), k := 3)").fetchall()
 assert len(rows) == 3, rows

@@ -30,6 +30,7 @@ from graphlearn.sql.source import Token
 from graphlearn.sql.statements import CreateModel, InputText, Passthrough, Statement
 from graphlearn.storage.artifacts import fold
 from graphlearn.storage.columns import literal, quoted
+from graphlearn.storage.interrupt import INTERRUPTED, interruption
 
 if TYPE_CHECKING:
     from graphlearn.jobs.create import ModelRequest
@@ -321,8 +322,8 @@ def errors_of(bound: BoundModel) -> Iterator[None]:
         raise error.at(create.at(spans[0] if spans else create.family_span)) from None
     except UserError as error:
         raise error.at(create.place()) from None
-    except engine.INTERRUPTED as error:
-        raise engine.interruption(error) from None
+    except INTERRUPTED as error:
+        raise interruption(error) from None
     except duckdb.Error as error:
         query = create.verbatim(create.inputs[0].span if len(create.inputs) == 1 else None)
         raise replace(Fault.from_exception(error), start=None).error(query) from None

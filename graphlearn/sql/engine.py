@@ -7,9 +7,7 @@ the frame made here), so nothing is registered and nothing has to be cleaned up;
 from __future__ import annotations
 
 import json
-import threading
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from types import CodeType
@@ -22,6 +20,7 @@ from graphlearn.errors import GraphLearnError, InputError, Place, SqlError
 from graphlearn.sql.diagnose import Fault
 from graphlearn.sql.rewrite import Rewritten
 from graphlearn.storage.columns import quoted
+from graphlearn.storage.interrupt import INTERRUPTED, interruptible, interruption
 from graphlearn.types import Json
 
 if TYPE_CHECKING:
@@ -32,16 +31,6 @@ T = TypeVar("T")
 _CALL = compile("__connection.sql(__text)", "<sql>", "eval")
 _RUN = compile("__connection.execute(__text).fetchall()", "<sql>", "eval")
 _ARROW = compile("__connection.sql(__text).to_arrow_table()", "<sql>", "eval")
-
-
-INTERRUPTED = (duckdb.InterruptException, RuntimeError)
-"""What DuckDB raises after Ctrl-C; see `interruption`."""
-
-
-def interruption(error: Exception) -> BaseException:
-    """KeyboardInterrupt for what DuckDB raises after Ctrl-C; other errors as they are."""
-    stopped = isinstance(error, duckdb.InterruptException) or str(error) == "Query interrupted"
-    return KeyboardInterrupt() if stopped else error
 
 
 class Watched:
@@ -194,19 +183,6 @@ def _placed(error: duckdb.Error, query: Rewritten, names: dict[str, Any]) -> Gra
             if better.message == fault.message:
                 return better.error(explained)
     return fault.error(query)
-
-
-def interruptible(connection: duckdb.DuckDBPyConnection, work: Callable[[], T]) -> T:
-    """The work's result. In the main thread Ctrl-C stops the query at once (DuckDB alone would finish it first)."""
-    if threading.current_thread() is not threading.main_thread():
-        return work()
-    with ThreadPoolExecutor(1, "query") as pool:
-        future = pool.submit(work)
-        try:
-            return future.result()
-        except KeyboardInterrupt:
-            connection.interrupt()
-            raise
 
 
 def syntax_tree(connection: duckdb.DuckDBPyConnection, query: Rewritten) -> list[Json]:
