@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from graphlearn import __version__
-from graphlearn.errors import GraphLearnError, Interrupted, UserError, WorkspaceError
+from graphlearn.errors import GraphLearnError, Interrupted, UserError, WorkspaceError, did_you_mean
 
 if TYPE_CHECKING:
     from graphlearn.events import Emit
@@ -132,16 +132,21 @@ def run(
     if where != "local":
         raise UserError(f"cannot run on {where!r}", help="this version runs on local only; leave --on out")
     overrides = read_settings(settings)
-    check_syntax(files)
+    created = check_syntax(files)
     with progress(as_json=as_json, quiet=quiet) as emit, connect(workspace, emit=emit) as session:
         printer = Printer(session, "rows" if as_json else "box")
         talk = not quiet and not as_json
         if talk and resume is None and not force:
-            offer_resume(session, files)
-        for path in files:
+            offer_resume(session, [name for names in created.values() for name in names])
+        for path in chosen(created, select, resume, session):
             try:
                 results = session.run_file(
-                    path, select=select or None, force=force, resume=resume, overrides=overrides, show=printer.show
+                    path,
+                    select=[name for name in select if len(files) == 1 or is_among(name, created[path])],
+                    force=force,
+                    resume=resume,
+                    overrides=overrides,
+                    show=printer.show,
                 )
             except Interrupted as stopped:
                 stopped.help = f"continue with: {resume_command(session.workspace.folder, stopped.run)}"
@@ -218,42 +223,83 @@ def read_settings(settings: tuple[str, ...]) -> dict[str, object]:
     return found
 
 
-def check_syntax(files: tuple[Path, ...]) -> None:
-    """Read and parse all files before the first one runs; a mistake in the last must not wait for the first."""
+def check_syntax(files: tuple[Path, ...]) -> dict[Path, list[str]]:
+    """Read and parse all files before the first one runs; a mistake in the last must not wait for the first.
+
+    Returns the models that each file creates. Of a single file, DuckDB's own statements are left to the session.
+    """
+    import duckdb
+
     from graphlearn.errors import raise_all
-    from graphlearn.sql.parser import parse
-    from graphlearn.sql.source import Source
+    from graphlearn.sql.engine import statement_type
+    from graphlearn.sql.statements import CreateModel, Passthrough
 
+    created: dict[Path, list[str]] = {}
     errors: list[GraphLearnError] = []
-    for path in files:
-        try:
-            parse(Source(str(path), path.read_text(encoding="utf-8-sig")))
-        except GraphLearnError as error:
-            errors.append(error)
-        except OSError as error:
-            errors.append(UserError(f"cannot read {path}: {error.strerror}", help="check the path"))
-        except UnicodeDecodeError as error:
-            errors.append(UserError(f"{path} is not UTF-8 text: {error.reason}", help="save the file as UTF-8 text"))
+    with duckdb.connect() as connection:
+        for path in files:
+            try:
+                statements = statements_of(path)
+                created[path] = [s.name for s in statements if isinstance(s, CreateModel)]
+                for statement in statements if len(files) > 1 else ():
+                    if isinstance(statement, Passthrough):
+                        statement_type(connection, statement.verbatim())
+            except GraphLearnError as error:
+                errors.append(error)
     raise_all(errors)
+    return created
 
 
-def offer_resume(session: Session, files: tuple[Path, ...]) -> None:
-    """Name the newest run of each model in the files that was stopped and can be continued."""
+def chosen(
+    created: dict[Path, list[str]], select: tuple[str, ...], resume: str | None, session: Session
+) -> Iterator[Path]:
+    """Of several files, those that create a selected model or the one to resume; a single file is always taken."""
+    from graphlearn.storage.runs import RunFolder
+
+    wanted = list(select)
+    if resume is not None:
+        wanted.append(str(RunFolder.open(session.workspace.folder, resume).info().get("model")))
+    known = [name for names in created.values() for name in names]
+    for name in wanted if len(created) > 1 else ():
+        if not is_among(name, known):
+            raise UserError(f"no file creates a model {name}", help=did_you_mean(name, known))
+    for path, names in created.items():
+        if len(created) == 1 or not wanted or any(is_among(name, names) for name in wanted):
+            yield path
+
+
+def is_among(name: str, names: list[str]) -> bool:
+    """Whether a model is among others, compared as DuckDB compares names."""
+    from graphlearn.storage.artifacts import fold
+
+    return fold(name) in map(fold, names)
+
+
+def statements_of(path: Path) -> list[Statement]:
+    """The statements of a job file. Raises UserError when it cannot be read, SqlError when it does not parse."""
     from graphlearn.sql.parser import parse
     from graphlearn.sql.source import Source
-    from graphlearn.sql.statements import CreateModel
+
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}", help="check the path") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text: {error.reason}", help="save the file as UTF-8 text") from None
+    return parse(Source(str(path), text))
+
+
+def offer_resume(session: Session, models: list[str]) -> None:
+    """Name the newest run of each model when it was stopped and can be continued."""
     from graphlearn.storage.runs import latest_resumable
 
-    for path in files:
-        for statement in parse(Source(str(path), path.read_text(encoding="utf-8-sig"))):
-            if not isinstance(statement, CreateModel):
-                continue
-            stopped = latest_resumable(session.workspace.folder, statement.name)
-            if stopped is not None:
-                info = stopped.info()
-                at = f" in epoch {info['epoch']} of {info['epochs']}" if info.get("epoch") else ""
-                say(f"note: run {stopped.id} was {info['status']}{at}")
-                say(f"      to continue it instead: {resume_command(session.workspace.folder, stopped.id)}")
+    for model in models:
+        stopped = latest_resumable(session.workspace.folder, model)
+        if stopped is not None:
+            info = stopped.info()
+            at = f" in epoch {info['epoch']} of {info['epochs']}" if info.get("epoch") else ""
+            say(f"note: run {stopped.id} was {info['status']}{at}")
+            say(f"      to continue it instead: {resume_command(session.workspace.folder, stopped.id)}")
 
 
 def resume_command(folder: Path, run_id: str | None) -> str:
@@ -313,8 +359,8 @@ def plan(files: tuple[Path, ...], workspace: str, settings: tuple[str, ...], as_
     from graphlearn.printing import to_json_line
     from graphlearn.session import connect
 
-    check_syntax(files)
     overrides = read_settings(settings)
+    check_syntax(files)
     database = workspace if Path(workspace).expanduser().exists() else ":memory:"
     with connect(database, emit=silent) as session:
         for path in files:

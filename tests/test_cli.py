@@ -119,12 +119,30 @@ def test_tensorboard_files_stand_in_the_run_folder(home: Path) -> None:
 
 
 def test_all_files_are_parsed_before_the_first_runs(fresh: Path) -> None:
-    (fresh / "second.sql").write_text("SELEC 1;\n")
+    (fresh / "second.sql").write_text("SELECT 1;\nSELEC 1;\n")
     done = run("run", "job.sql", "second.sql", "missing.sql", "--set", "path=toy.parquet")
     assert done.exit_code == 2
-    assert "second.sql:1:1" in done.stderr
+    assert "second.sql:2:1" in done.stderr
     assert "cannot read missing.sql: No such file" in done.stderr
     assert not (fresh / "kg.graphlearn").exists()
+
+
+def test_select_and_resume_choose_among_files(fresh: Path) -> None:
+    for name in ("one", "two"):
+        (fresh / f"{name}.sql").write_text(
+            f"CREATE MODEL {name} TYPE cp OPTIONS (dim = 4, epochs = 1, negatives = 4) AS FROM 'toy.parquet';"
+        )
+    done = run("run", "one.sql", "two.sql", "--select", "ONE")
+    assert done.exit_code == 0, done.output
+    assert [json.loads(line)["model"] for line in run("models", "--json").stdout.splitlines()] == ["one"]
+    assert "did you mean: two" in run("run", "one.sql", "two.sql", "--select", "twoo").stderr
+    assert run("run", "one.sql", "two.sql").exit_code == 0
+    assert "up to date" in run("run", "one.sql", "two.sql").stderr
+
+
+def test_a_file_that_is_not_there_makes_no_workspace(fresh: Path) -> None:
+    assert run("run", "missing.sql").exit_code == 2
+    assert not (fresh / "kg.duckdb").exists()
 
 
 def test_a_mistake_points_into_the_file(fresh: Path) -> None:
@@ -434,7 +452,7 @@ def test_plan_knows_what_is_unchanged(here: Path) -> None:
         json.loads(line) for line in run("plan", "job.sql", "--set", "path=toy.parquet", "--json").stdout.splitlines()
     )
     assert record["unchanged"] is True
-    assert [operator["operator"] for operator in record["operators"]][0] == "scan"
+    assert record["operators"][0]["operator"] == "scan"
 
 
 def test_doctor(here: Path) -> None:
