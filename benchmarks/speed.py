@@ -145,7 +145,7 @@ def end_to_end(folder: Path, triples: int) -> dict[str, Any]:
     with graphlearn.connect(folder / "bench.duckdb", emit=listen) as session:
         started = time.perf_counter()
         session.sql(
-            f"CREATE MODEL m TYPE complex OPTIONS (dim = 200, epochs = 10, evaluate_every = 0, test_fraction = 0.002, "
+            f"CREATE MODEL m TYPE complex OPTIONS (dim = 200, epochs = 3, evaluate_every = 0, test_fraction = 0.002, "
             f"valid_fraction = 0.002) AS FROM '{source}'"
         )
         total = time.perf_counter() - started

@@ -291,12 +291,14 @@ def statements_of(path: Path) -> list[Statement]:
 
 def offer_resume(session: Session, models: list[str]) -> None:
     """Name the newest run of each model when it was stopped and can be continued."""
-    from graphlearn.storage.runs import latest_resumable
+    from graphlearn.storage.artifacts import fold
+    from graphlearn.storage.runs import RunFolder, list_runs
 
+    newest = {fold(str(info.get("model"))): info for info in reversed(list_runs(session.workspace.folder))}
     for model in models:
-        stopped = latest_resumable(session.workspace.folder, model)
-        if stopped is not None:
-            info = stopped.info()
+        info = newest.get(fold(model), {})
+        stopped = RunFolder.open(session.workspace.folder, str(info["run"])) if info else None
+        if stopped is not None and stopped.resumable:
             at = f" in epoch {info['epoch']} of {info['epochs']}" if info.get("epoch") else ""
             say(f"note: run {stopped.id} was {info['status']}{at}")
             say(f"      to continue it instead: {resume_command(session.workspace.folder, stopped.id)}")

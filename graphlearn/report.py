@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 PICTURE = "report.png"
 POINTS = 1500  # entities on the map: those with most triples
 LABELS = 70  # at most so many names on it; fewer where they would overlap
+EPOCHS_ONLY = 10  # from so many epochs on, the loss is drawn once an epoch: within one, its mean is not settled
 GROUPS = 8  # colours; what is left is grey
 COLOURS = ("#3b6fb6", "#e07b39", "#3f9e5f", "#c2453f", "#8a63b8", "#a9742f", "#d06aa8", "#2f9fa8")
 GREY = "#b9bcc2"
@@ -67,6 +68,7 @@ def read_history(run_folder: Path) -> History:
     """The curves of a run. Steps that a resumed run took twice count once. Raises UserError without events."""
     history = History()
     loss: dict[float, float] = {}
+    whole: dict[float, float] = {}
     mrr: dict[float, float] = {}
     speeds: list[float] = []
     empty = True
@@ -77,6 +79,8 @@ def read_history(run_folder: Path) -> History:
                 history.model, history.family = model, family
             case {"event": "step", "epoch": epoch, "step": step, "steps": steps, "loss": float(value)}:
                 loss[epoch - 1 + step / max(1, steps)] = value
+                if event.get("epoch_done"):
+                    whole[epoch] = value
                 speeds.append(event.get("triples_per_second") or 0.0)
             case {"event": "evaluated", "epoch": 0, "split": "test", "metrics": dict(metrics)}:
                 history.final = metrics
@@ -88,7 +92,8 @@ def read_history(run_folder: Path) -> History:
                 history.final = event.get("metrics") or history.final
     if empty:
         raise UserError(f"run {run_folder.name} has no events", help="graphlearn runs lists the runs there are")
-    history.loss, history.mrr = sorted(loss.items()), sorted(mrr.items())
+    history.loss = sorted(whole.items() if len(whole) >= EPOCHS_ONLY else loss.items())
+    history.mrr = sorted(mrr.items())
     history.speed = float(np.median(speeds)) if speeds else 0.0
     return history
 
@@ -209,7 +214,7 @@ def _draw_mrr(axes: Axes, history: History) -> None:
         axes.plot(*zip(*history.mrr, strict=True), color=COLOURS[2], marker="o", markersize=4, label="validation")
         best_epoch, best = max(history.mrr, key=lambda point: point[1])
         axes.annotate(
-            f"{best:.4f}", (best_epoch, best), textcoords="offset points", xytext=(0, 6), ha="right", fontsize=9
+            f"{best:.4f}", (best_epoch, best), textcoords="offset points", xytext=(0, -14), ha="right", fontsize=9
         )
     if test is not None:
         axes.axhline(test, color=COLOURS[1], linestyle="--", linewidth=1.2, label=f"test {test:.4f}")

@@ -248,9 +248,9 @@ def test_loop_options_change_the_run(tmp_path: Path) -> None:
     for i in range(3):
         (tmp_path / str(i)).mkdir()
     (plain, linear, longer) = (
-        _weights(tmp_path / "0"),
+        _weights(tmp_path / "0", schedule="constant"),
         _weights(tmp_path / "1", schedule="linear"),
-        _weights(tmp_path / "2", epochs=5, evaluate_every=0),
+        _weights(tmp_path / "2", schedule="constant", epochs=5, evaluate_every=0),
     )
     assert len({plain, linear, longer}) == 3
 
