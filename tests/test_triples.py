@@ -34,6 +34,7 @@ Row = tuple[Any, ...]
 @pytest.fixture
 def cursor(tmp_path: Path) -> Iterator[duckdb.DuckDBPyConnection]:
     connection = duckdb.connect(config={"threads": 2, "temp_directory": str(tmp_path / "spill")})
+    connection.execute("SET max_temp_directory_size = '4GB'")
     yield connection
     connection.close()
 
@@ -550,11 +551,15 @@ def test_no_memory_and_nowhere_to_spill(cursor: duckdb.DuckDBPyConnection) -> No
 
 def test_ctrl_c_is_a_keyboard_interrupt_and_leaves_nothing(cursor: duckdb.DuckDBPyConnection) -> None:
     long = GRAPH.replace("range(3000)", "range(20_000_000)")
-    timer = threading.Timer(0.2, lambda: os.kill(os.getpid(), signal.SIGINT))
-    timer.start()
-    with pytest.raises(KeyboardInterrupt):
-        encode_triples(cursor, long, emit=silent)
-    timer.join()
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+    try:
+        timer = threading.Timer(0.2, lambda: os.kill(os.getpid(), signal.SIGINT))
+        timer.start()
+        with pytest.raises(KeyboardInterrupt):
+            encode_triples(cursor, long, emit=silent)
+        timer.join()
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert temporary_tables(cursor) == 0
 
 
