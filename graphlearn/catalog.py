@@ -164,33 +164,34 @@ def _training_info(folder: Path) -> Iterator[Json]:
 def _history(events: Iterable[Json]) -> list[Json]:
     """Epochs and evaluations of one run. What a crash undid, so that a resume did it again, is left out."""
     rows: dict[tuple[object, ...], Json] = {}
-    began, spent, step = None, 0.0, 0
+    began, spent, step, total = None, 0.0, 0, 0
     for event in events:
         time, kind = event.get("time"), event.get("event")
         if not isinstance(time, int | float):
             continue
         if kind == "job_started" or began is None:
             resumed = event.get("resumed_at")
-            step = resumed if isinstance(resumed, int) else step
-            rows = _until(rows, step)
+            total = resumed if isinstance(resumed, int) else total
+            rows = _until(rows, total)
             began, spent = time, max((row["seconds"] for row in rows.values()), default=0.0)
         common: Json = {"time": time, "seconds": spent + time - began, "epoch": event.get("epoch")}
         if kind == "step":
             step = event["step"] if isinstance(event.get("step"), int) else step
-            rows = _until(rows, step)
+            total = (int(event.get("epoch") or 1) - 1) * int(event.get("steps") or 0) + step
+            rows = _until(rows, total)
             if event.get("epoch_done"):
                 speed = {key: event.get(key) for key in ("loss", "triples_per_second")}
-                _put(rows, {**common, **speed, "kind": "epoch", "step": step, "split": None})
+                _put(rows, {**common, **speed, "kind": "epoch", "step": step, "total": total, "split": None})
         elif kind == "evaluated":
             metrics = _dict(event.get("metrics"))
             shown = {"split": event.get("split"), "best": event.get("best"), "metrics": metrics or None}
-            _put(rows, {**common, **_headline(metrics), **shown, "kind": "evaluation", "step": step})
+            _put(rows, {**common, **_headline(metrics), **shown, "kind": "evaluation", "step": step, "total": total})
     return list(rows.values())
 
 
-def _until(rows: dict[tuple[object, ...], Json], step: int) -> dict[tuple[object, ...], Json]:
-    """The rows up to a step: those beyond it are of a time before a crash."""
-    return {key: row for key, row in rows.items() if row["step"] <= step}
+def _until(rows: dict[tuple[object, ...], Json], total: int) -> dict[tuple[object, ...], Json]:
+    """The rows up to a step, counted from the beginning: those beyond it are of a time before a crash."""
+    return {key: row for key, row in rows.items() if row["total"] <= total}
 
 
 def _put(rows: dict[tuple[object, ...], Json], row: Json) -> None:

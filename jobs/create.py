@@ -20,6 +20,7 @@ from graphlearn.events import (
     Step,
     fan_out,
 )
+from graphlearn.jobs import checkpoint
 from graphlearn.jobs.dataflow import Dataflow, execute
 from graphlearn.jobs.families import family
 from graphlearn.jobs.machine import memory_available
@@ -130,6 +131,7 @@ def create_model(
             bound = Bound(
                 request=request, cursor=cursor, run=run, store=store, resume=resume is not None, fingerprint=print_
             )
+            resumed_at = _steps_done(run) if resume is not None else None
             dataflow = interruptible(cursor, lambda: family(request.family).compile(bound))
             tell(
                 JobStarted(
@@ -138,6 +140,7 @@ def create_model(
                     family=request.family.lower(),
                     folder=str(run.path),
                     options=asdict(request.options),
+                    resumed_at=resumed_at,
                 )
             )
             outputs = execute(dataflow, tell, keep=("version", "metrics", "counts"))
@@ -184,6 +187,12 @@ def _open_run(workspace: Workspace, request: ModelRequest, print_: str, resume: 
         raise UserError(f'run "{resume}" is done', help="there is nothing to resume; --force trains again")
     run.update(status="running", message=None)
     return run
+
+
+def _steps_done(run: RunFolder) -> int | None:
+    """Optimiser steps at the newest checkpoint, None without one."""
+    path = checkpoint.newest(run.checkpoints)
+    return None if path is None else int(path.name)
 
 
 def _published(store: ArtifactStore, model: str, run_id: str) -> ModelResult | None:

@@ -226,10 +226,9 @@ def list_runs(folder: Path) -> list[Json]:
 def latest_resumable(folder: Path, model: str) -> RunFolder | None:
     """The newest run of the model, when it stopped before its end and left a checkpoint; None otherwise."""
     for info in list_runs(folder):
-        if fold(str(info.get("model"))) == fold(model) and info.get("status") in RESUMABLE:
+        if fold(str(info.get("model"))) == fold(model):
             run = RunFolder(Path(folder) / "runs" / str(info["run"]))
-            if run.has_checkpoint:
-                return run
+            return run if info.get("status") in RESUMABLE and run.has_checkpoint else None
     return None
 
 

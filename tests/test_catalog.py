@@ -43,7 +43,7 @@ def started(at: float, resumed_at: int | None = None) -> Event:
 
 def step(at: float, number: int, epoch: int, loss: float = 0.0, *, done: bool = True) -> Event:
     return Step(
-        time=at, step=number, steps=99, epoch=epoch, epochs=9, loss=loss, triples_per_second=5.0, eta_seconds=1.0,
+        time=at, step=number, steps=10, epoch=epoch, epochs=9, loss=loss, triples_per_second=5.0, eta_seconds=1.0,
         epoch_done=done,
     )  # fmt: skip
 
@@ -139,7 +139,7 @@ def test_training_info_tells_epochs_and_evaluations_as_they_come(sql: Any, tmp_p
         ("epoch", 1, 10, 0.5, None, None, None, None, 2.0),
         ("evaluation", 1, 10, None, "valid", 0.25, 0.5, True, 3.0),
     ]
-    run.append(step(104, 20, 2))
+    run.append(step(104, 10, 2))
     run.append(Note(message="x"))
     assert sql("SELECT count(*), min(model), min(run) FROM training_info") == [(3, "m", run.id)]
 
@@ -151,12 +151,12 @@ def test_what_a_crash_undid_is_left_out(sql: Any, tmp_path: Path, resumed_at: in
         started(100),
         step(110, 10, 1),
         evaluated(111, 1, 0.1),
-        step(120, 20, 2, 9.0),
+        step(120, 10, 2, 9.0),
         evaluated(121, 2, 0.9),
-        step(130, 30, 3, 9.0),
+        step(130, 10, 3, 9.0),
         started(200, resumed_at),  # from the checkpoint at step 10
-        step(205, 15, 2, done=False),
-        step(210, 20, 2, 2.0),
+        step(205, 5, 2, done=False),
+        step(210, 10, 2, 2.0),
         evaluated(211, 2, 0.2),
     ):
         run.append(event)
@@ -164,8 +164,8 @@ def test_what_a_crash_undid_is_left_out(sql: Any, tmp_path: Path, resumed_at: in
     assert rows == [
         ("epoch", 1, 10, 0.0, None),
         ("evaluation", 1, 10, None, 0.1),
-        ("epoch", 2, 20, 2.0, None),
-        ("evaluation", 2, 20, None, 0.2),
+        ("epoch", 2, 10, 2.0, None),
+        ("evaluation", 2, 10, None, 0.2),
     ]
     if resumed_at is not None:
         assert sql("SELECT max(seconds) FROM training_info") == [(22.0,)]  # 11 before, 11 after
