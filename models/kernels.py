@@ -231,7 +231,10 @@ def manhattan(q_BD: FloatArray, c_ND: FloatArray, scores_BN: FloatArray) -> None
 
 @_compiled
 def manhattan_vjp(q_BD: FloatArray, c_ND: FloatArray, g_BN: FloatArray, dq_BD: FloatArray, dc_ND: FloatArray) -> None:
-    """Gradient of `manhattan`; `dc_ND` is overwritten with the sum over queries."""
+    """Gradient of `manhattan`; `dc_ND` is overwritten with the sum over queries.
+
+    Where a difference is exactly zero it takes one of the two one-sided slopes.
+    """
     zero = np.float32(0.0)
     dc_ND[:] = zero
     D = q_BD.shape[1]
@@ -245,8 +248,7 @@ def manhattan_vjp(q_BD: FloatArray, c_ND: FloatArray, g_BN: FloatArray, dq_BD: F
                 continue
             c, dc = c_ND[j], dc_ND[j]
             for d in range(D):
-                x = q[d] - c[d]
-                step = g if x > zero else (-g if x < zero else zero)
+                step = g if q[d] > c[d] else -g
                 dq[d] -= step
                 dc[d] += step
 

@@ -117,9 +117,11 @@ class KgeOptions:
             )
         if self.negative_sampling == "independent" and self.negatives == 0:
             raise OptionError("independent sampling needs a number of negatives", key="negatives")
-        if self.reciprocal and self.sides != "both":
+        if self.reciprocal and self.sides in ("tail", "head"):
             raise OptionError(
-                "reciprocal relations train both sides", key="sides", help="leave sides out, or reciprocal = false"
+                f"with reciprocal relations, sides = '{self.sides}' would leave half of the relations untrained",
+                key="sides",
+                help="add reciprocal = false, or leave sides out",
             )
 
     def _forget_default(self, name: str) -> None:

@@ -60,7 +60,7 @@ def hold_out(
 
 def keep_seen(triples: Triples, codes: Codes, n_entities: int, n_relations: int) -> int:
     """Move held-out triples whose head, tail or relation train would lack to train, in place; returns how many."""
-    entities, relations = _seen(triples[codes == 0], n_entities, n_relations)
+    entities, relations = _seen(triples, n_entities, n_relations, codes)
     held = np.flatnonzero(codes)
     part = triples[held]
     lost = ~(entities[part.heads] & entities[part.tails] & relations[part.relations])
@@ -68,8 +68,11 @@ def keep_seen(triples: Triples, codes: Codes, n_entities: int, n_relations: int)
     return int(np.count_nonzero(lost))
 
 
-def divide(triples: Triples, codes: Codes, report: IngestReport) -> dict[Split, Triples]:
-    """The triples of each split, their order kept. Raises InputError when train would be empty."""
+def divide(triples: Triples, codes: Codes, report: IngestReport, *, covered: bool) -> dict[Split, Triples]:
+    """The triples of each split, their order kept. Raises InputError when train would be empty.
+
+    `covered`: train is known to hold every entity and relation, so none needs to be looked for.
+    """
     report.self_loops = int(np.count_nonzero(triples.heads == triples.tails))
     bounds = [0, *np.cumsum(np.bincount(codes, minlength=len(SPLIT_CODES))).tolist()]
     if bounds[1] < len(triples):
@@ -78,19 +81,25 @@ def divide(triples: Triples, codes: Codes, report: IngestReport) -> dict[Split, 
     report.train, report.valid, report.test = (len(splits[split]) for split in SPLIT_CODES)
     if not report.train:
         raise InputError("no row has split = 'train'", help="mark rows as 'train', or leave the split column out")
-    if report.valid or report.test:
+    if not covered and (report.valid or report.test):
         entities, relations = _seen(splits[Split.TRAIN], report.entities, report.relations)
         report.unseen_entities = int(np.count_nonzero(~entities))
         report.unseen_relations = int(np.count_nonzero(~relations))
     return splits
 
 
-def _seen(triples: Triples, n_entities: int, n_relations: int) -> tuple[BoolArray, BoolArray]:
-    """Masks of the entities and relations that occur. shape: [E], [R]"""
+def _seen(
+    triples: Triples, n_entities: int, n_relations: int, codes: Codes | None = None
+) -> tuple[BoolArray, BoolArray]:
+    """Masks of the entities and relations that occur (with `codes`, in train). shape: [E], [R]"""
     entities, relations = np.zeros(n_entities, np.bool_), np.zeros(n_relations, np.bool_)
-    entities[triples.heads] = True
-    entities[triples.tails] = True
-    relations[triples.relations] = True
+    for start in range(0, len(triples), _BLOCK):  # blocks stay in the cache
+        part = triples[start : start + _BLOCK]
+        if codes is not None:
+            part = part[np.flatnonzero(codes[start : start + _BLOCK] == 0)]
+        entities[part.heads] = True
+        entities[part.tails] = True
+        relations[part.relations] = True
     return entities, relations
 
 

@@ -194,7 +194,7 @@ class _Ingest:
         if self.split is None and max(holdout) > 0:
             codes = hold_out(triples, self.key_hashes(self.entities), self.key_hashes(self.relations), holdout, seed)
             self.report.moved_to_train = keep_seen(triples, codes, self.report.entities, self.report.relations)
-        splits = divide(triples, codes, self.report)
+        splits = divide(triples, codes, self.report, covered=self.split is None)
         del triples, codes
         files = [
             self.store(self.entities, self.entity_type, e_type),
