@@ -27,7 +27,7 @@ from graphlearn.jobs.kge import EVALUATION_MEMORY, PROTOCOL, scorer_type
 from graphlearn.jobs.metrics import metric_rows, metrics_schema, metrics_table, read_metrics
 from graphlearn.storage.artifacts import Artifact, ArtifactStore
 from graphlearn.storage.columns import common_type, find_column, quoted, subquery
-from graphlearn.storage.dictionary import Dictionary
+from graphlearn.storage.dictionary import Dictionary, key_field
 from graphlearn.storage.snapshot import ENTITIES, RELATIONS, read_snapshot
 from graphlearn.storage.triples import describe
 from graphlearn.types import IdArray, Side, Split, Triples
@@ -196,8 +196,8 @@ def describe_unborn(
     connection = cursor()
     try:
         head, tail, relation = (columns[str(find_column(columns, name))] for name in ("head", "tail", "relation"))
-        entity_field = _field(connection, common_type(connection, [head, tail]))
-        relation_field = _field(connection, common_type(connection, [relation]))
+        entity_field = key_field(common_type(connection, [head, tail]))
+        relation_field = key_field(common_type(connection, [relation]))
         asked = _columns(function, connection, argument)
         width = int(options.dim)
         schema = output_schema(function, entity_field, relation_field, width, given, asked, connection, argument)
@@ -260,10 +260,6 @@ def output_schema(
     return pa.schema([*fields, *tail, pa.field("known", pa.bool_())])
 
 
-def _field(cursor: duckdb.DuckDBPyConnection, type_name: str) -> pa.Field:
-    return cursor.sql(f"SELECT NULL::{type_name} AS key LIMIT 0").to_arrow_table().schema.field("key")
-
-
 def _columns(function: Function, cursor: duckdb.DuckDBPyConnection, argument: str | None) -> dict[str, str]:
     """Columns of the relation, checked for the function. Raises InputError."""
     need = ARGUMENT[function]
@@ -318,8 +314,14 @@ def _encoded_sql(loaded: LoadedModel, argument: str, columns: dict[str, str]) ->
             continue
         where = f"q.{quoted(column)}"
         parts.append(f"CASE WHEN {where} IS NULL THEN -2 ELSE coalesce({alias}.id, -1) END::BIGINT AS {alias}")
-        joins.append(f"LEFT JOIN {dictionary.sql} {alias} ON {alias}.key = TRY_CAST({where} AS {dictionary.type})")
+        joins.append(f"LEFT JOIN {dictionary.sql} {alias} ON {_same_key(dictionary, alias, where, columns[column])}")
     return f"SELECT {', '.join(parts)} FROM {subquery(argument)} q {' '.join(joins)}"
+
+
+def _same_key(dictionary: Dictionary, alias: str, value: str, kind: str) -> str:
+    """The join condition; a value of another type must survive the cast both ways, so that 5.7 is not the key 6."""
+    there = f"{alias}.key = TRY_CAST({value} AS {dictionary.type})"
+    return there if kind == dictionary.type else f"{there} AND TRY_CAST({alias}.key AS {kind}) = {value}"
 
 
 def _stream(cursor: CursorFactory, sql: str) -> Iterator[pa.RecordBatch]:
@@ -434,13 +436,13 @@ def _similar(
 
     connection = cursor()
     try:
-        column = next(iter(describe(connection, argument)))
+        column, kind = next(iter(describe(connection, argument).items()))
     finally:
         connection.close()
     d = loaded.entities
     sql = (
         f"SELECT TRY_CAST(q.{quoted(column)} AS {d.type}) AS key, coalesce(e.id, -1)::BIGINT AS id "
-        f"FROM {subquery(argument)} q LEFT JOIN {d.sql} e ON e.key = TRY_CAST(q.{quoted(column)} AS {d.type})"
+        f"FROM {subquery(argument)} q LEFT JOIN {d.sql} e ON {_same_key(d, 'e', 'q.' + quoted(column), kind)}"
     )
     unit = F.normalize(loaded.embedding.entities, dim=1)
     step = max(1, EVALUATION_MEMORY // (4 * len(unit)))

@@ -110,6 +110,13 @@ def test_keys_keep_their_types(trained: Workspace) -> None:
     assert rows(trained, cast, "SELECT tail FROM answer") == rows(trained, source, "SELECT tail FROM answer")
 
 
+def test_a_value_that_a_cast_would_round_is_no_key(trained: Workspace) -> None:
+    source = ask(trained, "predict", "numbers", "SELECT 5.7 AS head, 1.5 AS relation", k=2)
+    assert rows(trained, source, "SELECT tail, score FROM answer") == [(None, None)]
+    assert rows(trained, ask(trained, "similar", "numbers", "SELECT 5.7"), "SELECT neighbour FROM answer") == [(None,)]
+    assert len(rows(trained, ask(trained, "similar", "numbers", "SELECT 5.0", k=2))) == 2
+
+
 def test_evaluate_stored_and_given(trained: Workspace) -> None:
     stored = rows(
         trained,
