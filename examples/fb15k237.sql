@@ -8,7 +8,7 @@ SET VARIABLE path = '../shared/data/kg/fb15k-237.parquet';
 
 CREATE OR REPLACE MODEL fb15k237
   TYPE complex
-  OPTIONS (dim = 400, epochs = 100)
+  OPTIONS (dim = 400, epochs = 20, negatives = 1000, regularization = 0.05)
   AS SELECT head, relation, tail, split FROM read_parquet(getvariable('path'));
 
 SELECT split, side, count, round(mrr, 4) AS mrr, round(hits_at_1, 4) AS "hits@1", round(hits_at_3, 4) AS "hits@3",
