@@ -328,9 +328,9 @@ def draw(session: Session, result: ModelResult, talk: bool) -> None:
     from graphlearn.report import PICTURE, can_draw, draw_report
     from graphlearn.storage.artifacts import ArtifactStore
 
-    artifact = next(
-        (a for a in ArtifactStore(session.workspace.folder).versions(result.model) if a.version == result.version), None
-    )
+    store = ArtifactStore(session.workspace.folder)
+    stored = store.versions(result.model) if store.exists(result.model) else []  # the file may have dropped it again
+    artifact = next((a for a in stored if a.version == result.version), None)
     run_id = result.run or (artifact.manifest.get("run") if artifact else None)
     if artifact is None or run_id is None:
         return

@@ -112,7 +112,8 @@ def print_model(folder: Path, model: str, version: int | None, *, as_json: bool)
         {
             "model": artifact.model,
             "type": manifest.get("family"),
-            "version": f"{artifact.version} of {', '.join(map(str, versions))}",
+            "version": str(artifact.version)
+            + (f" (stored: {', '.join(map(str, versions))})" if len(versions) > 1 else ""),
             "made": moment(datetime.fromisoformat(manifest["created_at"])),
             "run": manifest.get("run"),
             "entities": f"{counts['entities']:,} ({manifest.get('entity_type')})" if "entities" in counts else None,

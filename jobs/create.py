@@ -86,6 +86,7 @@ class Bound:
     store: ArtifactStore | None = None
     resume: bool = False
     fingerprint: str = ""
+    started: float = 0.0
 
 
 def fingerprint_request(cursor: duckdb.DuckDBPyConnection, request: ModelRequest) -> str:
@@ -127,9 +128,16 @@ def create_model(
             run.close()
             return done
         tell = fan_out(_recorder(run), emit)
+        run.update(family=request.family.lower())
         try:
             bound = Bound(
-                request=request, cursor=cursor, run=run, store=store, resume=resume is not None, fingerprint=print_
+                request=request,
+                cursor=cursor,
+                run=run,
+                store=store,
+                resume=resume is not None,
+                fingerprint=print_,
+                started=started,
             )
             resumed_at = _steps_done(run) if resume is not None else None
             dataflow = interruptible(cursor, lambda: family(request.family).compile(bound))

@@ -138,7 +138,7 @@ class Dataflow:
                 human_bytes(e.bytes) if e.bytes is not None else "",
                 f"{human_count(e.flops)}FLOP" if e.flops else "",
                 f"peak {human_bytes(e.memory)}" if e.memory is not None else "",
-                f"about {human_seconds(e.seconds)}" if e.seconds is not None else "",
+                ("about " if e.seconds >= 1 else "") + human_seconds(e.seconds) if e.seconds is not None else "",
             ]
             indent = "   " * depth
             head = f"{indent}{'└─ ' if depth else ''}{o.name}"

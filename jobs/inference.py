@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import duckdb
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute
 
 from graphlearn.errors import InputError, OptionError, UserError, did_you_mean
 from graphlearn.jobs.kge import EVALUATION_MEMORY, PROTOCOL, scorer_type
@@ -162,6 +163,8 @@ class ModelReader:
             schema = output_schema(function, entity, relation, width, options, columns, connection, argument)
         finally:
             connection.close()
+        if function == "evaluate" and argument is not None:
+            _check_answerable(loaded, argument, cursor)
         if function == "predict":
             assert argument is not None
             return ArrowSource(schema, lambda: _predict(loaded, argument, schema, options, cursor))
@@ -404,18 +407,23 @@ def _answer(loaded: LoadedModel, batch: pa.RecordBatch, schema: pa.Schema, k: in
     taken = pa.array(rows)
     out = []
     for f in schema:
+        asked = batch.column(lower[f.name.lower()]).take(taken) if f.name.lower() in lower else None
         if f.name in made:
             column = made[f.name]
-        elif f.name in ("head", "tail"):
-            ids = heads if f.name == "head" else tails
-            column = loaded.entities.take(np.where(ids < 0, -1, ids))
-        elif f.name == "relation":
-            ids = r[rows]
-            column = loaded.relations.take(np.where(ids < 0, -1, ids))
+        elif f.name in ("head", "relation", "tail"):
+            ids = {"head": heads, "relation": r[rows], "tail": tails}[f.name]
+            dictionary = loaded.relations if f.name == "relation" else loaded.entities
+            column = dictionary.take(np.where(ids < 0, -1, ids))
+            if asked is not None and (asked.type == column.type or _are_text(asked, column)):
+                column = pa.compute.coalesce(column, asked.cast(column.type))  # an unknown key stays as it was asked
         else:
-            column = batch.column(lower[f.name.lower()]).take(taken)
+            column = asked
         out.append(column if column.type == f.type else column.cast(f.type))
     return pa.record_batch(out, schema=schema)
+
+
+def _are_text(*columns: pa.Array) -> bool:
+    return all(pa.types.is_string(c.type) or pa.types.is_large_string(c.type) for c in columns)
 
 
 def is_known(known: KnownAnswers, anchors: IdArray, relations: IdArray, answers: IdArray) -> Any:
@@ -488,6 +496,26 @@ def _embeddings(loaded: LoadedModel, of: str, schema: pa.Schema) -> Iterator[pa.
         yield pa.record_batch([keys, vectors], schema=schema)
 
 
+def _check_answerable(loaded: LoadedModel, argument: str, cursor: CursorFactory) -> None:
+    """Raise InputError, before anything is scanned, when no triple of the relation can be ranked.
+
+    A relation without rows passes: it may be a table that a job is still going to fill.
+    """
+    connection = cursor()
+    try:
+        sql = _encoded_sql(loaded, argument, describe(connection, argument))
+        rows, usable = connection.execute(
+            f"SELECT count(*), count(*) FILTER (__h >= 0 AND __r >= 0 AND __t >= 0) FROM ({sql})"
+        ).fetchall()[0]
+    finally:
+        connection.close()
+    if rows and not usable:
+        raise InputError(
+            "no triple of the relation has a head, relation and tail that the model knows",
+            help="check that its keys are those the model was trained on",
+        )
+
+
 def _evaluate(loaded: LoadedModel, argument: str | None, cursor: CursorFactory) -> Iterator[pa.RecordBatch]:
     """The metrics stored at training time, or those of other triples, filtered by everything the model was given."""
     from graphlearn.models.known import KnownAnswers
@@ -507,12 +535,7 @@ def _evaluate(loaded: LoadedModel, argument: str | None, cursor: CursorFactory) 
     h, r, t = (table.column(name).to_numpy() for name in ("__h", "__r", "__t"))
     usable = (h >= 0) & (r >= 0) & (t >= 0)
     if not usable.any():
-        raise InputError(
-            "no triple of the relation has a head, relation and tail that the model knows"
-            if len(h)
-            else "the relation to evaluate on has no rows",
-            help="check that its keys are those the model was trained on",
-        )
+        raise InputError("the relation to evaluate on has no rows", help="check its WHERE clause")
     triples = Triples(*(np.ascontiguousarray(c[usable].astype(np.int32)) for c in (h, r, t)))
     parts = [*read_snapshot(loaded.artifact.path).values(), triples]
     known = {side: KnownAnswers.of(parts, side, len(loaded.relations)) for side in Side}

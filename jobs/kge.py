@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import asdict
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, cast
@@ -306,6 +307,7 @@ class _Kge:
                     "metrics": data["metrics"],
                     "protocol": PROTOCOL,
                     "run": bound.run.id,
+                    "seconds": time.perf_counter() - bound.started,
                 }
             )
         encoded.close()

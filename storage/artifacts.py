@@ -225,7 +225,7 @@ class ArtifactStore:
         return ArtifactError(f"{what} cannot be used: {artifact.damage}", help=fix + also)
 
     def _glance(self, home: Path, version: int) -> Artifact:
-        """The version with its manifest; no file is verified."""
+        """The version with its manifest; of the files, only presence and size are looked at."""
         path = home / str(version)
         try:
             manifest = read_json(path / MANIFEST)
@@ -241,6 +241,9 @@ class ArtifactStore:
             damage = f"its format {written} is newer than this GraphLearn reads ({FORMAT_VERSION})"
         elif _sealed(manifest) != manifest:
             damage = f"{MANIFEST} has changed since it was written (its SHA-256 differs)"
+        else:
+            sizes = ((name, path / name, expected["bytes"]) for name, expected in manifest["files"].items())
+            damage = next((problem for name, file, size in sizes if (problem := _check_size(file, name, size))), None)
         return Artifact(str(manifest.get("model", _model_name(home))), version, path, manifest, damage)
 
     def _verify(self, artifact: Artifact) -> Artifact:
@@ -253,9 +256,10 @@ class ArtifactStore:
 
     def _check_file(self, path: Path, name: str, expected: Json) -> str | None:
         try:
+            wrong = _check_size(path, name, expected["bytes"])
+            if wrong is not None:
+                return wrong
             status = path.stat()
-            if status.st_size != expected["bytes"]:
-                return f"{name} has {status.st_size:,} bytes instead of {expected['bytes']:,}"
             state = (status.st_mtime_ns, status.st_size)
             if self._verified.get(path) != state:
                 if _digest(path) != expected["sha256"]:
@@ -322,3 +326,14 @@ def _sealed(manifest: Json) -> Json:
 def _digest(path: Path) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _check_size(path: Path, name: str, size: int) -> str | None:
+    """What is wrong with a file's presence or size, None when nothing is."""
+    try:
+        found = path.stat().st_size
+    except FileNotFoundError:
+        return f"{name} is missing"
+    except OSError as error:
+        return f"{name} is unreadable ({error.strerror})"
+    return None if found == size else f"{name} has {found:,} bytes instead of {size:,}"

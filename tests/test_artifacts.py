@@ -205,7 +205,8 @@ def test_a_damaged_model_is_named_and_the_others_stay(store: ArtifactStore, harm
     assert store.load("other").damage is None
     listed = {a.model: a.damage for a in store.models()}
     assert listed["other"] is None
-    assert (listed["kg.medical"] is None) == message.startswith("weights.bin")
+    # a list looks at sizes; that bytes have changed in place is seen when the model is used
+    assert (listed["kg.medical"] is None) == message.startswith("weights.bin has changed")
     assert put(store) == 3
     assert store.load("kg.medical").version == 3
     store.drop("kg.medical")

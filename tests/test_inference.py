@@ -58,6 +58,8 @@ def test_predict_tails_heads_and_triples(trained: Workspace) -> None:
     assert by_question[3][0][5] is not None
     for n in (4, 5, 6):
         assert by_question[n][0][4:] == (None, None, None)
+    assert by_question[4][0][1:4] == ("nobody", "knows", None)
+    assert by_question[5][0][1:4] == ("p7", "unheard of", None)
 
 
 def test_the_score_of_a_triple_is_its_score_as_an_answer(trained: Workspace) -> None:
@@ -136,9 +138,10 @@ def test_evaluate_stored_and_given(trained: Workspace) -> None:
 
 
 def test_evaluate_on_nothing_it_knows(trained: Workspace) -> None:
-    source = ask(trained, "evaluate", "m", "SELECT 'x' AS head, 'y' AS relation, 'z' AS tail")
     with pytest.raises(InputError, match="no triple"):
-        list(source.batches())
+        ask(trained, "evaluate", "m", "SELECT 'x' AS head, 'y' AS relation, 'z' AS tail")
+    with pytest.raises(InputError, match="has no rows"):
+        list(ask(trained, "evaluate", "m", "FROM triples WHERE false").batches())
 
 
 def test_embeddings_and_similar(trained: Workspace) -> None:

@@ -369,7 +369,7 @@ def test_rows_of_a_function_can_be_stored(session: Session) -> None:
 def test_an_error_while_rows_are_computed_is_placed(session: Session) -> None:
     session.sql(f"CREATE MODEL m {TYPE} AS {QUERY}")
     with pytest.raises(InputError) as caught:
-        session.sql("CREATE TABLE x AS FROM evaluate('m', (SELECT 'a' AS head, 'b' AS relation, 'c' AS tail))")
+        session.sql("CREATE TABLE x AS FROM evaluate('m', (SELECT 'a' AS head, '' AS relation, '' AS tail LIMIT 0))")
     assert caught.value.place is not None
     assert caught.value.place.column == 24
 
