@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from graphlearn.models import kernels
+from graphlearn.models import query_kernels
 from graphlearn.models.options import KgeOptions
 from graphlearn.models.scorer import Scorer, complex_multiply
 from graphlearn.types import Side
@@ -32,7 +32,7 @@ class ComplEx(Scorer):
 
     name = "complex"
     options_type = ComplExOptions
-    fused: ClassVar = (kernels.rotate, kernels.rotate_vjp)
+    fused: ClassVar = (query_kernels.rotate, query_kernels.rotate_vjp)
     paired = True
 
     def project(self, anchors: Tensor, prepared: Tensor, side: Side, dense: dict[str, Tensor]) -> Tensor:

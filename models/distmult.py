@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from graphlearn.models import kernels
+from graphlearn.models import query_kernels
 from graphlearn.models.options import KgeOptions
 from graphlearn.models.scorer import Scorer
 from graphlearn.types import Side
@@ -28,7 +28,7 @@ class DistMult(Scorer):
 
     name = "distmult"
     options_type = DistMultOptions
-    fused: ClassVar = (kernels.multiply, kernels.multiply_vjp)
+    fused: ClassVar = (query_kernels.multiply, query_kernels.multiply_vjp)
 
     def project(self, anchors: Tensor, prepared: Tensor, side: Side, dense: dict[str, Tensor]) -> Tensor:
         """a * r on both sides."""

@@ -83,7 +83,7 @@ class AutogradEngine(Engine):
         return F.dropout(self.scorer.queries(anchors, relations, rows, side, dense), options.query_dropout)
 
     def _penalty(self, rows: Tensor, weights: Tensor | float = 1.0) -> Tensor:
-        if self.options.regularizer == "l2":
+        if self.options.regularizer in ("l2", "dura"):
             return (rows.square().sum(-1) * weights).sum() * self.options.regularization
         if self.scorer.paired:
             re, im = rows.chunk(2, dim=-1)
@@ -123,7 +123,9 @@ class AutogradEngine(Engine):
             total = total + criterion.value(positive_B[part], scores)
         if options.regularization:
             total = total + self._penalty(anchor_BD) + self._penalty(target_BD)
-            if not self.scorer.prepares:
+            if options.regularizer == "dura":
+                total = total + self._penalty(query_BD)
+            elif not self.scorer.prepares:
                 total = total + self._penalty(relation_rows, torch.bincount(relation_inverse).float())
         total.backward()  # type: ignore[no-untyped-call]
         self._apply("entities", ids, rows, rate)
@@ -187,7 +189,9 @@ class AutogradEngine(Engine):
         if self.options.regularization:
             target_BD = self.entities[answer_ids].requires_grad_()
             penalty = self._penalty(anchor_BD, counts_B) + self._penalty(target_BD)
-            if not self.scorer.prepares:
+            if self.options.regularizer == "dura":
+                penalty = penalty + self._penalty(query_BD, counts_B)
+            elif not self.scorer.prepares:
                 times = torch.zeros(len(relation_rows), device=self.device).index_add_(0, relation_inverse, counts_B)
                 penalty = penalty + self._penalty(relation_rows, times)
         torch.autograd.backward(

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from graphlearn.models import kernels
+from graphlearn.models import table_kernels
 from graphlearn.models.batches import Batch
 from graphlearn.models.engine import Engine
 from graphlearn.models.losses import MASKED, sampled_loss
@@ -136,27 +136,30 @@ class FusedEngine(Engine):
         d_candidates = g[2 * B + c * N : 2 * B + (c + 1) * N]
 
         forward(table, prepared, anchors, relations, flip, q)
-        kernels.gather(table, batch.candidates[c], desk.candidates)
+        table_kernels.gather(table, batch.candidates[c], desk.candidates)
         row_kernel, row_vjp = self.scorer.similarity.row_kernel
         row_kernel(q, table, targets, positive)
         self._pairs(q, desk.candidates, scores)
         if batch.keys is not None and batch.known is not None:
             known = batch.known
-            kernels.mask_known(
+            table_kernels.mask_known(
                 batch.keys[lo:hi], known.offsets, known.answers, batch.candidates[c], desk.seats, scores, MASKED
             )
         kept = scores.copy() if self.scorer.similarity is EUCLID else scores
         loss, d_positive, d_scores = self._loss.gradient(torch.from_numpy(positive), torch.from_numpy(scores))
         self._pairs_vjp(q, desk.candidates, d_scores, kept, dq, d_candidates)
         row_vjp(q, table, targets, d_positive.numpy(), dq, d_targets)
+        if self.options.regularizer == "dura" and self.options.regularization:
+            loss += self.options.regularization * float(np.vdot(q, q))
+            dq += np.float32(2 * self.options.regularization) * q
         backward(table, prepared, anchors, relations, flip, dq, d_anchors, self._relation_gradient[lo:hi])
         weight = self.options.regularization
         if weight:
-            penalty = kernels.cubic_penalty if self.options.regularizer == "n3" else kernels.square_penalty
+            penalty = table_kernels.cubic_penalty if self.options.regularizer == "n3" else table_kernels.square_penalty
             paired = self.scorer.paired
             loss += penalty(table, anchors, weight, paired, d_anchors)
             loss += penalty(table, targets, weight, paired, d_targets)
-            if not self.scorer.prepares:
+            if self.options.regularizer != "dura" and not self.scorer.prepares:
                 loss += penalty(self.relations.numpy(), relations, weight, paired, self._relation_gradient[lo:hi])
         return loss
 
@@ -201,12 +204,12 @@ class FusedEngine(Engine):
 
     def _move(self, name: str, ids: IdArray, g: FloatArray, first: IdArray, rate: float) -> None:
         following, unique = self._chains[0][: len(ids)], self._chains[1][: len(ids)]
-        n = kernels.link(ids, first, following, unique)
+        n = table_kernels.link(ids, first, following, unique)
         optimiser = self.optimisers[name]
 
         def share(worker: int) -> None:
             lo, hi = n * worker // self.workers, n * (worker + 1) // self.workers
-            kernels.collect(unique, lo, hi, first, following, g)
+            table_kernels.collect(unique, lo, hi, first, following, g)
             optimiser.update_fused(ids, unique, lo, hi, g, rate)
 
         self._everywhere(share)

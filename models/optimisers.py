@@ -7,7 +7,7 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from graphlearn.models import kernels
+from graphlearn.models import table_kernels
 from graphlearn.types import FloatArray, IdArray
 
 Kind: TypeAlias = Literal["adagrad", "row_adagrad", "row_adam"]
@@ -70,12 +70,14 @@ class RowOptimiser:
         """The same on a CPU for `rows[lo:hi]`; row i of `g` is the gradient of the table row `ids[i]`."""
         table, square = self.table.numpy(), self.state["square"].numpy()
         if self.kind == "adagrad":
-            kernels.adagrad_entries(table, square, ids, rows, lo, hi, g, rate)
+            table_kernels.adagrad_entries(table, square, ids, rows, lo, hi, g, rate)
         elif self.kind == "row_adagrad":
-            kernels.adagrad_rows(table, square, ids, rows, lo, hi, g, rate)
+            table_kernels.adagrad_rows(table, square, ids, rows, lo, hi, g, rate)
         else:
             first, second = self._corrections()
-            kernels.adam_rows(table, self.state["mean"].numpy(), square, ids, rows, lo, hi, g, rate, first, second)
+            table_kernels.adam_rows(
+                table, self.state["mean"].numpy(), square, ids, rows, lo, hi, g, rate, first, second
+            )
 
 
 def _like(column: Tensor, gradient: Tensor) -> Tensor:

@@ -40,8 +40,9 @@ class KgeOptions:
     """Margin of the margin loss, or the constant added to every score by the logistic and bce losses."""
     adversarial_temperature: float = 0.0
     """logistic: negatives are weighted by softmax(temperature * score); 0 weights them alike."""
-    regularizer: Literal["n3", "l2"] = "n3"
-    """Penalty on the embeddings of each query and its answer: sum |x|^3 (n3) or sum x^2 (l2)."""
+    regularizer: Literal["n3", "l2", "dura"] = "n3"
+    """Penalty on the embeddings of each query and its answer: sum |x|^3 (n3) or sum x^2 (l2); dura (Zhang et al. 2020):
+    sum x^2 of both entities and of the query vector, where the relation has acted, in place of the relation itself."""
     regularization: float = 0.0
     """Weight of the penalty."""
     entity_dropout: float = 0.0

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from graphlearn.errors import TrainingDiverged
-from graphlearn.models import kernels
+from graphlearn.models import table_kernels
 from graphlearn.models.known import KnownAnswers
 from graphlearn.models.scorer import EUCLID, Scorer
 from graphlearn.types import IdArray, Side, Triples
@@ -187,7 +187,9 @@ def _rank_side(
         ) -> int:
             a, b = bounds[w], bounds[w + 1]
             part = slice(lo + a, lo + b)
-            bad = kernels.count_ranks(scores[a:b], targets[part], keys[part], known.offsets, known.answers, ranks[part])
+            bad = table_kernels.count_ranks(
+                scores[a:b], targets[part], keys[part], known.offsets, known.answers, ranks[part]
+            )
             return int(bad)
 
         if sum(pool.map(count, range(threads))):

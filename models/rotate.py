@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from graphlearn.models import kernels
+from graphlearn.models import query_kernels
 from graphlearn.models.options import KgeOptions
 from graphlearn.models.scorer import MODULUS, Scorer, complex_multiply
 from graphlearn.types import Side
@@ -38,7 +38,7 @@ class RotatE(Scorer):
 
     name = "rotate"
     options_type = RotatEOptions
-    fused: ClassVar = (kernels.rotate, kernels.rotate_vjp)
+    fused: ClassVar = (query_kernels.rotate, query_kernels.rotate_vjp)
     paired = True
     prepares = True
     similarity = MODULUS

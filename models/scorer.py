@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from graphlearn.models import kernels
+from graphlearn.models import score_kernels
 from graphlearn.models.options import KgeOptions
 from graphlearn.types import Side
 
@@ -59,27 +59,27 @@ DOT = Similarity(
     "dot",
     lambda q, c: (q * c).sum(-1),
     lambda q, c: q @ c.T,
-    (kernels.dot_rows, kernels.dot_rows_vjp),
+    (score_kernels.dot_rows, score_kernels.dot_rows_vjp),
 )
 EUCLID = Similarity(
     "l2",
     lambda q, c: -torch.sqrt((q - c).square().sum(-1).clamp_min(1e-12)),
     _euclid_pairs,
-    (kernels.euclid_rows, kernels.euclid_rows_vjp),
+    (score_kernels.euclid_rows, score_kernels.euclid_rows_vjp),
 )
 MANHATTAN = Similarity(
     "l1",
     lambda q, c: -(q - c).abs().sum(-1),
     lambda q, c: -torch.cdist(q, c, p=1.0),
-    (kernels.manhattan_rows, kernels.manhattan_rows_vjp),
-    (kernels.manhattan, kernels.manhattan_vjp),
+    (score_kernels.manhattan_rows, score_kernels.manhattan_rows_vjp),
+    (score_kernels.manhattan, score_kernels.manhattan_vjp),
 )
 MODULUS = Similarity(
     "modulus",
     _modulus_rows,
     _modulus_pairs,
-    (kernels.modulus_rows, kernels.modulus_rows_vjp),
-    (kernels.modulus, kernels.modulus_vjp),
+    (score_kernels.modulus_rows, score_kernels.modulus_rows_vjp),
+    (score_kernels.modulus, score_kernels.modulus_vjp),
 )
 
 

@@ -12,7 +12,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from graphlearn.models import kernels
+from graphlearn.models import query_kernels
 from graphlearn.models.options import KgeOptions
 from graphlearn.models.scorer import Scorer
 from graphlearn.types import Side
@@ -51,7 +51,7 @@ class SimplE(Scorer):
 
     name = "simple"
     options_type = SimplEOptions
-    fused: ClassVar = (kernels.swap, kernels.swap_vjp)
+    fused: ClassVar = (query_kernels.swap, query_kernels.swap_vjp)
 
     def project(self, anchors: Tensor, prepared: Tensor, side: Side, dense: dict[str, Tensor]) -> Tensor:
         """[r' * h_tail | r * h_head] / 2 for tails; [r * t_tail | r' * t_head] / 2 for heads."""
@@ -66,7 +66,7 @@ class CP(Scorer):
 
     name = "cp"
     options_type = CPOptions
-    fused: ClassVar = (kernels.cross, kernels.cross_vjp)
+    fused: ClassVar = (query_kernels.cross, query_kernels.cross_vjp)
 
     @property
     def relation_width(self) -> int:

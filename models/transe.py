@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from graphlearn.models import kernels
+from graphlearn.models import query_kernels
 from graphlearn.models.options import KgeOptions
 from graphlearn.models.scorer import EUCLID, MANHATTAN, Scorer
 from graphlearn.types import Side
@@ -33,7 +33,7 @@ class TransE(Scorer):
 
     name = "transe"
     options_type = TransEOptions
-    fused: ClassVar = (kernels.translate, kernels.translate_vjp)
+    fused: ClassVar = (query_kernels.translate, query_kernels.translate_vjp)
 
     def __init__(self, options: TransEOptions) -> None:
         super().__init__(options)

@@ -15,6 +15,7 @@ from graphlearn.models.engine import AutogradEngine, Engine, make_engine
 from graphlearn.models.fused import FusedEngine
 from graphlearn.models.options import KgeOptions
 from graphlearn.models.scorer import Scorer
+from graphlearn.types import Side
 
 E, R = 40, 5
 
@@ -40,6 +41,7 @@ VARIANTS: list[dict[str, Any]] = [
     {"loss": "softmax", "optimizer": "row_adam", "learning_rate": 0.01, "filter_negatives": True},
     {"loss": "softmax", "reciprocal": True, "regularization": 0.01, "degree_exponent": 0.75},
     {"loss": "softmax", "regularizer": "l2", "regularization": 0.01, "sides": "tail"},
+    {"loss": "softmax", "regularizer": "dura", "regularization": 0.02, "reciprocal": True},
 ]
 
 
@@ -93,6 +95,29 @@ def test_one_vs_all_equals_sampling_everybody() -> None:
     scores = s.score(entities[h], relations[r], entities, "sp_")
     expected = torch.nn.functional.cross_entropy(scores, t, reduction="sum")
     assert loss == pytest.approx(float(expected), rel=1e-4)
+
+
+@pytest.mark.parametrize("model", ["rescal", "complex"])
+def test_dura_penalises_entities_and_queries(model: str) -> None:
+    """Zhang, Cai and Wang 2020, equation 6: |h|^2 + |h R|^2 + |t|^2 for each triple, on top of the loss."""
+    train, weight = graph(), 0.01
+    losses = []
+    for regularization in (0.0, weight):
+        s = scorer(
+            model, negatives=0, batch_size=10_000, reciprocal=True, regularizer="dura", regularization=regularization
+        )
+        engine = AutogradEngine(s, E, R, torch.device("cpu"))
+        entities, relations = engine.entities.clone(), engine.relations.clone()
+        batch = next(iter(Sampler(train, E, R, s.options).epoch(0)))
+        losses.append(engine.step(batch, 0.1))
+    flip = batch.side is Side.HEAD
+    pairs = np.unique(np.stack([train.heads, train.relations, train.tails]), axis=1)
+    h, r, t = (torch.from_numpy(c).long() for c in pairs)
+    if flip:
+        h, r, t = t, r + R, h
+    query = s.project(entities[h], s.prepare(relations[r]), Side.TAIL, {})
+    expected = weight * (entities[h].square().sum() + entities[t].square().sum() + query.square().sum())
+    assert losses[1] - losses[0] == pytest.approx(float(expected), rel=1e-3)
 
 
 @pytest.mark.parametrize("model", MODELS)
