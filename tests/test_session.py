@@ -530,3 +530,25 @@ def test_all_errors_are_ours(trained: Session) -> None:
         with pytest.raises(GraphLearnError) as caught:
             trained.sql(text)
         assert caught.value.place is not None
+
+
+@pytest.mark.parametrize("ending", ["del session", "1 / 0"])
+def test_a_script_that_closes_nothing_ends_in_silence(ending: str) -> None:
+    """DuckDB's Python client complains about relations over Python objects that are alive at exit."""
+    program = f"""
+import graphlearn
+session = graphlearn.connect("kg.duckdb")
+session.sql("CREATE OR REPLACE TABLE questions AS SELECT 'e1' AS head, 'r0' AS relation")
+session.sql("CREATE MODEL m {TYPE} AS SELECT 'e' || i AS head, 'r0' AS relation, 'e' || i + 1 AS tail FROM range(9) t(i)")
+try:
+    session.sql("FROM predict('m', nothing)")
+except Exception as error:
+    kept = error
+answers = session.sql("FROM predict('m', questions)")
+print(answers.fetchall())
+again = session.sql("FROM predict('m', questions)")
+{ending}
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert "('e1', 'r0'," in done.stdout
+    assert "nanobind" not in done.stderr
