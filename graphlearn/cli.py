@@ -9,7 +9,7 @@ import os
 import shlex
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,7 +19,7 @@ from graphlearn import __version__
 from graphlearn.errors import GraphLearnError, Interrupted, UserError, WorkspaceError, did_you_mean
 
 if TYPE_CHECKING:
-    from graphlearn.events import Emit
+    from graphlearn.events import Emit, Event
     from graphlearn.jobs.create import ModelResult
     from graphlearn.printing import Format
     from graphlearn.session import Result, Session
@@ -30,10 +30,17 @@ SHOWN = frozenset(
     | {"PRAGMA", "PIVOT", "UNPIVOT", "CALL", "EXPLAIN", "("}
 )
 """First words of statements whose result a run prints."""
+COMMAND = "command.json"
+"""In a run's folder: the words of the command that began it, and the folder it was typed in."""
 
 
 class Reporting(click.Group):
     """A group of commands whose errors are printed as the user's file and a fix, with their exit code."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Keep the words as typed; see `typed`."""
+        ctx.meta[COMMAND] = list(args)
+        return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; see `GraphLearnError.exit_code`."""
@@ -127,13 +134,17 @@ def run(
     picture: bool,
 ) -> None:
     """Check whole job files, then run them. What has not changed is not trained again."""
+    from graphlearn.events import fan_out
     from graphlearn.session import connect
 
     if where != "local":
         raise UserError(f"cannot run on {where!r}", help="this version runs on local only; leave --on out")
     overrides = read_settings(settings)
     created = check_syntax(files)
-    with progress(as_json=as_json, quiet=quiet) as emit, connect(workspace, emit=emit) as session:
+    with (
+        progress(as_json=as_json, quiet=quiet) as emit,
+        connect(workspace, emit=fan_out(note_command, emit)) as session,
+    ):
         printer = Printer(session, "rows" if as_json else "box")
         talk = not quiet and not as_json
         if talk and resume is None and not force:
@@ -304,23 +315,48 @@ def offer_resume(session: Session, models: list[str]) -> None:
             say(f"      to continue it instead: {resume_command(session.workspace.folder, stopped.id)}")
 
 
+def typed() -> list[str]:
+    """The words of the running command, without the program's name."""
+    words: list[str] = click.get_current_context().meta[COMMAND]
+    return words
+
+
+def note_command(event: Event) -> None:
+    """When a run begins, store the command in its folder: --set and the like are part of what a resume needs."""
+    from graphlearn.events import JobStarted
+
+    if isinstance(event, JobStarted) and event.resumed_at is None:
+        from graphlearn.storage.files import disk_errors, write_json
+
+        with disk_errors(event.folder):
+            write_json(Path(event.folder) / COMMAND, {"words": typed(), "folder": str(Path.cwd())})
+
+
 def resume_command(folder: Path, run_id: str | None) -> str:
-    """The command that goes on where this one stopped; itself when no checkpoint was written yet."""
+    """The command that continues a run: the one that began it, or the running one where that is not known.
+
+    That command itself when no checkpoint was written yet.
+    """
+    from graphlearn.storage.files import read_json
     from graphlearn.storage.runs import RunFolder
 
-    words = sys.argv[1:]
-    for i, word in enumerate(words):
-        if word == "--resume":
-            words = words[:i] + words[i + 2 :]
-            break
-        if word.startswith("--resume="):
-            words = words[:i] + words[i + 1 :]
-            break
-    if run_id is not None and RunFolder.open(folder, run_id).has_checkpoint:
-        words += ["--resume", run_id]
+    run = RunFolder.open(folder, run_id) if run_id is not None else None
+    begun: dict[str, Any] = {}
+    if run is not None:
+        with suppress(OSError, ValueError):
+            begun = read_json(run.path / COMMAND)
+    words, home = begun.get("words") or typed(), begun.get("folder") or str(Path.cwd())
+    kept = [
+        word
+        for i, word in enumerate(words)
+        if not word.startswith("--resume=") and "--resume" not in (word, words[i - 1] if i else "")
+    ]
+    if run is not None and run.has_checkpoint:
+        kept += ["--resume", run.id]
     program = Path(sys.argv[0]).name
     prefix = [program] if program == "graphlearn" else ["python", "-m", "graphlearn.cli"]
-    return shlex.join([*prefix, *words])
+    there = "" if home == str(Path.cwd()) else f"cd {shlex.quote(home)} && "
+    return there + shlex.join([*prefix, *kept])
 
 
 def draw(session: Session, result: ModelResult, talk: bool) -> None:

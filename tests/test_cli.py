@@ -268,8 +268,34 @@ def test_ctrl_c_names_the_command_that_resumes(stopped: tuple[Path, str]) -> Non
     ],
 )
 def test_the_resume_command_is_what_was_typed(monkeypatch: pytest.MonkeyPatch, typed: list[str], expected: str) -> None:
-    monkeypatch.setattr(sys, "argv", ["/usr/bin/graphlearn", *typed])
+    monkeypatch.setattr(sys, "argv", ["/usr/bin/graphlearn"])
+    monkeypatch.setattr(cli, "typed", lambda: typed)
     assert cli.resume_command(Path("nowhere"), None) == expected
+
+
+def test_a_run_that_was_begun_otherwise_is_offered_as_it_was_begun(stopped: tuple[Path, str]) -> None:
+    folder, _ = stopped
+    (run_id,) = (json.loads(line)["run"] for line in run("runs", "--json").stdout.splitlines())
+    again = "run endless.sql --json --set dim=4 --resume " + run_id
+    assert again in offered("run", "endless.sql", "--set", "epochs=1", "--set", "dim=2")
+    begun = folder / "kg.graphlearn" / "runs" / run_id / cli.COMMAND
+    begun.write_text(json.dumps({"words": ["run", "a b.sql"], "folder": "/some where"}))
+    said = cli.resume_command(folder / "kg.graphlearn", run_id)
+    assert said == f"cd '/some where' && python -m graphlearn.cli run 'a b.sql' --resume {run_id}"
+
+
+def offered(*arguments: str) -> str:
+    """The command that a run offers before it begins."""
+    done = run(*arguments)
+    assert done.exit_code == 0, done.output
+    return next(line for line in done.stderr.splitlines() if "to continue it instead" in line)
+
+
+def test_why_a_run_failed_is_said_once(fresh: Path) -> None:
+    (fresh / "wild.sql").write_text(
+        "CREATE MODEL wild TYPE transe OPTIONS (learning_rate = 1e38, epochs = 3) AS FROM 'toy.parquet';"
+    )
+    assert run("run", "wild.sql").stderr.count("learning_rate") == 1
 
 
 # asking
