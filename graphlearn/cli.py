@@ -183,11 +183,11 @@ class Printer:
 
     def print(self, result: Result) -> None:
         """Print rows, a plan of DuckDB's, or what became of a model."""
-        from graphlearn.jobs.create import ModelResult
+        from graphlearn.jobs.create import DropResult, ModelResult
         from graphlearn.printing import print_explained, print_relation, print_rows_event, to_json_line
         from graphlearn.storage.interrupt import interruptible
 
-        if isinstance(result, ModelResult):
+        if isinstance(result, ModelResult | DropResult):
             click.echo(repr(result) if self.form == "box" else to_json_line(vars(result)))
         elif result is None or result.columns == ["Success"]:
             return

@@ -38,9 +38,9 @@ from graphlearn.storage.workspace import Workspace
 if TYPE_CHECKING:
     import duckdb
 
-    from graphlearn.jobs.create import ModelResult
+    from graphlearn.jobs.create import DropResult, ModelResult
 
-    Result: TypeAlias = duckdb.DuckDBPyRelation | ModelResult | None
+    Result: TypeAlias = duckdb.DuckDBPyRelation | ModelResult | DropResult | None
     Show: TypeAlias = Callable[[Statement, Result], None]
 
 Overrides: TypeAlias = Mapping[str, object]
@@ -90,7 +90,7 @@ class Session:
         """Run the statements of a text in order; returns what DuckDB returns for the last one.
 
         That is a lazy relation for a query. CREATE MODEL returns a ModelResult, EXPLAIN CREATE MODEL the plan as a
-        relation, DROP MODEL None. Tables may be Python variables of the caller: data frames, Arrow tables, relations.
+        relation, DROP MODEL a DropResult. Tables may be Python variables of the caller: data frames, Arrow tables, relations.
 
         `force` trains models that have not changed, too; `resume` is the id of a run to continue.
         Raises UserError, placed in the text, when a statement cannot be carried out; statements before it have run.
@@ -205,7 +205,7 @@ class Session:
             case ExplainModel():
                 result = self._explain(binder, statement, wish)
             case DropModel():
-                self._drop(statement)
+                result = self._drop(statement)
             case Passthrough():
                 query, names = binder.statement(statement)
                 if lazy:
@@ -284,14 +284,17 @@ class Session:
         with binder.registered(bound), errors_of(bound):
             return self.connection.from_arrow(plan_model(self.connection, bound.request).table())
 
-    def _drop(self, statement: DropModel) -> None:
+    def _drop(self, statement: DropModel) -> DropResult:
+        from graphlearn.jobs.create import DropResult
+
         store = self._binder.reader.store
         if statement.if_exists and not store.exists(statement.name):
-            return
+            return DropResult(model=statement.name)
         with placed(statement.at(statement.name_span)):
-            store.versions(statement.name)  # raises ModelNotFound with near names, before the lock is taken
+            found = store.versions(statement.name)  # raises ModelNotFound with near names, before the lock is taken
         with self.workspace.writing():
             store.drop(statement.name)
+        return DropResult(model=found[-1].model, versions=tuple(artifact.version for artifact in found))
 
     def _resumed(self, statement: Statement, resume: str | None) -> str | None:
         """The run to continue, for the statement that it is a run of."""

@@ -336,6 +336,7 @@ def test_query_answers_table_functions_and_system_tables(here: Path) -> None:
     answers = [json.loads(line) for line in done.stdout.splitlines()]
     assert [answer["rank"] for answer in answers] == [1, 2, 3]
     assert "kg.toy" in run("query", "SELECT model FROM models").stdout
+    assert run("query", "DROP MODEL IF EXISTS nobody").stdout == "model nobody: there is none\n"
 
 
 def test_query_reads_stdin(here: Path) -> None:
@@ -428,6 +429,7 @@ def test_show(here: Path) -> None:
     text = run("show", "KG.TOY").stdout
     for part in ("distmult", "60 (VARCHAR)", "dim = 8", "CREATE OR REPLACE MODEL kg.toy", "by relation", "Hits@10"):
         assert part in text
+    assert "queries\n" in text, "of both sides there are two for each triple"
     assert json.loads(run("show", "kg.toy", "--version", "1", "--json").stdout)["version"] == 1
 
 

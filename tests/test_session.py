@@ -188,6 +188,8 @@ def test_life_of_a_model() -> None:
         assert isinstance(kept, ModelResult)
         assert (kept.version, kept.family, kept.status) == (1, "distmult", "unchanged")
 
+        assert "<td>distmult</td><td>1</td><td>unchanged</td>" in kept._repr_html_()
+
         forced = session.sql(text, force=True)
         assert isinstance(forced, ModelResult)
         assert (forced.version, forced.status) == (2, "done")
@@ -200,11 +202,12 @@ def test_life_of_a_model() -> None:
         assert rows(session, "SELECT count(*) FROM model_versions") == [(3,)]
         assert rows(session, "SELECT DISTINCT status FROM runs") == [("done",)]
 
-        assert session.sql("DROP MODEL m") is None
+        dropped = session.sql("DROP MODEL M")
+        assert (repr(dropped), dropped.versions) == ("model m: dropped, versions 1, 2, 3", (1, 2, 3))  # type: ignore
         assert rows(session, "FROM Models") == []
         with pytest.raises(ModelNotFound):
             session.sql("DROP MODEL m")
-        assert session.sql("DROP MODEL IF EXISTS m") is None
+        assert repr(session.sql("DROP MODEL IF EXISTS m")) == "model m: there is none"
 
 
 def test_explain_returns_the_plan(trained: Session) -> None:
