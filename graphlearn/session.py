@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 from collections import ChainMap
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -30,7 +31,7 @@ from graphlearn.sql.parser import parse
 from graphlearn.sql.rehearsal import PlannedModel, plan, rehearse
 from graphlearn.sql.source import Source
 from graphlearn.sql.statements import CreateModel, DropModel, ExplainModel, Passthrough, Statement
-from graphlearn.storage.artifacts import fold
+from graphlearn.storage.artifacts import Artifact, fold
 from graphlearn.storage.interrupt import interruptible
 from graphlearn.storage.runs import RunFolder
 from graphlearn.storage.workspace import Workspace
@@ -90,7 +91,8 @@ class Session:
         """Run the statements of a text in order; returns what DuckDB returns for the last one.
 
         That is a lazy relation for a query. CREATE MODEL returns a ModelResult, EXPLAIN CREATE MODEL the plan as a
-        relation, DROP MODEL a DropResult. Tables may be Python variables of the caller: data frames, Arrow tables, relations.
+        relation, DROP MODEL a DropResult. Tables may be Python variables of the caller: data frames, Arrow tables,
+        relations.
 
         `force` trains models that have not changed, too; `resume` is the id of a run to continue.
         Raises UserError, placed in the text, when a statement cannot be carried out; statements before it have run.
@@ -254,7 +256,7 @@ class Session:
 
         create, store = bound.create, binder.reader.store
         if create.if_not_exists:
-            artifact = store.versions(create.name)[-1]
+            artifact = store.current(create.name)
         else:
             try:
                 artifact = store.load(create.name)
@@ -265,8 +267,13 @@ class Session:
             same = artifact.manifest.get("fingerprint") == print_
             if not same and not create.or_replace:
                 raise taken(create, "made from other data, or with other options")
-            if not same or force:
+            if force:
                 return None
+            if not same:
+                older = self._trained_before(create.name, print_)
+                if older is None:
+                    return None
+                artifact = older
         return ModelResult(
             model=artifact.model,
             family=str(artifact.manifest.get("family", create.family)),
@@ -276,6 +283,15 @@ class Session:
             metrics=artifact.manifest.get("metrics", {}),
             counts=artifact.manifest.get("counts", {}),
         )
+
+    def _trained_before(self, model: str, print_: str | None) -> Artifact | None:
+        """An older version that was trained as it is now asked for, made the current one again; None without one."""
+        store = self._binder.reader.store
+        for artifact in reversed(store.versions(model)):
+            if artifact.damage is None and artifact.manifest.get("fingerprint") == print_:
+                with suppress(ArtifactError), self.workspace.writing():
+                    return store.make_current(model, artifact.version)
+        return None
 
     def _explain(self, binder: Binder, statement: ExplainModel, wish: _Wish) -> duckdb.DuckDBPyRelation:
         from graphlearn.jobs.create import plan_model
@@ -352,14 +368,31 @@ def _overrides_for(model: str, overrides: Overrides | None) -> Overrides:
     return found
 
 
+def _reads_variable(statements: list[Statement], name: str) -> bool:
+    """Whether a statement holds getvariable('name') or $name."""
+    for statement in statements:
+        tokens = statement.tokens
+        for i, token in enumerate(tokens[1:], 1):
+            sign = tokens[i - 1].text == "$" or (i > 1 and tokens[i - 2].word == "GETVARIABLE")
+            if sign and token.value.lower() == name.lower():
+                return True
+    return False
+
+
 def _check_overrides(statements: list[Statement], overrides: Overrides | None) -> None:
     """Refuse overrides for models that none of the statements creates."""
     creates = [s.create if isinstance(s, ExplainModel) else s for s in statements]
     names = [s.name for s in creates if isinstance(s, CreateModel)]
     for name, value in (overrides or {}).items():
         owner, _, key = name.rpartition(".")
+        if not owner and _reads_variable(statements, key):
+            place = Place(file="--set", text=f"{name}={value}", start=0, length=len(name))
+            help = f"write SET VARIABLE {key} = …; in front, which --set replaces, and read it by getvariable('{key}')"
+            raise OptionError(
+                f"no statement sets the variable {key}, which the SQL reads", key=key, place=place, help=help
+            )
         if not names or (owner and fold(owner) not in map(fold, names)):
             place = Place(file="--set", text=f"{name}={value}", start=0, length=len(name))
             missing = f"a model {owner}" if owner and names else "a model"
-            help = did_you_mean(owner, names) if owner and names else None
-            raise OptionError(f"no statement creates {missing}", key=key, place=place, help=help)
+            near = did_you_mean(owner, names) if owner and names else None
+            raise OptionError(f"no statement creates {missing}", key=key, place=place, help=near)

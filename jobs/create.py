@@ -92,7 +92,9 @@ class DropResult:
     def __repr__(self) -> str:
         if not self.versions:
             return f"model {self.model}: there is none"
-        return f"model {self.model}: dropped, version{'s' * (len(self.versions) > 1)} {', '.join(map(str, self.versions))}"
+        return (
+            f"model {self.model}: dropped, version{'s' * (len(self.versions) > 1)} {', '.join(map(str, self.versions))}"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

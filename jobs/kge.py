@@ -174,7 +174,8 @@ class _Kge:
         h, r, t = (find_column(columns, name) for name in ("head", "relation", "tail"))
         row = self.bound.cursor.execute(
             "SELECT count(*) // 2, approx_count_distinct(key), approx_count_distinct(relation) FROM ("
-            f"SELECT unnest([{quoted(str(h))}, {quoted(str(t))}]) AS key, {quoted(str(r))} AS relation FROM {subquery(self.sql)})"
+            f"SELECT unnest([{quoted(str(h))}, {quoted(str(t))}]) AS key, {quoted(str(r))} AS relation "
+            f"FROM {subquery(self.sql)})"
         ).fetchall()[0]
         return int(row[0]), int(row[1] or 0), int(row[2] or 0)
 
