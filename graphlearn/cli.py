@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import sys
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from graphlearn.jobs.create import ModelResult
     from graphlearn.printing import Format
     from graphlearn.session import Result, Session
+    from graphlearn.sql.source import Source
     from graphlearn.sql.statements import Statement
 
 SHOWN = frozenset(
@@ -30,6 +32,8 @@ SHOWN = frozenset(
     | {"PRAGMA", "PIVOT", "UNPIVOT", "CALL", "EXPLAIN", "("}
 )
 """First words of statements whose result a run prints."""
+HARMLESS = frozenset({"SET", "RESET", "COPY", "LOAD", "INSTALL", "ATTACH", "DETACH", "USE"})
+"""First words of other statements that change nothing in the database."""
 COMMAND = "command.json"
 """In a run's folder: the words of the command that began it, and the folder it was typed in."""
 
@@ -432,28 +436,73 @@ def query(sql: str, workspace: str, as_json: bool, as_csv: bool) -> None:
     from graphlearn.sql.rewrite import Rewritten
     from graphlearn.sql.source import Source
 
-    with open_for_query(workspace) as session, lazily(Rewritten.verbatim(Source("<sql>", sql), 0, len(sql)), {}):
+    source = Source("<sql>", sql)
+    with (
+        query_events() as emit,
+        open_for_query(workspace, source, emit) as session,
+        lazily(Rewritten.verbatim(source, 0, len(sql)), {}),
+    ):
         Printer(session, "json" if as_json else "csv" if as_csv else "box").print(session.sql(sql))
 
 
-def open_for_query(workspace: str) -> Session:
-    """A session on the workspace, or on its stored models alone while another process holds the database."""
-    from graphlearn.session import Session, connect
+@contextmanager
+def query_events() -> Iterator[Emit]:
+    """Where the events of a query go: a live view on a terminal, else warnings to stderr."""
+    from graphlearn.events import Note
+    from graphlearn.sinks import choose_sink, is_lively
 
-    if workspace == ":memory:":
-        return connect()
-    folder = folder_of(workspace)
+    if is_lively(sys.stderr):
+        sink = choose_sink(sys.stderr)
+        try:
+            yield sink
+        finally:
+            sink.close()
+    else:
+        yield (
+            lambda event: (
+                say(f"warning: {event.message}") if isinstance(event, Note) and event.level != "info" else None
+            )
+        )
+
+
+@contextmanager
+def open_for_query(workspace: str, source: Source, emit: Emit) -> Iterator[Session]:
+    """A session on the workspace, or on its stored models alone while another process holds the database.
+
+    In the latter, what the text would change or read of the database is an error that says who holds it.
+    """
+    import duckdb
+
+    from graphlearn.session import Session, connect
+    from graphlearn.sql.diagnose import MissingError
+    from graphlearn.sql.parser import parse
+    from graphlearn.sql.statements import ExplainModel, Passthrough
+    from graphlearn.storage.workspace import Workspace
+
+    folder = folder_of(workspace) if workspace != ":memory:" else Path()
     try:
-        return connect(workspace)
+        opened = connect(workspace, emit=emit)
     except WorkspaceError as error:
         if "in use by" not in error.message:
             raise
-        import duckdb
-
-        from graphlearn.storage.workspace import Workspace
-
-        say(f"note: {error.message}: its tables are out of reach, stored models and the system tables are not")
-        return Session(Workspace(duckdb.connect(), None, folder, read_only=True))
+        held = error
+    else:
+        with opened:
+            yield opened
+        return
+    for statement in parse(source):
+        reads = isinstance(statement, Passthrough) and statement.kind in SHOWN | HARMLESS
+        if not reads and not isinstance(statement, ExplainModel):
+            raise held.at(statement.place())
+    say(f"note: {held.message}: its tables are out of reach, stored models and the system tables are not")
+    with Session(Workspace(duckdb.connect(), None, folder, read_only=True), emit=emit) as session:
+        try:
+            yield session
+        except MissingError as error:
+            if found := re.match(r"Table with name (\S+) does not exist", error.message):
+                message = f"{found[1]} is not within reach: {held.message}"
+                raise WorkspaceError(message, place=error.place, help=held.help) from None
+            raise
 
 
 @main.command()

@@ -8,10 +8,12 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections import ChainMap
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, TypeAlias
@@ -24,7 +26,7 @@ from graphlearn.errors import (
     UserError,
     did_you_mean,
 )
-from graphlearn.events import Emit, JobFinished, silent
+from graphlearn.events import Emit, JobFinished, Note, silent
 from graphlearn.sql import engine
 from graphlearn.sql.binding import Binder, BoundModel, errors_of, in_transaction, placed, set_variable, taken
 from graphlearn.sql.parser import parse
@@ -62,7 +64,8 @@ class _Wish:
 def connect(database: str | Path = ":memory:", *, read_only: bool = False, emit: Emit | None = None) -> Session:
     """Open a workspace: a DuckDB file, made if it is new, or one in memory.
 
-    `emit` gets the events of jobs; without it, progress goes to stderr in notebooks and on terminals. Raises
+    `emit` gets the events of jobs; without it, progress goes to stderr in notebooks and on terminals, and what is to be
+    known about the answers of a model becomes a Python warning. Raises
     WorkspaceError when the file is locked, damaged or out of reach.
     """
     return Session(Workspace.open(database, read_only=read_only), emit=emit)
@@ -77,7 +80,7 @@ class Session:
         self.workspace = workspace
         self._emit = emit
         tables = catalog_tables(workspace.folder)
-        self._binder = Binder(workspace, ModelReader(workspace.folder), tables)
+        self._binder = Binder(workspace, ModelReader(workspace.folder), tables, warn=partial(_warn, emit))
         self._binder.offer_tables(tables)
 
     @property
@@ -332,6 +335,14 @@ class Session:
             sink = choose_sink(sys.stderr)
             return sink, sink.close
         return silent, lambda: None
+
+
+def _warn(emit: Emit | None, message: str, place: Place) -> None:
+    """Say something about the rows of a statement: to `emit`, or as a Python warning at the place in the SQL."""
+    if emit is not None:
+        emit(Note(message=message, level="warning"))
+    else:
+        warnings.warn_explicit(message, UserWarning, filename=place.file, lineno=place.line, module="graphlearn")
 
 
 def _unchanged(result: ModelResult) -> JobFinished:

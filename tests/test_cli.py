@@ -404,7 +404,26 @@ def test_query_still_answers_from_stored_models(locked: Path) -> None:
     assert "in use by process" in done.stderr
     done = run("query", "FROM t")
     assert done.exit_code == 2
-    assert "Table with name t does not exist" in done.stderr
+    assert "t is not within reach: " in done.stderr
+    assert "kg.duckdb is in use by process" in done.stderr
+    assert "kill " in done.stderr
+    assert "does not exist" not in done.stderr
+
+
+@pytest.mark.parametrize("sql", ["CREATE TABLE lost AS SELECT 1", "SELECT 1; DROP TABLE t", "DROP MODEL kg.toy"])
+def test_a_query_that_changes_what_another_process_holds_is_refused(locked: Path, sql: str) -> None:
+    done = run("query", sql)
+    assert done.exit_code == 2
+    assert "in use by process" in done.stderr
+    assert "kill " in done.stderr
+    assert done.stdout == ""
+
+
+def test_unknown_keys_are_said_on_stderr(here: Path) -> None:
+    done = run("query", "SELECT rank FROM predict('kg.toy', (SELECT 'nobody' AS head, 'r1' AS relation))", "--csv")
+    assert done.stdout == 'rank\n""\n'
+    said = "predict: kg.toy has never seen a key of 1 of 1 questions ('nobody'); their rank and score are NULL"
+    assert done.stderr == f"warning: {said}\n"
 
 
 def test_run_says_who_holds_the_database(locked: Path) -> None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ from graphlearn.errors import (
     UserError,
     WorkspaceError,
 )
-from graphlearn.events import Event, JobFinished, JobStarted, silent
+from graphlearn.events import Event, JobFinished, JobStarted, Note, silent
 from graphlearn.jobs.create import ModelResult
 from graphlearn.session import Session, connect
 
@@ -573,3 +574,41 @@ again = session.sql("FROM predict('m', questions)")
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert "('e1', 'r0'," in done.stdout
     assert "nanobind" not in done.stderr
+
+
+UNKNOWN = "(SELECT unnest(['e1', 'x', 'x']) AS head, 'r0' AS relation, 'e8' AS tail)"
+
+
+@pytest.mark.parametrize(
+    ("sql", "said"),
+    [
+        (
+            f"FROM predict('KG.m', (SELECT head, relation FROM {UNKNOWN}))",
+            "predict: kg.m has never seen a key of 2 of 3 questions ('x'); their rank and score are NULL",
+        ),
+        (
+            "FROM predict('kg.m', (SELECT 'e1' AS tail, repeat('w', 99) AS relation))",
+            f"predict: kg.m has never seen a key of 1 of 1 questions ('{'w' * 38}…); their rank and score are NULL",
+        ),
+        (
+            "FROM similar('kg.m', ['e1', NULL])",
+            "similar: kg.m has never seen 1 of 2 keys (NULL); their neighbour is NULL",
+        ),
+        (
+            f"FROM evaluate('kg.m', (FROM {UNKNOWN} LIMIT 2))",
+            "evaluate: kg.m has never seen a key of 1 of 2 triples ('x'); the metrics leave them out",
+        ),
+        ("FROM predict('kg.m', (SELECT 'e1' AS head, 'r0' AS relation, NULL AS tail))", None),
+    ],
+)
+def test_unknown_keys_are_said_once(trained: Session, sql: str, said: str | None) -> None:
+    events: list[Event] = []
+    for emit in (events.append, None):
+        workspace = trained.workspace
+        asking = Session(workspace, emit=emit)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            rows(asking, f"SELECT 1;\n{sql}")
+        found = [(str(w.message), w.filename, w.lineno) for w in caught]
+        assert found == ([] if emit or not said else [(said, "<sql>", 2)])
+    assert [(e.level, e.message) for e in events if isinstance(e, Note)] == ([("warning", said)] if said else [])

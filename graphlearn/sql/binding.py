@@ -54,7 +54,8 @@ class BoundModel:
 @dataclass
 class Binder:
     """Binds statements on the user's connection. `tables` are the system tables, `scope` the user's Python variables,
-    `variables` the values to set instead of those that SET VARIABLE says (a str is text where it sets a text).
+    `variables` the values to set instead of those that SET VARIABLE says (a str is text where it sets a text). `warn`
+    gets what a person should know about the rows of a call, and where it stands.
 
     `rehearsing`: nothing is computed, tables stay empty, and `planned` holds by folded name what earlier statements
     will have done to models: the bound model, or None once it is dropped.
@@ -65,6 +66,7 @@ class Binder:
     tables: Mapping[str, object]
     scope: Mapping[str, object] = field(default_factory=dict)
     variables: Mapping[str, object] = field(default_factory=dict)
+    warn: Callable[[str, Place], None] = lambda _, __: None
     rehearsing: bool = False
     planned: dict[str, BoundModel | None] = field(default_factory=dict)
     _state: list[str] = field(default_factory=list)
@@ -219,7 +221,10 @@ class Binder:
                 elif fold(call.model) in self.planned:
                     raise ModelNotFound(f'model "{call.model}" is dropped by an earlier statement')
                 else:
-                    source = self.reader.open(function, call.model, argument, named, cursor)
+                    at = place(*_span(call.span))
+                    source = self.reader.open(
+                        function, call.model, argument, named, cursor, lambda text: self.warn(text, at)
+                    )
                     source = source.empty() if self.rehearsing else source
             except OptionError as error:
                 raise error.at(_named_place(call, error)) from None
