@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from graphlearn.errors import GraphLearnError
+
 if TYPE_CHECKING:
     from graphlearn.session import Session, connect
 
 __version__ = "0.1.0"
-__all__ = ["Session", "__version__", "connect"]
+__all__ = ["GraphLearnError", "Session", "__version__", "connect"]
 
 
 def __getattr__(name: str) -> Any:

@@ -6,10 +6,11 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,10 +20,11 @@ from graphlearn import __version__
 from graphlearn.errors import GraphLearnError, Interrupted, UserError, WorkspaceError, did_you_mean
 
 if TYPE_CHECKING:
-    from graphlearn.events import Emit
+    from graphlearn.events import Emit, Event
     from graphlearn.jobs.create import ModelResult
     from graphlearn.printing import Format
     from graphlearn.session import Result, Session
+    from graphlearn.sql.source import Source
     from graphlearn.sql.statements import Statement
 
 SHOWN = frozenset(
@@ -30,10 +32,19 @@ SHOWN = frozenset(
     | {"PRAGMA", "PIVOT", "UNPIVOT", "CALL", "EXPLAIN", "("}
 )
 """First words of statements whose result a run prints."""
+HARMLESS = frozenset({"SET", "RESET", "COPY", "LOAD", "INSTALL", "ATTACH", "DETACH", "USE"})
+"""First words of other statements that change nothing in the database."""
+COMMAND = "command.json"
+"""In a run's folder: the words of the command that began it, and the folder it was typed in."""
 
 
 class Reporting(click.Group):
     """A group of commands whose errors are printed as the user's file and a fix, with their exit code."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Keep the words as typed; see `typed`."""
+        ctx.meta[COMMAND] = list(args)
+        return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; see `GraphLearnError.exit_code`."""
@@ -127,13 +138,17 @@ def run(
     picture: bool,
 ) -> None:
     """Check whole job files, then run them. What has not changed is not trained again."""
+    from graphlearn.events import fan_out
     from graphlearn.session import connect
 
     if where != "local":
         raise UserError(f"cannot run on {where!r}", help="this version runs on local only; leave --on out")
     overrides = read_settings(settings)
     created = check_syntax(files)
-    with progress(as_json=as_json, quiet=quiet) as emit, connect(workspace, emit=emit) as session:
+    with (
+        progress(as_json=as_json, quiet=quiet) as emit,
+        connect(workspace, emit=fan_out(note_command, emit)) as session,
+    ):
         printer = Printer(session, "rows" if as_json else "box")
         talk = not quiet and not as_json
         if talk and resume is None and not force:
@@ -172,11 +187,11 @@ class Printer:
 
     def print(self, result: Result) -> None:
         """Print rows, a plan of DuckDB's, or what became of a model."""
-        from graphlearn.jobs.create import ModelResult
+        from graphlearn.jobs.create import DropResult, ModelResult
         from graphlearn.printing import print_explained, print_relation, print_rows_event, to_json_line
         from graphlearn.storage.interrupt import interruptible
 
-        if isinstance(result, ModelResult):
+        if isinstance(result, ModelResult | DropResult):
             click.echo(repr(result) if self.form == "box" else to_json_line(vars(result)))
         elif result is None or result.columns == ["Success"]:
             return
@@ -304,23 +319,48 @@ def offer_resume(session: Session, models: list[str]) -> None:
             say(f"      to continue it instead: {resume_command(session.workspace.folder, stopped.id)}")
 
 
+def typed() -> list[str]:
+    """The words of the running command, without the program's name."""
+    words: list[str] = click.get_current_context().meta[COMMAND]
+    return words
+
+
+def note_command(event: Event) -> None:
+    """When a run begins, store the command in its folder: --set and the like are part of what a resume needs."""
+    from graphlearn.events import JobStarted
+
+    if isinstance(event, JobStarted) and event.resumed_at is None:
+        from graphlearn.storage.files import disk_errors, write_json
+
+        with disk_errors(event.folder):
+            write_json(Path(event.folder) / COMMAND, {"words": typed(), "folder": str(Path.cwd())})
+
+
 def resume_command(folder: Path, run_id: str | None) -> str:
-    """The command that goes on where this one stopped; itself when no checkpoint was written yet."""
+    """The command that continues a run: the one that began it, or the running one where that is not known.
+
+    That command itself when no checkpoint was written yet.
+    """
+    from graphlearn.storage.files import read_json
     from graphlearn.storage.runs import RunFolder
 
-    words = sys.argv[1:]
-    for i, word in enumerate(words):
-        if word == "--resume":
-            words = words[:i] + words[i + 2 :]
-            break
-        if word.startswith("--resume="):
-            words = words[:i] + words[i + 1 :]
-            break
-    if run_id is not None and RunFolder.open(folder, run_id).has_checkpoint:
-        words += ["--resume", run_id]
+    run = RunFolder.open(folder, run_id) if run_id is not None else None
+    begun: dict[str, Any] = {}
+    if run is not None:
+        with suppress(OSError, ValueError):
+            begun = read_json(run.path / COMMAND)
+    words, home = begun.get("words") or typed(), begun.get("folder") or str(Path.cwd())
+    kept = [
+        word
+        for i, word in enumerate(words)
+        if not word.startswith("--resume=") and "--resume" not in (word, words[i - 1] if i else "")
+    ]
+    if run is not None and run.has_checkpoint:
+        kept += ["--resume", run.id]
     program = Path(sys.argv[0]).name
     prefix = [program] if program == "graphlearn" else ["python", "-m", "graphlearn.cli"]
-    return shlex.join([*prefix, *words])
+    there = "" if home == str(Path.cwd()) else f"cd {shlex.quote(home)} && "
+    return there + shlex.join([*prefix, *kept])
 
 
 def draw(session: Session, result: ModelResult, talk: bool) -> None:
@@ -396,28 +436,73 @@ def query(sql: str, workspace: str, as_json: bool, as_csv: bool) -> None:
     from graphlearn.sql.rewrite import Rewritten
     from graphlearn.sql.source import Source
 
-    with open_for_query(workspace) as session, lazily(Rewritten.verbatim(Source("<sql>", sql), 0, len(sql)), {}):
+    source = Source("<sql>", sql)
+    with (
+        query_events() as emit,
+        open_for_query(workspace, source, emit) as session,
+        lazily(Rewritten.verbatim(source, 0, len(sql)), {}),
+    ):
         Printer(session, "json" if as_json else "csv" if as_csv else "box").print(session.sql(sql))
 
 
-def open_for_query(workspace: str) -> Session:
-    """A session on the workspace, or on its stored models alone while another process holds the database."""
-    from graphlearn.session import Session, connect
+@contextmanager
+def query_events() -> Iterator[Emit]:
+    """Where the events of a query go: a live view on a terminal, else warnings to stderr."""
+    from graphlearn.events import Note
+    from graphlearn.sinks import choose_sink, is_lively
 
-    if workspace == ":memory:":
-        return connect()
-    folder = folder_of(workspace)
+    if is_lively(sys.stderr):
+        sink = choose_sink(sys.stderr)
+        try:
+            yield sink
+        finally:
+            sink.close()
+    else:
+        yield (
+            lambda event: (
+                say(f"warning: {event.message}") if isinstance(event, Note) and event.level != "info" else None
+            )
+        )
+
+
+@contextmanager
+def open_for_query(workspace: str, source: Source, emit: Emit) -> Iterator[Session]:
+    """A session on the workspace, or on its stored models alone while another process holds the database.
+
+    In the latter, what the text would change or read of the database is an error that says who holds it.
+    """
+    import duckdb
+
+    from graphlearn.session import Session, connect
+    from graphlearn.sql.diagnose import MissingError
+    from graphlearn.sql.parser import parse
+    from graphlearn.sql.statements import ExplainModel, Passthrough
+    from graphlearn.storage.workspace import Workspace
+
+    folder = folder_of(workspace) if workspace != ":memory:" else Path()
     try:
-        return connect(workspace)
+        opened = connect(workspace, emit=emit)
     except WorkspaceError as error:
         if "in use by" not in error.message:
             raise
-        import duckdb
-
-        from graphlearn.storage.workspace import Workspace
-
-        say(f"note: {error.message}: its tables are out of reach, stored models and the system tables are not")
-        return Session(Workspace(duckdb.connect(), None, folder, read_only=True))
+        held = error
+    else:
+        with opened:
+            yield opened
+        return
+    for statement in parse(source):
+        reads = isinstance(statement, Passthrough) and statement.kind in SHOWN | HARMLESS
+        if not reads and not isinstance(statement, ExplainModel):
+            raise held.at(statement.place())
+    say(f"note: {held.message}: its tables are out of reach, stored models and the system tables are not")
+    with Session(Workspace(duckdb.connect(), None, folder, read_only=True), emit=emit) as session:
+        try:
+            yield session
+        except MissingError as error:
+            if found := re.match(r"Table with name (\S+) does not exist", error.message):
+                message = f"{found[1]} is not within reach: {held.message}"
+                raise WorkspaceError(message, place=error.place, help=held.help) from None
+            raise
 
 
 @main.command()

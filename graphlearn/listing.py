@@ -135,7 +135,7 @@ def _print_metrics(path: Path, protocol: str | None) -> None:
         return
     rows = read_metrics(path / "metrics.parquet")
     names = ("mrr", "mr", "hits_at_1", "hits_at_3", "hits_at_10", "count")
-    titles = ("MRR", "MR", "Hits@1", "Hits@3", "Hits@10", "triples")
+    titles = ("MRR", "MR", "Hits@1", "Hits@3", "Hits@10", "queries")  # a triple asks two: for its head, its tail
     overall = [row for row in rows if row["relation"] < 0]
     if not overall:
         return

@@ -8,9 +8,12 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections import ChainMap
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, TypeAlias
@@ -23,14 +26,14 @@ from graphlearn.errors import (
     UserError,
     did_you_mean,
 )
-from graphlearn.events import Emit, JobFinished, silent
+from graphlearn.events import Emit, JobFinished, Note, silent
 from graphlearn.sql import engine
 from graphlearn.sql.binding import Binder, BoundModel, errors_of, in_transaction, placed, set_variable, taken
 from graphlearn.sql.parser import parse
 from graphlearn.sql.rehearsal import PlannedModel, plan, rehearse
 from graphlearn.sql.source import Source
 from graphlearn.sql.statements import CreateModel, DropModel, ExplainModel, Passthrough, Statement
-from graphlearn.storage.artifacts import fold
+from graphlearn.storage.artifacts import Artifact, fold
 from graphlearn.storage.interrupt import interruptible
 from graphlearn.storage.runs import RunFolder
 from graphlearn.storage.workspace import Workspace
@@ -38,9 +41,9 @@ from graphlearn.storage.workspace import Workspace
 if TYPE_CHECKING:
     import duckdb
 
-    from graphlearn.jobs.create import ModelResult
+    from graphlearn.jobs.create import DropResult, ModelResult
 
-    Result: TypeAlias = duckdb.DuckDBPyRelation | ModelResult | None
+    Result: TypeAlias = duckdb.DuckDBPyRelation | ModelResult | DropResult | None
     Show: TypeAlias = Callable[[Statement, Result], None]
 
 Overrides: TypeAlias = Mapping[str, object]
@@ -61,7 +64,8 @@ class _Wish:
 def connect(database: str | Path = ":memory:", *, read_only: bool = False, emit: Emit | None = None) -> Session:
     """Open a workspace: a DuckDB file, made if it is new, or one in memory.
 
-    `emit` gets the events of jobs; without it, progress goes to stderr in notebooks and on terminals. Raises
+    `emit` gets the events of jobs; without it, progress goes to stderr in notebooks and on terminals, and what is to be
+    known about the answers of a model becomes a Python warning. Raises
     WorkspaceError when the file is locked, damaged or out of reach.
     """
     return Session(Workspace.open(database, read_only=read_only), emit=emit)
@@ -76,7 +80,7 @@ class Session:
         self.workspace = workspace
         self._emit = emit
         tables = catalog_tables(workspace.folder)
-        self._binder = Binder(workspace, ModelReader(workspace.folder), tables)
+        self._binder = Binder(workspace, ModelReader(workspace.folder), tables, warn=partial(_warn, emit))
         self._binder.offer_tables(tables)
 
     @property
@@ -90,7 +94,8 @@ class Session:
         """Run the statements of a text in order; returns what DuckDB returns for the last one.
 
         That is a lazy relation for a query. CREATE MODEL returns a ModelResult, EXPLAIN CREATE MODEL the plan as a
-        relation, DROP MODEL None. Tables may be Python variables of the caller: data frames, Arrow tables, relations.
+        relation, DROP MODEL a DropResult. Tables may be Python variables of the caller: data frames, Arrow tables,
+        relations.
 
         `force` trains models that have not changed, too; `resume` is the id of a run to continue.
         Raises UserError, placed in the text, when a statement cannot be carried out; statements before it have run.
@@ -205,7 +210,7 @@ class Session:
             case ExplainModel():
                 result = self._explain(binder, statement, wish)
             case DropModel():
-                self._drop(statement)
+                result = self._drop(statement)
             case Passthrough():
                 query, names = binder.statement(statement)
                 if lazy:
@@ -254,7 +259,7 @@ class Session:
 
         create, store = bound.create, binder.reader.store
         if create.if_not_exists:
-            artifact = store.versions(create.name)[-1]
+            artifact = store.current(create.name)
         else:
             try:
                 artifact = store.load(create.name)
@@ -265,8 +270,13 @@ class Session:
             same = artifact.manifest.get("fingerprint") == print_
             if not same and not create.or_replace:
                 raise taken(create, "made from other data, or with other options")
-            if not same or force:
+            if force:
                 return None
+            if not same:
+                older = self._trained_before(create.name, print_)
+                if older is None:
+                    return None
+                artifact = older
         return ModelResult(
             model=artifact.model,
             family=str(artifact.manifest.get("family", create.family)),
@@ -277,6 +287,15 @@ class Session:
             counts=artifact.manifest.get("counts", {}),
         )
 
+    def _trained_before(self, model: str, print_: str | None) -> Artifact | None:
+        """An older version that was trained as it is now asked for, made the current one again; None without one."""
+        store = self._binder.reader.store
+        for artifact in reversed(store.versions(model)):
+            if artifact.damage is None and artifact.manifest.get("fingerprint") == print_:
+                with suppress(ArtifactError), self.workspace.writing():
+                    return store.make_current(model, artifact.version)
+        return None
+
     def _explain(self, binder: Binder, statement: ExplainModel, wish: _Wish) -> duckdb.DuckDBPyRelation:
         from graphlearn.jobs.create import plan_model
 
@@ -284,14 +303,17 @@ class Session:
         with binder.registered(bound), errors_of(bound):
             return self.connection.from_arrow(plan_model(self.connection, bound.request).table())
 
-    def _drop(self, statement: DropModel) -> None:
+    def _drop(self, statement: DropModel) -> DropResult:
+        from graphlearn.jobs.create import DropResult
+
         store = self._binder.reader.store
         if statement.if_exists and not store.exists(statement.name):
-            return
+            return DropResult(model=statement.name)
         with placed(statement.at(statement.name_span)):
-            store.versions(statement.name)  # raises ModelNotFound with near names, before the lock is taken
+            found = store.versions(statement.name)  # raises ModelNotFound with near names, before the lock is taken
         with self.workspace.writing():
             store.drop(statement.name)
+        return DropResult(model=found[-1].model, versions=tuple(artifact.version for artifact in found))
 
     def _resumed(self, statement: Statement, resume: str | None) -> str | None:
         """The run to continue, for the statement that it is a run of."""
@@ -313,6 +335,14 @@ class Session:
             sink = choose_sink(sys.stderr)
             return sink, sink.close
         return silent, lambda: None
+
+
+def _warn(emit: Emit | None, message: str, place: Place) -> None:
+    """Say something about the rows of a statement: to `emit`, or as a Python warning at the place in the SQL."""
+    if emit is not None:
+        emit(Note(message=message, level="warning"))
+    else:
+        warnings.warn_explicit(message, UserWarning, filename=place.file, lineno=place.line, module="graphlearn")
 
 
 def _unchanged(result: ModelResult) -> JobFinished:
@@ -349,14 +379,31 @@ def _overrides_for(model: str, overrides: Overrides | None) -> Overrides:
     return found
 
 
+def _reads_variable(statements: list[Statement], name: str) -> bool:
+    """Whether a statement holds getvariable('name') or $name."""
+    for statement in statements:
+        tokens = statement.tokens
+        for i, token in enumerate(tokens[1:], 1):
+            sign = tokens[i - 1].text == "$" or (i > 1 and tokens[i - 2].word == "GETVARIABLE")
+            if sign and token.value.lower() == name.lower():
+                return True
+    return False
+
+
 def _check_overrides(statements: list[Statement], overrides: Overrides | None) -> None:
     """Refuse overrides for models that none of the statements creates."""
     creates = [s.create if isinstance(s, ExplainModel) else s for s in statements]
     names = [s.name for s in creates if isinstance(s, CreateModel)]
     for name, value in (overrides or {}).items():
         owner, _, key = name.rpartition(".")
+        if not owner and _reads_variable(statements, key):
+            place = Place(file="--set", text=f"{name}={value}", start=0, length=len(name))
+            help = f"write SET VARIABLE {key} = …; in front, which --set replaces, and read it by getvariable('{key}')"
+            raise OptionError(
+                f"no statement sets the variable {key}, which the SQL reads", key=key, place=place, help=help
+            )
         if not names or (owner and fold(owner) not in map(fold, names)):
             place = Place(file="--set", text=f"{name}={value}", start=0, length=len(name))
             missing = f"a model {owner}" if owner and names else "a model"
-            help = did_you_mean(owner, names) if owner and names else None
-            raise OptionError(f"no statement creates {missing}", key=key, place=place, help=help)
+            near = did_you_mean(owner, names) if owner and names else None
+            raise OptionError(f"no statement creates {missing}", key=key, place=place, help=near)

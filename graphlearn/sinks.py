@@ -98,14 +98,14 @@ def epochs_done(event: Step) -> float:
 
 
 def finish_line(event: JobFinished) -> str:
-    """How a job ended, in one line."""
+    """How a job ended, in one line. Why it failed is said by the error that follows."""
     version = f" as version {event.version}" if event.version is not None else ""
     return {
         "done": f"{event.model} is trained{version} in {duration(event.seconds)}",
         "unchanged": f"{event.model} is up to date{f' (version {event.version})' if event.version else ''}",
         "interrupted": f"{event.model} was interrupted after {duration(event.seconds)}",
         "failed": f"{event.model} failed after {duration(event.seconds)}",
-    }.get(event.status, f"{event.model}: {event.status}") + (f": {event.message}" if event.message else "")
+    }.get(event.status, f"{event.model}: {event.status}")
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from hashlib import blake2b
+from html import escape
 from typing import TYPE_CHECKING, Any
 
 from graphlearn.errors import GraphLearnError, Interrupted, JobError, UserError
@@ -71,6 +72,29 @@ class ModelResult:
         figures = ", ".join(f"{names[k]} {v:.3f}" for k, v in self.metrics.items() if k in names)
         line = f"model {self.model} version {self.version}: {self.family}, trained in {self.seconds:.1f} s"
         return f"{line}; filtered test {figures}" if figures else line
+
+    def _repr_html_(self) -> str:
+        """The same as a table, for notebooks."""
+        fields = {"model": self.model, "type": self.family, "version": self.version, "status": self.status}
+        shown = {**fields, **{name: f"{value:.4g}" for name, value in self.metrics.items()}}
+        head = "".join(f"<th>{escape(name)}</th>" for name in shown)
+        cells = "".join(f"<td>{escape(str(value))}</td>" for value in shown.values())
+        return f"<table><thead><tr>{head}</tr></thead><tbody><tr>{cells}</tr></tbody></table>"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DropResult:
+    """What DROP MODEL removed: the numbers of the versions, none when IF EXISTS found no model."""
+
+    model: str
+    versions: tuple[int, ...] = ()
+
+    def __repr__(self) -> str:
+        if not self.versions:
+            return f"model {self.model}: there is none"
+        return (
+            f"model {self.model}: dropped, version{'s' * (len(self.versions) > 1)} {', '.join(map(str, self.versions))}"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -39,9 +39,14 @@ if TYPE_CHECKING:
 
 Function: TypeAlias = Literal["predict", "evaluate", "embeddings", "similar"]
 CursorFactory: TypeAlias = Callable[[], duckdb.DuckDBPyConnection]
+Warn: TypeAlias = Callable[[str], None]
+"""Gets a sentence that a person should know, when a scan has ended."""
 
 BATCH = 8192
 """Questions answered at a time."""
+
+EXAMPLES = 3
+"""Unknown keys that a warning names."""
 
 NAMED: dict[str, dict[str, tuple[type, Any, str]]] = {
     "predict": {
@@ -144,9 +149,17 @@ class ModelReader:
         return self._loaded[key]
 
     def open(
-        self, function: Function, model: str, argument: str | None, named: dict[str, Any], cursor: CursorFactory
+        self,
+        function: Function,
+        model: str,
+        argument: str | None,
+        named: dict[str, Any],
+        cursor: CursorFactory,
+        warn: Warn = lambda _: None,
     ) -> ArrowSource:
         """A call's rows. `argument` is the SQL of its relation; `cursor` makes a cursor that sees the user's tables.
+
+        `warn` hears of keys that the model does not know, once a scan.
 
         Raises OptionError for a wrong named argument, InputError for a relation without the columns it needs,
         ModelNotFound, ArtifactError; duckdb.Error when the relation's SQL does not bind.
@@ -167,13 +180,13 @@ class ModelReader:
             _check_answerable(loaded, argument, cursor)
         if function == "predict":
             assert argument is not None
-            return ArrowSource(schema, lambda: _predict(loaded, argument, schema, options, cursor))
+            return ArrowSource(schema, lambda: _predict(loaded, argument, schema, options, cursor, warn))
         if function == "similar":
             assert argument is not None
-            return ArrowSource(schema, lambda: _similar(loaded, argument, schema, options["k"], cursor))
+            return ArrowSource(schema, lambda: _similar(loaded, argument, schema, options["k"], cursor, warn))
         if function == "embeddings":
             return ArrowSource(schema, lambda: _embeddings(loaded, options["of"], schema))
-        return ArrowSource(schema, lambda: _evaluate(loaded, argument, cursor))
+        return ArrowSource(schema, lambda: _evaluate(loaded, argument, cursor, warn))
 
     @staticmethod
     def _width(loaded: LoadedModel, of: str) -> int:
@@ -336,17 +349,51 @@ def _stream(cursor: CursorFactory, sql: str) -> Iterator[pa.RecordBatch]:
         connection.close()
 
 
+class _Unknown:
+    """Counts rows with keys that a model does not know, and keeps a few of the keys."""
+
+    def __init__(self) -> None:
+        self.rows = self.lost = 0
+        self.keys: list[str] = []
+
+    def add(self, batch: pa.RecordBatch, ids: dict[str, IdArray]) -> None:
+        """Count a batch; `ids` are those of each column of keys, -1 for an unknown one."""
+        self.rows += batch.num_rows
+        lost = np.zeros(batch.num_rows, bool)
+        for name, column_ids in ids.items():
+            found = np.flatnonzero(column_ids == -1)
+            lost[found] = True
+            for row in found[: 2 * EXAMPLES] if len(self.keys) <= EXAMPLES else ():
+                value = batch.column(name)[int(row)].as_py()
+                key = repr(value) if value is not None else "NULL"
+                if key not in self.keys:
+                    self.keys.append(key)
+        self.lost += int(lost.sum())
+
+    def text(self, what: str) -> str:
+        """`4 of 5 questions ('x', 'y', 'z', …)`."""
+        shown = [key if len(key) <= 40 else f"{key[:39]}…" for key in self.keys[:EXAMPLES]]
+        more = ["…"] if len(self.keys) > EXAMPLES else []
+        return f"{self.lost:,} of {self.rows:,} {what} ({', '.join([*shown, *more])})"
+
+
 def _predict(
-    loaded: LoadedModel, argument: str, schema: pa.Schema, options: dict[str, Any], cursor: CursorFactory
+    loaded: LoadedModel, argument: str, schema: pa.Schema, options: dict[str, Any], cursor: CursorFactory, warn: Warn
 ) -> Iterator[pa.RecordBatch]:
     connection = cursor()
     try:
         columns = describe(connection, argument)
     finally:
         connection.close()
+    keys = {name: column for column in columns if (name := column.lower()) in ("head", "relation", "tail")}
+    unknown = _Unknown()
     for batch in _stream(cursor, _encoded_sql(loaded, argument, columns)):
         if batch.num_rows:
+            unknown.add(batch, {column: batch.column(f"__{name[0]}").to_numpy() for name, column in keys.items()})
             yield _answer(loaded, batch, schema, int(options["k"]), bool(options["exclude_known"]))
+    if unknown.lost:
+        name = loaded.artifact.model
+        warn(f"predict: {name} has never seen a key of {unknown.text('questions')}; their rank and score are NULL")
 
 
 def _answer(loaded: LoadedModel, batch: pa.RecordBatch, schema: pa.Schema, k: int, exclude: bool) -> pa.RecordBatch:
@@ -437,7 +484,7 @@ def is_known(known: KnownAnswers, anchors: IdArray, relations: IdArray, answers:
 
 
 def _similar(
-    loaded: LoadedModel, argument: str, schema: pa.Schema, k: int, cursor: CursorFactory
+    loaded: LoadedModel, argument: str, schema: pa.Schema, k: int, cursor: CursorFactory, warn: Warn
 ) -> Iterator[pa.RecordBatch]:
     import torch
     from torch.nn import functional as F
@@ -449,13 +496,16 @@ def _similar(
         connection.close()
     d = loaded.entities
     sql = (
-        f"SELECT TRY_CAST(q.{quoted(column)} AS {d.type}) AS key, coalesce(e.id, -1)::BIGINT AS id "
+        f"SELECT TRY_CAST(q.{quoted(column)} AS {d.type}) AS key, coalesce(e.id, -1)::BIGINT AS id, "
+        f"q.{quoted(column)} AS asked "
         f"FROM {subquery(argument)} q LEFT JOIN {d.sql} e ON {_same_key(d, 'e', 'q.' + quoted(column), kind)}"
     )
     unit = F.normalize(loaded.embedding.entities, dim=1)
     step = max(1, EVALUATION_MEMORY // (4 * len(unit)))
     k = min(k, len(unit) - 1)
+    unknown = _Unknown()
     for batch in _stream(cursor, sql):
+        unknown.add(batch, {"asked": batch.column("id").to_numpy()})
         for lo in range(0, batch.num_rows, step):
             part = batch.slice(lo, step)
             ids = part.column("id").to_numpy(zero_copy_only=False)
@@ -482,6 +532,8 @@ def _similar(
                 ],
                 schema=schema,
             )
+    if unknown.lost:
+        warn(f"similar: {loaded.artifact.model} has never seen {unknown.text('keys')}; their neighbour is NULL")
 
 
 def _embeddings(loaded: LoadedModel, of: str, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
@@ -516,7 +568,7 @@ def _check_answerable(loaded: LoadedModel, argument: str, cursor: CursorFactory)
         )
 
 
-def _evaluate(loaded: LoadedModel, argument: str | None, cursor: CursorFactory) -> Iterator[pa.RecordBatch]:
+def _evaluate(loaded: LoadedModel, argument: str | None, cursor: CursorFactory, warn: Warn) -> Iterator[pa.RecordBatch]:
     """The metrics stored at training time, or those of other triples, filtered by everything the model was given."""
     from graphlearn.models.known import KnownAnswers
     from graphlearn.models.ranking import rank
@@ -530,6 +582,14 @@ def _evaluate(loaded: LoadedModel, argument: str | None, cursor: CursorFactory) 
         columns = {k: v for k, v in describe(connection, argument).items() if k.lower() in ("head", "relation", "tail")}
         sql = _encoded_sql(loaded, argument, columns)
         table = connection.sql(f"SELECT DISTINCT __h, __r, __t FROM ({sql}) ORDER BY 2, 1, 3").to_arrow_table()
+        ends = {str(find_column(columns, name)): f"__{name[0]}" for name in ("head", "relation", "tail")}
+        unknown = _Unknown()
+        unknown.rows, unknown.lost = connection.execute(
+            f"SELECT count(*), count(*) FILTER (least(__h, __r, __t) < 0) FROM ({sql})"
+        ).fetchall()[0]
+        for column, alias in ends.items() if unknown.lost else ():
+            keys = f"SELECT DISTINCT {quoted(column)} FROM ({sql}) WHERE {alias} < 0 LIMIT {EXAMPLES + 1}"
+            unknown.keys += [repr(key) if key is not None else "NULL" for (key,) in connection.execute(keys).fetchall()]
     finally:
         connection.close()
     h, r, t = (table.column(name).to_numpy() for name in ("__h", "__r", "__t"))
@@ -540,8 +600,11 @@ def _evaluate(loaded: LoadedModel, argument: str | None, cursor: CursorFactory) 
     parts = [*read_snapshot(loaded.artifact.path).values(), triples]
     known = {side: KnownAnswers.of(parts, side, len(loaded.relations)) for side in Side}
     ranks = rank(loaded.embedding, triples, known, memory_limit=EVALUATION_MEMORY)
-    lost = int(len(h) - usable.sum())
-    protocol = f"{PROTOCOL}; {lost:,} triples with unknown keys left out" if lost else PROTOCOL
+    protocol = PROTOCOL
+    if unknown.lost:
+        protocol += f"; {unknown.lost:,} of {unknown.rows:,} triples left out: their keys are unknown"
+        name = loaded.artifact.model
+        warn(f"evaluate: {name} has never seen a key of {unknown.text('triples')}; the metrics leave them out")
     yield from metrics_table(metric_rows("given", ranks), loaded.relations, protocol).to_batches()
 
 

@@ -14,7 +14,7 @@ from graphlearn.jobs.dataflow import Data, Dataflow, Estimate, Operator, human_b
 from graphlearn.jobs.families import Family, RoleSpec
 from graphlearn.jobs.machine import gemm_flops
 from graphlearn.models.options import KgeOptions
-from graphlearn.storage.columns import find_column, subquery
+from graphlearn.storage.columns import find_column, quoted, subquery
 from graphlearn.storage.triples import EncodedTriples, check_columns, describe, encode_triples
 from graphlearn.types import Side, Split
 
@@ -109,7 +109,7 @@ class _Kge:
                     inputs=("query",),
                     outputs=("encoded",),
                     run=self.encode,
-                    detail=f"about {entities:,} entities, {relations:,} relations" if not unknown else "",
+                    detail=f"about {entities:,} entities, about {relations:,} relations" if not unknown else "",
                     describe=lambda out: "; ".join(out["encoded"].report.lines()[:2]),
                     estimate=estimate(rows=rows, bytes=rows * 13, memory=BASE_MEMORY + rows * 61, seconds=rows / 2e6),
                 ),
@@ -173,8 +173,9 @@ class _Kge:
         check_columns(columns)
         h, r, t = (find_column(columns, name) for name in ("head", "relation", "tail"))
         row = self.bound.cursor.execute(
-            f'SELECT count(*), greatest(approx_count_distinct("{h}"), approx_count_distinct("{t}")), '
-            f'approx_count_distinct("{r}") FROM {subquery(self.sql)}'
+            "SELECT count(*) // 2, approx_count_distinct(key), approx_count_distinct(relation) FROM ("
+            f"SELECT unnest([{quoted(str(h))}, {quoted(str(t))}]) AS key, {quoted(str(r))} AS relation "
+            f"FROM {subquery(self.sql)})"
         ).fetchall()[0]
         return int(row[0]), int(row[1] or 0), int(row[2] or 0)
 

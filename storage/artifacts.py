@@ -143,6 +143,25 @@ class ArtifactStore:
             raise self._not_found(model)
         return found
 
+    def current(self, model: str) -> Artifact:
+        """The current version, without verifying its files. Raises ModelNotFound."""
+        home = self._home(model)
+        version = _current(home)
+        if version is None:
+            raise self._not_found(model)
+        return self._glance(home, version)
+
+    def make_current(self, model: str, version: int) -> Artifact:
+        """Make a stored version the current one again. Raises ModelNotFound, ArtifactError when it is damaged."""
+        artifact = self.load(model, version)
+        home = self._home(model)
+        with disk_errors(home):
+            for newer in _versions(home):
+                if newer > version:
+                    (home / str(newer) / MODEL).unlink(missing_ok=True)  # left by a crash, see _current
+            write_json(home / MODEL, {"model": artifact.model, "current": version})
+        return artifact
+
     def models(self) -> list[Artifact]:
         """The current version of every model, by name; damaged ones say so in `damage`. Files are not verified."""
         if not self.folder.is_dir():

@@ -9,6 +9,7 @@ stores models there, while readers of stored models need no lock.
 
 from __future__ import annotations
 
+import atexit
 import os
 import re
 import tempfile
@@ -59,6 +60,7 @@ class Workspace:
         self._guard = threading.Lock()
         self._writer: int | None = None
         self._depth = 0
+        _close_at_exit(connection)
 
     @classmethod
     def open(cls, database: str | Path = MEMORY, *, read_only: bool = False) -> Workspace:
@@ -162,6 +164,22 @@ class Workspace:
         when = f" since {datetime.fromtimestamp(since):%Y-%m-%d %H:%M:%S}" if isinstance(since, int | float) else ""
         fix = f", or stop it: kill {pid}" if isinstance(pid, int) else ""
         return WorkspaceError(f"{who} is writing to {self.folder}{when}", help=f"wait until it ends{fix}")
+
+
+def _close_at_exit(connection: duckdb.DuckDBPyConnection) -> None:
+    """Close the connection at the end of the process if it is still there.
+
+    A script need not close what it opens, and DuckDB complains about relations over Python objects that outlive it.
+    """
+    alive = weakref.ref(connection)
+
+    def close() -> None:
+        left = alive()
+        if left is not None:
+            left.close()
+
+    atexit.register(close)
+    weakref.finalize(connection, atexit.unregister, close).atexit = False
 
 
 def _check_path(path: Path, read_only: bool) -> None:

@@ -386,3 +386,20 @@ def test_readers_see_whole_versions_while_another_process_writes(store: Artifact
         assert (artifact.path / "weights.bin").read_bytes() == str(last - 1).encode() * 1000
     assert store.load("kg.medical").version == 30
     assert json.loads((store.folder / "kg.medical" / "model.json").read_text())["current"] == 30
+
+
+def test_an_older_version_becomes_current_again(store: ArtifactStore) -> None:
+    put(store)
+    put(store, content=b"better")
+    left = store.folder / "kg.medical" / "2" / "model.json"
+    left.write_text('{"model": "kg.medical", "current": 2}')  # as a crash between the two renames leaves it
+    assert store.make_current("KG.medical", 1).version == 1
+    assert (store.current("kg.medical").version, store.load("kg.medical").version) == (1, 1)
+    assert [a.version for a in store.versions("kg.medical")] == [1, 2]
+    assert put(store) == 3
+    assert store.current("kg.medical").version == 3
+    for missing in ("kg.medical", 4), ("other", 1):
+        with pytest.raises(ModelNotFound):
+            store.make_current(*missing)
+    with pytest.raises(ModelNotFound):
+        store.current("other")

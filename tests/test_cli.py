@@ -268,8 +268,34 @@ def test_ctrl_c_names_the_command_that_resumes(stopped: tuple[Path, str]) -> Non
     ],
 )
 def test_the_resume_command_is_what_was_typed(monkeypatch: pytest.MonkeyPatch, typed: list[str], expected: str) -> None:
-    monkeypatch.setattr(sys, "argv", ["/usr/bin/graphlearn", *typed])
+    monkeypatch.setattr(sys, "argv", ["/usr/bin/graphlearn"])
+    monkeypatch.setattr(cli, "typed", lambda: typed)
     assert cli.resume_command(Path("nowhere"), None) == expected
+
+
+def test_a_run_that_was_begun_otherwise_is_offered_as_it_was_begun(stopped: tuple[Path, str]) -> None:
+    folder, _ = stopped
+    (run_id,) = (json.loads(line)["run"] for line in run("runs", "--json").stdout.splitlines())
+    again = "run endless.sql --json --set dim=4 --resume " + run_id
+    assert again in offered("run", "endless.sql", "--set", "epochs=1", "--set", "dim=2")
+    begun = folder / "kg.graphlearn" / "runs" / run_id / cli.COMMAND
+    begun.write_text(json.dumps({"words": ["run", "a b.sql"], "folder": "/some where"}))
+    said = cli.resume_command(folder / "kg.graphlearn", run_id)
+    assert said == f"cd '/some where' && python -m graphlearn.cli run 'a b.sql' --resume {run_id}"
+
+
+def offered(*arguments: str) -> str:
+    """The command that a run offers before it begins."""
+    done = run(*arguments)
+    assert done.exit_code == 0, done.output
+    return next(line for line in done.stderr.splitlines() if "to continue it instead" in line)
+
+
+def test_why_a_run_failed_is_said_once(fresh: Path) -> None:
+    (fresh / "wild.sql").write_text(
+        "CREATE MODEL wild TYPE transe OPTIONS (learning_rate = 1e38, epochs = 3) AS FROM 'toy.parquet';"
+    )
+    assert run("run", "wild.sql").stderr.count("learning_rate") == 1
 
 
 # asking
@@ -310,6 +336,7 @@ def test_query_answers_table_functions_and_system_tables(here: Path) -> None:
     answers = [json.loads(line) for line in done.stdout.splitlines()]
     assert [answer["rank"] for answer in answers] == [1, 2, 3]
     assert "kg.toy" in run("query", "SELECT model FROM models").stdout
+    assert run("query", "DROP MODEL IF EXISTS nobody").stdout == "model nobody: there is none\n"
 
 
 def test_query_reads_stdin(here: Path) -> None:
@@ -377,7 +404,26 @@ def test_query_still_answers_from_stored_models(locked: Path) -> None:
     assert "in use by process" in done.stderr
     done = run("query", "FROM t")
     assert done.exit_code == 2
-    assert "Table with name t does not exist" in done.stderr
+    assert "t is not within reach: " in done.stderr
+    assert "kg.duckdb is in use by process" in done.stderr
+    assert "kill " in done.stderr
+    assert "does not exist" not in done.stderr
+
+
+@pytest.mark.parametrize("sql", ["CREATE TABLE lost AS SELECT 1", "SELECT 1; DROP TABLE t", "DROP MODEL kg.toy"])
+def test_a_query_that_changes_what_another_process_holds_is_refused(locked: Path, sql: str) -> None:
+    done = run("query", sql)
+    assert done.exit_code == 2
+    assert "in use by process" in done.stderr
+    assert "kill " in done.stderr
+    assert done.stdout == ""
+
+
+def test_unknown_keys_are_said_on_stderr(here: Path) -> None:
+    done = run("query", "SELECT rank FROM predict('kg.toy', (SELECT 'nobody' AS head, 'r1' AS relation))", "--csv")
+    assert done.stdout == 'rank\n""\n'
+    said = "predict: kg.toy has never seen a key of 1 of 1 questions ('nobody'); their rank and score are NULL"
+    assert done.stderr == f"warning: {said}\n"
 
 
 def test_run_says_who_holds_the_database(locked: Path) -> None:
@@ -402,6 +448,7 @@ def test_show(here: Path) -> None:
     text = run("show", "KG.TOY").stdout
     for part in ("distmult", "60 (VARCHAR)", "dim = 8", "CREATE OR REPLACE MODEL kg.toy", "by relation", "Hits@10"):
         assert part in text
+    assert "queries\n" in text, "of both sides there are two for each triple"
     assert json.loads(run("show", "kg.toy", "--version", "1", "--json").stdout)["version"] == 1
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -304,3 +305,14 @@ def test_plan_is_a_graph_with_estimates(tmp_path: Path) -> None:
         assert bigger.table().to_pylist()[3]["flops"] == pytest.approx(2 * table[3]["flops"])
         assert not (w.folder / "runs").exists()
         assert "└─ train" in plan.text()
+
+
+@pytest.mark.parametrize("tail", ["(i + 3000)::INTEGER", "i + 3000", "(i + 3000)::HUGEINT"])
+def test_a_plan_counts_the_entities_of_both_ends(tmp_path: Path, tail: str) -> None:
+    sql = f"SELECT i AS head, 'r' || i % 3 AS relation, {tail} AS tail FROM range(3000) t(i)"
+    with workspace(tmp_path) as w:
+        table = plan_model(w.cursor(), request(sql=sql)).table().to_pylist()
+    found = re.search(r"about ([\d,]+) entities, about 3 relations", table[1]["detail"])
+    assert found, table[1]["detail"]
+    assert int(found[1].replace(",", "")) == pytest.approx(6000, rel=0.1)
+    assert table[0]["rows"] == 3000

@@ -134,7 +134,10 @@ def test_evaluate_stored_and_given(trained: Workspace) -> None:
     )
     assert [r[1] for r in given] == pytest.approx([r[1] for r in stored], rel=1e-6)
     partly = ask(trained, "evaluate", "m", "SELECT head, relation, tail FROM triples UNION ALL SELECT 'x', 'y', 'z'")
-    assert "1 triples with unknown keys left out" in rows(trained, partly, "SELECT protocol FROM answer")[0][0]
+    assert (
+        "1 of 1,201 triples left out: their keys are unknown"
+        in rows(trained, partly, "SELECT protocol FROM answer")[0][0]
+    )
 
 
 def test_evaluate_on_nothing_it_knows(trained: Workspace) -> None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ from graphlearn.errors import (
     UserError,
     WorkspaceError,
 )
-from graphlearn.events import Event, JobFinished, JobStarted, silent
+from graphlearn.events import Event, JobFinished, JobStarted, Note, silent
 from graphlearn.jobs.create import ModelResult
 from graphlearn.session import Session, connect
 
@@ -188,6 +189,8 @@ def test_life_of_a_model() -> None:
         assert isinstance(kept, ModelResult)
         assert (kept.version, kept.family, kept.status) == (1, "distmult", "unchanged")
 
+        assert "<td>distmult</td><td>1</td><td>unchanged</td>" in kept._repr_html_()
+
         forced = session.sql(text, force=True)
         assert isinstance(forced, ModelResult)
         assert (forced.version, forced.status) == (2, "done")
@@ -200,11 +203,30 @@ def test_life_of_a_model() -> None:
         assert rows(session, "SELECT count(*) FROM model_versions") == [(3,)]
         assert rows(session, "SELECT DISTINCT status FROM runs") == [("done",)]
 
-        assert session.sql("DROP MODEL m") is None
+        dropped = session.sql("DROP MODEL M")
+        assert (repr(dropped), dropped.versions) == ("model m: dropped, versions 1, 2, 3", (1, 2, 3))  # type: ignore
         assert rows(session, "FROM Models") == []
         with pytest.raises(ModelNotFound):
             session.sql("DROP MODEL m")
-        assert session.sql("DROP MODEL IF EXISTS m") is None
+        assert repr(session.sql("DROP MODEL IF EXISTS m")) == "model m: there is none"
+
+
+def test_a_model_that_changes_within_a_file_is_not_trained_again(session: Session) -> None:
+    text = ""
+    for dim in (4, 6):
+        text += f"CREATE OR REPLACE MODEL m TYPE distmult OPTIONS (dim = {dim}, epochs = 1) AS {QUERY};"
+        text += f"CREATE OR REPLACE TABLE a{dim} AS SELECT score FROM predict('m', questions, k := 1);"
+    path = write(text)
+    first = [(result.version, result.status) for result in session.run_file(path)]
+    answers = rows(session, "FROM a4, a6")
+    assert first == [(1, "done"), (2, "done")]
+    assert [planned.unchanged for planned in session.plan_file(path)] == [True, True]
+    again = [(result.version, result.status) for result in session.run_file(path)]
+    assert again == [(1, "unchanged"), (2, "unchanged")]
+    assert rows(session, "FROM a4, a6") == answers
+    assert rows(session, "SELECT version FROM model_versions WHERE is_current") == [(2,)]
+    session.sql(f"CREATE OR REPLACE MODEL M TYPE distmult OPTIONS (dim = 4, epochs = 1) AS {QUERY}")
+    assert rows(session, "SELECT version, json_extract(options, 'dim') FROM models") == [(1, "4")]
 
 
 def test_explain_returns_the_plan(trained: Session) -> None:
@@ -530,3 +552,63 @@ def test_all_errors_are_ours(trained: Session) -> None:
         with pytest.raises(GraphLearnError) as caught:
             trained.sql(text)
         assert caught.value.place is not None
+
+
+@pytest.mark.parametrize("ending", ["del session", "1 / 0"])
+def test_a_script_that_closes_nothing_ends_in_silence(ending: str) -> None:
+    """DuckDB's Python client complains about relations over Python objects that are alive at exit."""
+    program = f"""
+import graphlearn
+session = graphlearn.connect("kg.duckdb")
+session.sql("CREATE OR REPLACE TABLE questions AS SELECT 'e1' AS head, 'r0' AS relation")
+session.sql("CREATE MODEL m {TYPE} AS SELECT 'e' || i AS head, 'r0' AS relation, 'e1' AS tail FROM range(9) t(i)")
+try:
+    session.sql("FROM predict('m', nothing)")
+except Exception as error:
+    kept = error
+answers = session.sql("FROM predict('m', questions)")
+print(answers.fetchall())
+again = session.sql("FROM predict('m', questions)")
+{ending}
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert "('e1', 'r0'," in done.stdout
+    assert "nanobind" not in done.stderr
+
+
+UNKNOWN = "(SELECT unnest(['e1', 'x', 'x']) AS head, 'r0' AS relation, 'e8' AS tail)"
+
+
+@pytest.mark.parametrize(
+    ("sql", "said"),
+    [
+        (
+            f"FROM predict('KG.m', (SELECT head, relation FROM {UNKNOWN}))",
+            "predict: kg.m has never seen a key of 2 of 3 questions ('x'); their rank and score are NULL",
+        ),
+        (
+            "FROM predict('kg.m', (SELECT 'e1' AS tail, repeat('w', 99) AS relation))",
+            f"predict: kg.m has never seen a key of 1 of 1 questions ('{'w' * 38}…); their rank and score are NULL",
+        ),
+        (
+            "FROM similar('kg.m', ['e1', NULL])",
+            "similar: kg.m has never seen 1 of 2 keys (NULL); their neighbour is NULL",
+        ),
+        (
+            f"FROM evaluate('kg.m', (FROM {UNKNOWN} LIMIT 2))",
+            "evaluate: kg.m has never seen a key of 1 of 2 triples ('x'); the metrics leave them out",
+        ),
+        ("FROM predict('kg.m', (SELECT 'e1' AS head, 'r0' AS relation, NULL AS tail))", None),
+    ],
+)
+def test_unknown_keys_are_said_once(trained: Session, sql: str, said: str | None) -> None:
+    events: list[Event] = []
+    for emit in (events.append, None):
+        workspace = trained.workspace
+        asking = Session(workspace, emit=emit)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            rows(asking, f"SELECT 1;\n{sql}")
+        found = [(str(w.message), w.filename, w.lineno) for w in caught]
+        assert found == ([] if emit or not said else [(said, "<sql>", 2)])
+    assert [(e.level, e.message) for e in events if isinstance(e, Note)] == ([("warning", said)] if said else [])

@@ -221,3 +221,8 @@ def test_the_stream_decides(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_durations(seconds: float, text: str) -> None:
     assert sinks.duration(seconds) == text
+
+
+def test_the_reason_of_an_end_is_left_to_the_error() -> None:
+    event = JobFinished(run="r", model="m", status="interrupted", seconds=3.0, message="run r can continue")
+    assert sinks.finish_line(event) == "m was interrupted after 3.00 s"

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import duckdb
@@ -23,11 +24,12 @@ from graphlearn.errors import (
 )
 from graphlearn.sql import engine
 from graphlearn.sql.calls import Call, calls_inside, find_calls
-from graphlearn.sql.diagnose import Fault
+from graphlearn.sql.diagnose import Fault, around
 from graphlearn.sql.options import constant, read_options
 from graphlearn.sql.rewrite import Rewritten
 from graphlearn.sql.source import Token
 from graphlearn.sql.statements import CreateModel, InputText, Passthrough, Statement
+from graphlearn.sql.words import NO_ALIAS
 from graphlearn.storage.artifacts import fold
 from graphlearn.storage.columns import literal, quoted
 from graphlearn.storage.interrupt import INTERRUPTED, interruption
@@ -52,7 +54,8 @@ class BoundModel:
 @dataclass
 class Binder:
     """Binds statements on the user's connection. `tables` are the system tables, `scope` the user's Python variables,
-    `variables` the values to set instead of those that SET VARIABLE says (a str is text where it sets a text).
+    `variables` the values to set instead of those that SET VARIABLE says (a str is text where it sets a text). `warn`
+    gets what a person should know about the rows of a call, and where it stands.
 
     `rehearsing`: nothing is computed, tables stay empty, and `planned` holds by folded name what earlier statements
     will have done to models: the bound model, or None once it is dropped.
@@ -63,6 +66,7 @@ class Binder:
     tables: Mapping[str, object]
     scope: Mapping[str, object] = field(default_factory=dict)
     variables: Mapping[str, object] = field(default_factory=dict)
+    warn: Callable[[str, Place], None] = lambda _, __: None
     rehearsing: bool = False
     planned: dict[str, BoundModel | None] = field(default_factory=dict)
     _state: list[str] = field(default_factory=list)
@@ -217,7 +221,10 @@ class Binder:
                 elif fold(call.model) in self.planned:
                     raise ModelNotFound(f'model "{call.model}" is dropped by an earlier statement')
                 else:
-                    source = self.reader.open(function, call.model, argument, named, cursor)
+                    at = place(*_span(call.span))
+                    source = self.reader.open(
+                        function, call.model, argument, named, cursor, lambda text: self.warn(text, at)
+                    )
                     source = source.empty() if self.rehearsing else source
             except OptionError as error:
                 raise error.at(_named_place(call, error)) from None
@@ -235,7 +242,10 @@ class Binder:
             return None, self.cursor
         inner = calls_inside(call)
         query, names = self.resolve(query, inner)
-        engine.columns(self.connection, query, names)
+        try:
+            engine.columns(self.connection, query, names)
+        except SqlError as error:
+            raise _about_around(call, error) or error from None
         if self.rehearsing:
             rows = engine.arrow(self.connection, "FROM (" + query + "\n) LIMIT 0", names)
         elif inner or not self._is_shared(query):
@@ -384,6 +394,23 @@ def _named_place(call: Call, error: OptionError) -> Place | None:
     if spans is None:
         return None
     return call.source.place(*_span(spans[0] if "no argument" in error.message else spans[1]))
+
+
+def _about_around(call: Call, error: SqlError) -> SqlError | None:
+    """The error for a relation that names a table or column of the query around the call, None for other mistakes."""
+    found = re.match(
+        r'Referenced (?:table|column) "(.+)" (?:not found|was not found)|Table with name (\S+) does not', error.message
+    )
+    if found is None or error.place is None or not call.span[0] <= error.place.start < call.span[1]:
+        return None
+    name = (found[1] or found[2]).casefold()
+    outside = call.around()
+    named = [before for before, token in pairwise(outside) if token.value.casefold() == name]
+    alias = any(t.text == ")" or t.word == "AS" or (t.word not in NO_ALIAS and t.kind != "operator") for t in named)
+    column = "column" in error.message and (bool(named) or any(t.word == "LATERAL" for t in outside))
+    if alias or column or (named and found[1]):
+        return around(call.function, found[1] or found[2], error.place)
+    return None
 
 
 def _keys(call: Call) -> Rewritten | None:

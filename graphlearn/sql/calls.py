@@ -38,6 +38,18 @@ class Call:
     ctes: tuple[Cte, ...]
     alias: bool
 
+    def around(self) -> list[Token]:
+        """The words of the statement outside the call."""
+        found: list[Token] = []
+        for token in self.source.tokens:
+            if token.text == ";" and token.kind == "operator":
+                if token.start > self.span[0]:
+                    break
+                found = []
+            elif not self.span[0] <= token.start < self.span[1]:
+                found.append(token)
+        return found
+
     def question(self) -> Rewritten | None:
         """The relation the call reads, as a query that stands alone; None when it has no such argument."""
         if self.argument is None:

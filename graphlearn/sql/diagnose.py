@@ -6,9 +6,10 @@ import json
 import re
 from dataclasses import dataclass
 from difflib import get_close_matches
+from itertools import pairwise
 from pathlib import Path
 
-from graphlearn.errors import GraphLearnError, SqlError, WorkspaceError, nearest
+from graphlearn.errors import GraphLearnError, Place, SqlError, WorkspaceError, nearest
 from graphlearn.sql.rewrite import Rewritten
 from graphlearn.sql.source import Token
 from graphlearn.sql.words import BEFORE_TABLE, CATALOG, FUNCTIONS, KEYWORDS, STARTERS
@@ -16,6 +17,7 @@ from graphlearn.types import Json
 
 _OFFERS = ("Candidate bindings", "Candidate tables", "Candidate extensions", "Did you mean")
 _PYTHON_STREAM = re.compile(r"failed: (?:Unknown error: )?(?:[\w.]+: )?(.*?)(?:\. Detail: |$)", re.DOTALL)
+_PARAMETERS = re.compile(r"Values were not provided for the following parameters: ([^,\s]+)")
 _PYTHON_OBJECT = re.compile(r'Python Object "(.*?)" of type "(.*?)"')
 
 
@@ -83,6 +85,8 @@ class Fault:
 
     def error(self, query: Rewritten) -> GraphLearnError:
         """The error to raise, placed in the text `query` was made from."""
+        if found := _PARAMETERS.match(self.message):
+            return _parameter(query, found[1])
         place = query.source.place(*self._span(query))
         message, help = self._words(query, place.start)
         if "No space left on device" in self.message:
@@ -111,6 +115,8 @@ class Fault:
         message = self.message
         if self.entry == "Table Function":
             return self._function_words()
+        if self.entry == "Scalar Function" and self.name.lower() in FUNCTIONS:
+            return f"{self.name} is a table, so it stands behind FROM", _table_help(self.name.lower())
         if found := _PYTHON_OBJECT.match(message):
             return (
                 f'there is no table "{found[1]}", and the Python variable of that name is a {found[2]}',
@@ -171,6 +177,43 @@ class Fault:
             if near:
                 return suggest(near)
         return None
+
+
+def _parameter(query: Rewritten, name: str) -> SqlError:
+    """The error for a parameter, $name or ?, that nobody gives a value."""
+    tokens = query.tokens
+    sign = next(
+        (t for t, after in pairwise(tokens) if t.text == "$" and after.value == name),
+        next((t for t in tokens if t.text == "?"), tokens[0]),
+    )
+    shown, variable = (f"${name}", name) if sign.text == "$" else ("?", "x")
+    return SqlError(
+        f"the parameter {shown} has no value: a job has variables instead",
+        place=query.source.place(sign.start, len(shown) if sign.text in ("$", "?") else len(sign.text)),
+        help=f"write getvariable('{variable}'), and SET VARIABLE {variable} = … before it; "
+        f"--set {variable}=… replaces that value",
+    )
+
+
+def _table_help(function: str) -> str:
+    """How a table function is written, for one that stands where a value should."""
+    if function == "predict":
+        return "write FROM predict('model', (SELECT head, relation FROM …)): each question comes back with its answers"
+    arguments = {"evaluate": "'model', triples", "embeddings": "'model'", "similar": "'model', (SELECT key FROM …)"}
+    return f"write FROM {function}({arguments[function]}), and JOIN it where other columns are wanted"
+
+
+def around(function: str, name: str, place: Place) -> SqlError:
+    """The error for a table function whose relation names something of the query around it, LATERAL or not."""
+    form = {
+        "predict": "FROM predict('model', (SELECT head, relation FROM …)) keeps the columns of its questions",
+        "similar": "FROM similar('model', (SELECT key FROM …)) AS s JOIN … ON s.key = …",
+    }.get(function, f"FROM {function}('model', …) JOIN …")
+    return SqlError(
+        f"{function} cannot read {name} of the query around it: its relation stands alone",
+        place=place,
+        help=f"ask for all rows at once: {form}",
+    )
 
 
 def _file_help(pattern: str) -> str | None:

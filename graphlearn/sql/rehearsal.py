@@ -9,19 +9,26 @@ ATTACH will open) is left to the run.
 from __future__ import annotations
 
 import json
+import os
+import shlex
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import duckdb
 
-from graphlearn.errors import GraphLearnError, ModelNotFound, raise_all
+from graphlearn.errors import GraphLearnError, ModelExists, ModelNotFound, SqlError, raise_all
 from graphlearn.sql import engine
 from graphlearn.sql.binding import Binder, BoundModel, in_transaction, placed, taken
 from graphlearn.sql.diagnose import MissingError
+from graphlearn.sql.options import constant
+from graphlearn.sql.reader import Reader
 from graphlearn.sql.rewrite import Rewritten
+from graphlearn.sql.source import Token
 from graphlearn.sql.statements import CreateModel, DropModel, ExplainModel, Passthrough, Statement
+from graphlearn.sql.words import CATALOG
 from graphlearn.storage.artifacts import fold
 from graphlearn.storage.columns import literal, quoted
 
@@ -31,6 +38,8 @@ if TYPE_CHECKING:
 _EXPLAINED = frozenset(("SELECT", "INSERT", "UPDATE", "DELETE", "MERGE_INTO", "COPY"))
 _EXECUTED = frozenset(("CREATE", "DROP", "ALTER"))
 _SETTINGS = frozenset(("SET", "VARIABLE_SET"))
+_SEVERAL_FILES = frozenset(("PARTITION_BY", "PER_THREAD_OUTPUT", "FILE_SIZE_BYTES"))
+"""Options of COPY with which it makes a folder."""
 _OPENING = frozenset(("COPY", "ATTACH", "LOAD", "INSTALL", "CALL", "EXECUTE", "PREPARE", "EXPORT", "PRAGMA"))
 """Kinds whose effects a rehearsal does not see: later statements may need them."""
 
@@ -51,13 +60,17 @@ def rehearse(binder: Binder, statements: list[Statement], overrides: Overrides) 
     errors: list[GraphLearnError] = []
     done: list[Step] = []
     binder = replace(binder, rehearsing=True, planned={})
+    idle: dict[str, CreateModel] = {}
+    made: list[Path] = []
     blind = False  # something happened that only the run will see
     transaction = False
     with _rolled_back(binder.connection):
         for statement in statements:
             try:
                 transaction = _in_transaction(statement, transaction)
+                _check_used(binder, statement, overrides, idle)
                 blind |= _one(binder, statement, overrides, bound, done)
+                _check_target(binder, statement, made)
             except (MissingError, ModelNotFound) as error:
                 if not blind:
                     errors.append(error)
@@ -120,8 +133,9 @@ def _planned(binder: Binder, create: CreateModel, overrides: Mapping[str, object
         with binder.registered(bound):
             dataflow = plan_model(binder.connection, bound.request)
             if store.exists(create.name):
-                stored = store.load(create.name).manifest.get("fingerprint")
-                unchanged = create.if_not_exists or stored == fingerprint_request(binder.connection, bound.request)
+                kept = store.versions(create.name) if create.or_replace else [store.current(create.name)]
+                print_ = fingerprint_request(binder.connection, bound.request)
+                unchanged = create.if_not_exists or any(a.manifest.get("fingerprint") == print_ for a in kept)
         binder.planned[fold(create.name)] = bound
     return PlannedModel(create.name, create.family, create.text, unchanged, dataflow)
 
@@ -189,10 +203,85 @@ def check_taken(binder: Binder, model: BoundModel) -> None:
     planned = binder.planned.get(fold(create.name))
     if planned is not None:
         raise taken(create, "an earlier statement of this file creates it")
-    manifest = store.versions(create.name)[-1].manifest
+    manifest = store.current(create.name).manifest
     same = manifest.get("family") == create.family and manifest.get("options") == _plain(asdict(model.request.options))
     if "options" in manifest and not same:
         raise taken(create)
+
+
+def _check_used(binder: Binder, statement: Statement, overrides: Overrides, idle: dict[str, CreateModel]) -> None:
+    """Refuse CREATE OR REPLACE MODEL for what an earlier statement has just trained and nobody has looked at.
+
+    `idle` holds, by folded name, the CREATE MODELs so far whose models no statement behind them reads or drops.
+    """
+    tokens = statement.tokens
+    opaque = isinstance(statement, Passthrough) and statement.kind in ("EXECUTE", "CALL", "PREPARE")
+    if opaque or any(t.value.lower() in CATALOG for t in tokens):
+        idle.clear()
+    for name in {fold(t.value) for t in tokens if t.kind == "string"}:
+        idle.pop(name, None)
+    if isinstance(statement, DropModel):
+        idle.pop(fold(statement.name), None)
+    if not isinstance(statement, CreateModel) or (statement.if_not_exists and binder.exists(statement.name)):
+        return
+    first = idle.get(fold(statement.name))
+    idle[fold(statement.name)] = statement
+    planned = binder.planned.get(fold(statement.name))
+    if first is None or planned is None or not statement.or_replace:
+        return
+    if planned.request.definition() != binder.model(statement, overrides(statement.name)).request.definition():
+        raise ModelExists(
+            f"line {first.place().line} trains {statement.name} too, and nothing uses that before it is replaced here",
+            place=statement.at(statement.name_span),
+            help="remove one of the two, or give one of them another name",
+        )
+
+
+def _check_target(binder: Binder, statement: Statement, made: list[Path]) -> None:
+    """Refuse COPY to a file that cannot be made, which DuckDB says only when the rows are there.
+
+    `made` holds the targets of the COPYs so far: those that write several files make a folder.
+    """
+    if not isinstance(statement, Passthrough) or statement.kind != "COPY":
+        return
+    target = _target(binder, statement)
+    if target is None or "://" in target[1]:
+        return
+    tokens, name = target
+    path = Path(name).expanduser()
+    folder, several = path.parent, {t.word for t in statement.tokens} & _SEVERAL_FILES
+    problem, help = "", None
+    if not folder.is_dir() and folder not in made:
+        problem = f"there is no folder {folder}"
+        help = f"make it first: mkdir -p {shlex.quote(str(folder))}; paths start at {Path.cwd()}"
+        if folder.exists():
+            problem, help = f"{folder} is a file", "name another folder"
+    elif path.is_dir() and not several:
+        problem, help = f"{name} is a folder", f"name a file in it: '{path / 'answers.parquet'}'"
+    elif folder.is_dir() and not os.access(folder, os.W_OK):
+        problem, help = f"the folder {folder} is not writable", "check its rights"
+    made.append(path)
+    if problem:
+        place = statement.at((tokens[0].start, tokens[-1].end))
+        raise SqlError(f"COPY cannot write {name}: {problem}", place=place, help=help)
+
+
+def _target(binder: Binder, statement: Passthrough) -> tuple[list[Token], str] | None:
+    """The words behind TO in COPY … TO, a string or a constant in parentheses, and what they stand for."""
+    reader = Reader(statement.source, statement.tokens)
+    while reader.peek() is not None and reader.words(1) != ["TO"]:
+        reader.skip_group()
+    start = reader.position + 1
+    reader.position = start
+    token = reader.peek()
+    if token is None or (token.kind != "string" and token.text != "("):
+        return None
+    reader.skip_group()
+    tokens = reader.tokens[start : reader.position]
+    value = None
+    with suppress(GraphLearnError):
+        value = constant(binder.connection, statement.verbatim((tokens[0].start, tokens[-1].end)))
+    return (tokens, value) if isinstance(value, str) else None
 
 
 def _plain(options: dict[str, object]) -> object:
