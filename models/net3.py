@@ -1,7 +1,7 @@
 """NET3: graph convolution over all subsets of modes, and an LSTM on a Tucker core. Jing, Tong, Zhu, WWW 2021.
 
-One time step is a tensor S_t [N1, ..., NM]. TGCN makes D channels a cell, TRNN carries a state through time on a core of
-size Q1 x ... x QM, an output head reads both. Around that network, all optional: a linear AR highway, seasonal means,
+One time step is a tensor S_t [N1, ..., NM]. TGCN makes D channels a cell, TRNN carries a state through time on a core
+of size Q1 x ... x QM, an output head reads both. Around that network, optional: a linear AR highway, seasonal means,
 embeddings of phases and entries, a learnt graph a mode. Everything is in z-scores.
 
 Shapes: B windows, W their length, H horizon, N = N1 x ... x NM, D channels, C cycles, G = 4 gates, Q core entries of a
@@ -41,7 +41,8 @@ def mode_product(x: Tensor, a: Tensor, mode: int) -> Tensor:
         out = torch.sparse.mm(a, folded).reshape(a.shape[0], before, -1).transpose(0, 1)
     else:
         out = a @ x.reshape(before, shape[mode + 1], -1)
-    return out.reshape(*shape[: mode + 1], a.shape[0], *shape[mode + 2 :])
+    result: Tensor = out.reshape(*shape[: mode + 1], a.shape[0], *shape[mode + 2 :])
+    return result
 
 
 def gate_product(x: Tensor, a: Tensor, mode: int) -> Tensor:
@@ -209,7 +210,7 @@ class TRNN(nn.Module):
     def run(self, z: Tensor) -> Tensor:
         """The last hidden state of whole sequences. shape: [B, W, Q1, ..., QM, D] -> [B, Q1, ..., QM, D]"""
         B, W = z.shape[:2]
-        gates = (self.linear(z.flatten(0, 1), "x") + self.bias).unflatten(1, (B, W))
+        gates = (self.linear(z.flatten(0, 1), "x") + self.bias).reshape(4, B, W, *z.shape[2:])
         state = None
         for t in range(W):
             state = self.cell(gates[:, :, t], state)
@@ -222,20 +223,20 @@ class Embeddings(nn.Module):
 
     def __init__(self, shape: Sequence[int], periods: Sequence[int], options: Net3Options, generator: torch.Generator):
         super().__init__()
-        D = options.dim
+        D, self.ndim = options.dim, len(tuple(shape))
         self.entries = nn.ParameterList([_normal((n, D), 0.1, generator) for n in shape] if options.identity else [])
         self.phases = nn.ParameterList([_normal((p, D), 0.1, generator) for p in periods] if options.calendar else [])
 
     def forward(self, phases: Tensor) -> Tensor | None:
         """shape: [B, C] -> broadcasts against [B, N1, ..., NM, D]; None when there is no embedding"""
         total: Tensor | None = None
-        M = len(self.entries)
+        M = self.ndim
         for m, table in enumerate(self.entries):
             part = table.view(*(1,) * m, len(table), *(1,) * (M - 1 - m), -1)
             total = part if total is None else total + part
         for c, table in enumerate(self.phases):
             found = table[phases[:, c]]
-            part = found if M == 0 else found.view(len(found), *(1,) * M, -1)
+            part = found.view(len(found), *(1,) * M, -1)
             total = part if total is None else total + part
         return total
 
@@ -358,7 +359,7 @@ class Net3(nn.Module):
         else:
             z, h, core, y = self._step_by_step(z, seen, phases, factors)
         lost = (h - self.trnn.project(core, factors, up=True)).flatten(1).square().sum(1)
-        out = self._output(z, h.unflatten(0, (-1, W))[:, -1], y, factors, dropout)
+        out = self._output(z, h[W - 1 :: W], y, factors, dropout)
         return out + (season if isinstance(season, float) else season[:, W:]), (lost + EPS).sqrt().mean()
 
     def _all_steps(self, z: Tensor, phases: Tensor, factors: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
@@ -366,7 +367,7 @@ class Net3(nn.Module):
         B, W = z.shape[:2]
         h = self.tgcn(z.flatten(0, 1).unsqueeze(-1), self.embeddings(phases[:, :W].flatten(0, 1)))
         core = self.trnn.project(h, factors)
-        return h, core, self.trnn.run(core.unflatten(0, (B, W)))
+        return h, core, self.trnn.run(core.reshape(B, W, *core.shape[1:]))
 
     def _step_by_step(
         self, z: Tensor, seen: Tensor, phases: Tensor, factors: list[Tensor]

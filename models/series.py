@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -105,8 +105,11 @@ class TimeSplit:
         return np.arange(max(0, lo - window), max(0, hi - window - horizon + 1), dtype=np.int64)
 
 
-def gather(values: FloatArray, starts: IdArray, length: int, offset: int = 0) -> FloatArray:
-    """Steps start + offset .. + length - 1 of each start; steps outside the tensor are NaN.
+Cells = TypeVar("Cells", FloatArray, Mask)
+
+
+def gather(values: Cells, starts: IdArray, length: int, offset: int = 0) -> Cells:
+    """Steps start + offset .. + length - 1 of each start; steps outside the tensor are NaN (False in a mask).
 
     shape: [T, N...], [B] -> [B, length, N...]
     """
@@ -114,7 +117,7 @@ def gather(values: FloatArray, starts: IdArray, length: int, offset: int = 0) ->
     inside = (steps >= 0) & (steps < len(values))
     out = np.asarray(values[np.clip(steps, 0, max(0, len(values) - 1))])
     if not inside.all():
-        out[~inside] = np.nan if out.dtype.kind == "f" else 0
+        out[~inside] = np.nan if out.dtype.kind == "f" else False
     return out
 
 
@@ -219,7 +222,10 @@ def fit_profile(
 
 def profile_at(tables: Sequence[FloatArray], phases: IdArray) -> FloatArray | float:
     """Sum of the tables at the phases; 0 without a table. shape: [..., C] -> [..., N1, ..., NM]"""
-    return sum((table[phases[..., c]] for c, table in enumerate(tables)), start=np.float32(0))
+    total: FloatArray | float = 0.0
+    for c, table in enumerate(tables):
+        total = total + table[phases[..., c]]
+    return total
 
 
 @dataclass

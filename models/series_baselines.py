@@ -153,7 +153,7 @@ class LinearAR:
         steps = np.asarray(starts, np.int64)[:, None] + np.arange(W + H)
         season = profile_at(self.profile, self.calendar.at(steps))
         z = self.scaler.transform(gather(self.values, starts, W))
-        if not isinstance(season, float | np.float32):
+        if not isinstance(season, float):
             z = z - season[:, :W]
         z = np.where(np.isfinite(z), z, np.float32(0))
         shared = "wh" if self.coefficients.ndim == 2 else "...wh"
@@ -161,7 +161,7 @@ class LinearAR:
         out += np.moveaxis(self.coefficients[..., W, :], -1, 0).reshape(
             H, *(z.shape[2:] if self.coefficients.ndim > 2 else (1,) * (z.ndim - 2))
         )
-        if not isinstance(season, float | np.float32):
+        if not isinstance(season, float):
             out += season[:, W:]
         return self.scaler.inverse(out)
 
