@@ -5,7 +5,8 @@ of size Q1 x ... x QM, an output head reads both. Around that network, optional:
 embeddings of phases and entries, a learnt graph a mode. Everything is in z-scores.
 
 Shapes: B windows, W their length, H horizon, N = N1 x ... x NM, D channels, C cycles, G = 4 gates, Q core entries of a
-mode. `BW` stands for both dimensions folded into one.
+mode. Inside, channels come first and windows last, [D, N1, ..., NM, WB], so that every product along a mode is a matrix
+product with long rows; WB stands for both dimensions folded into one, steps outside.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ EPS = 1e-12
 def mode_product(x: Tensor, a: Tensor, mode: int) -> Tensor:
     """Multiply mode `mode` by a matrix, dense or sparse.
 
-    shape: [B, N1, ..., NM, D], a [Q, N_mode] -> [B, N1, .., Q, .., NM, D]
+    shape: [D, N1, ..., NM, B], a [Q, N_mode] -> [D, N1, .., Q, .., NM, B]
     """
     shape = x.shape
     before = math.prod(shape[: mode + 1])
@@ -46,7 +47,7 @@ def mode_product(x: Tensor, a: Tensor, mode: int) -> Tensor:
 
 
 def gate_product(x: Tensor, a: Tensor, mode: int) -> Tensor:
-    """`mode_product` with a matrix a gate. shape: [G, B, N1, ..., NM, D], a [G, Q, N_mode] -> [G, B, .., Q, .., D]"""
+    """`mode_product` with a matrix a gate. shape: [G, D, N1, ..., NM, B], a [G, Q, N_mode] -> [G, D, .., Q, .., B]"""
     shape = x.shape
     folded = x.reshape(shape[0], math.prod(shape[1 : mode + 2]), shape[mode + 2], -1)
     return (a.unsqueeze(1) @ folded).reshape(*shape[: mode + 2], a.shape[1], *shape[mode + 3 :])
@@ -93,7 +94,7 @@ def _zeros(*shape: int) -> nn.Parameter:
 
 
 class TGCN(nn.Module):
-    """H = ReLU([S times A_m for m in every subset] Theta + b + extra). shape: [B, N1, ..., NM, d_in] -> [..., d_out]
+    """H = ReLU([S times A_m for m in every subset] Theta + b + extra). shape: [d_in, N1, ..., NM, B] -> [D, N1, ..., NM, B]
 
     The terms are built mode by mode: those so far, and each of them multiplied by each matrix of the mode. A mode with
     a given and a learnt graph enters with one of them, or neither. The learnt graph is softmax(P) softmax(Q)^T, whose
@@ -128,7 +129,7 @@ class TGCN(nn.Module):
         self.bias = _zeros(options.dim)
 
     def subsets(self, x: Tensor) -> Tensor:
-        """All products side by side, the unchanged tensor first. shape: [B, N..., d_in] -> [B, N..., terms * d_in]"""
+        """All products side by side, the unchanged tensor first. shape: [d_in, N..., B] -> [terms * d_in, N..., B]"""
         terms = [x]
         for m in range(len(self.shape)):
             so_far = list(terms)
@@ -137,11 +138,13 @@ class TGCN(nn.Module):
             if str(m) in self.receivers:
                 take, give = self.senders[str(m)].softmax(0).T, self.receivers[str(m)].softmax(1)
                 terms += [mode_product(mode_product(t, take, m), give, m) for t in so_far]
-        return torch.cat(terms, dim=-1)
+        return torch.cat(terms)
 
     def forward(self, x: Tensor, extra: Tensor | None = None) -> Tensor:
-        """`extra` is added before the ReLU and broadcasts against [B, N..., d_out]."""
-        out = self.subsets(x) @ self.theta + self.bias
+        """`extra` is added before the ReLU and broadcasts against [D, N..., B]."""
+        terms = self.subsets(x)
+        out = (self.theta.T @ terms.flatten(1)).reshape(-1, *terms.shape[1:])
+        out = out + self.bias.view(-1, *(1,) * (x.ndim - 1))
         return torch.relu(out if extra is None else out + extra)
 
 
@@ -163,7 +166,7 @@ class TRNN(nn.Module):
         for side in ("x", "h"):
             for m, q in enumerate(self.core):
                 self.modes[f"{side}{m}"] = _normal((4, q, q), 1 / math.sqrt(q), generator)
-        self.bias = nn.Parameter(torch.zeros(4, *(1,) * (len(self.core) + 1), D))
+        self.bias = nn.Parameter(torch.zeros(4, D, *(1,) * (len(self.core) + 1)))
 
     def orthonormal(self) -> list[Tensor]:
         """The factors U_m. shape: [N_m, Q_m] each; orthonormal columns when they are hard."""
@@ -185,35 +188,36 @@ class TRNN(nn.Module):
 
     @staticmethod
     def project(x: Tensor, factors: Sequence[Tensor], up: bool = False) -> Tensor:
-        """Into the core, or `up` from it. shape: [B, N1, ..., NM, D] <-> [B, Q1, ..., QM, D]"""
+        """Into the core, or `up` from it. shape: [D, N1, ..., NM, B] <-> [D, Q1, ..., QM, B]"""
         for m, u in enumerate(factors):
             x = mode_product(x, u if up else u.T, m)
         return x
 
     def linear(self, x: Tensor, side: str) -> Tensor:
-        """The tensor linear layers of all gates, without bias. shape: [B, Q1, ..., QM, D] -> [4, B, Q1, ..., QM, D]"""
-        out = torch.einsum("bqd,gde->gbqe", x.flatten(1, -2), self.weights[side]).reshape(4, *x.shape)
+        """The tensor linear layers of all gates, without bias. shape: [D, Q1, ..., QM, B] -> [4, D, Q1, ..., QM, B]"""
+        weights = self.weights[side].transpose(1, 2).flatten(0, 1)
+        out = (weights @ x.flatten(1)).reshape(4, *x.shape)
         for m in range(len(self.core)):
             out = gate_product(out, self.modes[f"{side}{m}"], m)
         return out
 
     def cell(self, gates: Tensor, state: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor]:
-        """One step from x-gates with bias. shape: [4, B, Q..., D], (Y, C) [B, Q..., D] each -> the next (Y, C)"""
+        """One step from x-gates with bias. shape: [4, D, Q..., B], (Y, C) [D, Q..., B] each -> the next (Y, C)"""
         if state is not None:
             gates = gates + self.linear(state[0], "h")
-        f, i, o = torch.sigmoid(gates[:3])
-        c = i * torch.tanh(gates[3])
+        f, i, o, g = gates.unbind()
+        f, i, o, g = torch.sigmoid(f), torch.sigmoid(i), torch.sigmoid(o), torch.tanh(g)
+        c = i * g
         if state is not None:
             c = c + f * state[1]
         return o * torch.tanh(c), c
 
-    def run(self, z: Tensor) -> Tensor:
-        """The last hidden state of whole sequences. shape: [B, W, Q1, ..., QM, D] -> [B, Q1, ..., QM, D]"""
-        B, W = z.shape[:2]
-        gates = (self.linear(z.flatten(0, 1), "x") + self.bias).reshape(4, B, W, *z.shape[2:])
+    def run(self, z: Tensor, length: int) -> Tensor:
+        """The last hidden state of sequences of `length` steps. shape: [D, Q1, ..., QM, WB] -> [D, Q1, ..., QM, B]"""
+        gates = self.linear(z, "x") + self.bias
         state = None
-        for t in range(W):
-            state = self.cell(gates[:, :, t], state)
+        for step in gates.reshape(*gates.shape[:-1], length, -1).unbind(-2):
+            state = self.cell(step, state)
         assert state is not None
         return state[0]
 
@@ -228,21 +232,20 @@ class Embeddings(nn.Module):
         self.phases = nn.ParameterList([_normal((p, D), 0.1, generator) for p in periods] if options.calendar else [])
 
     def forward(self, phases: Tensor) -> Tensor | None:
-        """shape: [B, C] -> broadcasts against [B, N1, ..., NM, D]; None when there is no embedding"""
+        """shape: [B, C] -> broadcasts against [D, N1, ..., NM, B]; None when there is no embedding"""
         total: Tensor | None = None
         M = self.ndim
         for m, table in enumerate(self.entries):
-            part = table.view(*(1,) * m, len(table), *(1,) * (M - 1 - m), -1)
+            part = table.T.reshape(-1, *(1,) * m, len(table), *(1,) * (M - m))
             total = part if total is None else total + part
         for c, table in enumerate(self.phases):
-            found = table[phases[:, c]]
-            part = found.view(len(found), *(1,) * M, -1)
+            part = table.T[:, phases[:, c]].reshape(table.shape[1], *(1,) * M, -1)
             total = part if total is None else total + part
         return total
 
 
 class Head(nn.Module):
-    """Linear output weights, shared and a correction a series. shape: [B, N1, ..., NM, E] -> [B, H, N1, ..., NM]
+    """Linear output weights, shared and a correction a series. shape: [E, N1, ..., NM, B] -> [B, H, N1, ..., NM]
 
     A `zero` head starts at zero, so that the network begins with what stands beside it.
     """
@@ -268,14 +271,14 @@ class Head(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Every series' own linear map of its own channels."""
-        B = len(x)
-        x = x.reshape(B, -1, x.shape[-1])
-        out = self.bias.T.unsqueeze(0).expand(B, -1, x.shape[1])
-        if self.shared is not None:
-            out = out + (x @ self.shared.T).transpose(1, 2)
-        if self.own is not None:
-            out = out + torch.einsum("bne,nhe->bhn", x, self.own)
-        return out.reshape(B, -1, *self.shape)
+        x = x.reshape(len(x), -1, x.shape[-1])
+        if self.own is None:
+            assert self.shared is not None
+            out = (self.shared @ x.flatten(1)).reshape(-1, *x.shape[1:]).permute(2, 0, 1)
+        else:
+            weights = self.own if self.shared is None else self.own + self.shared
+            out = (weights @ x.transpose(0, 1)).permute(2, 1, 0)
+        return (out + self.bias.T).reshape(x.shape[-1], -1, *self.shape)
 
 
 class Highway(nn.Module):
@@ -358,16 +361,16 @@ class Net3(nn.Module):
             h, core, y = self._all_steps(z, phases, factors)
         else:
             z, h, core, y = self._step_by_step(z, seen, phases, factors)
-        lost = (h - self.trnn.project(core, factors, up=True)).flatten(1).square().sum(1)
-        out = self._output(z, h[W - 1 :: W], y, factors, dropout)
-        return out + (season if isinstance(season, float) else season[:, W:]), (lost + EPS).sqrt().mean()
+        out = self._output(z, h.reshape(*h.shape[:-1], W, -1)[..., -1, :], y, factors, dropout)
+        lost = not_in_core(h, self.trnn.project(core, factors, up=True))
+        return out + (season if isinstance(season, float) else season[:, W:]), lost
 
     def _all_steps(self, z: Tensor, phases: Tensor, factors: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """Everything but the recurrence for all steps at once: H and its core [BW, ...], the last hidden state."""
-        B, W = z.shape[:2]
-        h = self.tgcn(z.flatten(0, 1).unsqueeze(-1), self.embeddings(phases[:, :W].flatten(0, 1)))
+        """Everything but the recurrence for all steps at once: H and its core [D, ..., WB], the last hidden state."""
+        W = z.shape[1]
+        h = self.tgcn(windows_last(z.unsqueeze(0)), self.embeddings(phases[:, :W].transpose(0, 1).flatten(0, 1)))
         core = self.trnn.project(h, factors)
-        return h, core, self.trnn.run(core.reshape(B, W, *core.shape[1:]))
+        return h, core, self.trnn.run(core, W)
 
     def _step_by_step(
         self, z: Tensor, seen: Tensor, phases: Tensor, factors: list[Tensor]
@@ -380,7 +383,7 @@ class Net3(nn.Module):
         for t in range(W):
             step = torch.where(seen[:, t], z[:, t], guess)
             filled = [*filled[1:], step]
-            h = self.tgcn(step.unsqueeze(-1), self.embeddings(phases[:, t]))
+            h = self.tgcn(windows_last(step[None, :, None]), self.embeddings(phases[:, t]))
             core = self.trnn.project(h, factors)
             state = self.trnn.cell(self.trnn.linear(core, "x") + self.trnn.bias, state)
             if t + 1 < W:
@@ -388,15 +391,25 @@ class Net3(nn.Module):
             hs.append(h)
             cores.append(core)
         assert state is not None
-        return torch.stack(filled, 1), torch.stack(hs, 1).flatten(0, 1), torch.stack(cores, 1).flatten(0, 1), state[0]
+        return torch.stack(filled, 1), torch.cat(hs, -1), torch.cat(cores, -1), state[0]
 
     def _output(
         self, z: Tensor, h: Tensor, y: Tensor, factors: list[Tensor], dropout: torch.Generator | None
     ) -> Tensor:
         """Head and highway from the window, the last H and the last hidden state. -> [B, H, N1, ..., NM]"""
-        both = torch.cat([self.trnn.project(y, factors, up=True), h], dim=-1)
+        both = torch.cat([self.trnn.project(y, factors, up=True), h])
         out: Tensor = self.head(drop(both, self.options.dropout, dropout))
         return out if self.highway is None else out + self.highway(z)
+
+
+def windows_last(x: Tensor) -> Tensor:
+    """Into the inner layout. shape: [D, B, W, N1, ..., NM] -> [D, N1, ..., NM, WB]"""
+    return x.permute(0, *range(3, x.ndim), 2, 1).flatten(-2)
+
+
+def not_in_core(h: Tensor, back: Tensor) -> Tensor:
+    """The norm of what a core loses of H, mean over windows and steps. shape: [D, N..., WB] both -> scalar"""
+    return ((h - back).square().flatten(0, -2).sum(0) + EPS).sqrt().mean()
 
 
 def drop(x: Tensor, share: float, generator: torch.Generator | None) -> Tensor:

@@ -12,7 +12,18 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from graphlearn.models.net3 import EPS, TGCN, TRNN, Embeddings, Graph, Head, _zeros, drop, gate_product
+from graphlearn.models.net3 import (
+    TGCN,
+    TRNN,
+    Embeddings,
+    Graph,
+    Head,
+    _zeros,
+    drop,
+    gate_product,
+    not_in_core,
+    windows_last,
+)
 from graphlearn.models.net3_options import Net3Options
 
 MIX_AT_MOST = 512
@@ -56,24 +67,25 @@ class Net3Smooth(nn.Module):
 
         low, error, seen: [B, W, N1, ..., NM] (error 0 where not seen); phases: [B, W, C]. -> [B, N1, ..., NM], scalar
         """
-        B, W = low.shape[:2]
+        W = low.shape[1]
         middle = W // 2
-        x = torch.stack([low, error, seen.to(low.dtype)], dim=-1).flatten(0, 1)
-        h = self.tgcn(x, self.embeddings(phases.flatten(0, 1)))
-        steps = h.reshape(B, W, *h.shape[1:])
-        lost, found = h.new_zeros(()), [steps[:, middle]]
-        for trnn, part in ((self.past, steps[:, : middle + 1]), (self.future, steps[:, middle:].flip(1))):
-            factors = trnn.orthonormal()
-            core = trnn.project(part.flatten(0, 1), factors)
-            back = trnn.project(core, factors, up=True)
-            lost = lost + ((part.flatten(0, 1) - back).flatten(1).square().sum(1) + EPS).sqrt().mean() / 2
-            found.append(trnn.project(trnn.run(core.reshape(B, -1, *core.shape[1:])), factors, up=True))
-        out = low[:, middle] + self.head(drop(torch.cat(found, -1), self.options.dropout, dropout))[:, 0]
+        x = windows_last(torch.stack([low, error, seen.to(low.dtype)]))
+        h = self.tgcn(x, self.embeddings(phases.transpose(0, 1).flatten(0, 1)))
+        steps = h.reshape(*h.shape[:-1], W, -1)
+        lost, found = h.new_zeros(()), [steps[..., middle, :]]
+        for trnn, part in ((self.past, steps[..., : middle + 1, :]), (self.future, steps[..., middle:, :].flip(-2))):
+            factors, part = trnn.orthonormal(), part.flatten(-2)
+            core = trnn.project(part, factors)
+            lost = lost + not_in_core(part, trnn.project(core, factors, up=True)) / 2
+            found.append(trnn.project(trnn.run(core, middle + 1), factors, up=True))
+        out = low[:, middle] + self.head(drop(torch.cat(found), self.options.dropout, dropout))[:, 0]
         if self.highway_time is not None:
             weight = self.highway_time.reshape(W, *(self.highway_time.shape[1:] or (1,) * len(self.shape)))
             out = out + (error * weight).sum(1)
-        for m, mix in self.highway_mix.items():
-            out = out + gate_product(error.transpose(0, 1).unsqueeze(-1), mix, int(m)).sum(0).squeeze(-1)
+        if self.highway_mix:
+            moved = error.permute(1, *range(2, error.ndim), 0).unsqueeze(1)
+            mixed = [gate_product(moved, mix, int(m)).sum(0)[0] for m, mix in self.highway_mix.items()]
+            out = out + torch.stack(mixed).sum(0).movedim(-1, 0)
         return out, lost
 
     def penalty(self) -> Tensor:

@@ -63,7 +63,7 @@ def naive_forecast(model: Net3, z: Tensor, seen: Tensor) -> Tensor:
             core = h
             for m, u in enumerate(trnn.factors):
                 core = multiply(core, u.T, m)
-            gates = [layer(core, "x", g) + trnn.bias[g, 0] for g in range(4)]
+            gates = [layer(core, "x", g) + trnn.bias[g].flatten() for g in range(4)]
             if y is not None:
                 gates = [gate + layer(y, "h", g) for g, gate in enumerate(gates)]
             f, i, o = (torch.sigmoid(g) for g in gates[:3])
@@ -133,7 +133,7 @@ def test_reconstruction_is_the_norm_of_what_the_core_loses() -> None:
     z = torch.randn(2, 3, 5, 3)
     lost = model(z, torch.ones_like(z, dtype=torch.bool), torch.zeros(2, 4, 0, dtype=torch.int64))[1]
     norms = []
-    for h in model.tgcn(z.reshape(6, 5, 3, 1)):
+    for h in model.tgcn(z.reshape(1, 6, 5, 3).permute(0, 2, 3, 1)).permute(3, 1, 2, 0):
         back = h
         for m, u in enumerate(model.trnn.factors):
             back = torch.tensordot(u @ u.T, back, dims=([1], [m])).movedim(0, m)
@@ -171,8 +171,8 @@ def test_sparse_and_dense_matrices_agree() -> None:
 
 def test_learnt_graph_has_rows_that_add_up_to_one() -> None:
     tgcn = TGCN((6,), {}, 1, options(learnt_rank=2), torch.Generator().manual_seed(0))
-    moved = tgcn.subsets(torch.eye(6).unsqueeze(-1))[..., 1]  # row j: what entry j sends to everyone
-    assert torch.allclose(moved.sum(0), torch.ones(6), atol=1e-6)
+    moved = tgcn.subsets(torch.eye(6)[None])[1]  # column j: what entry j sends to everyone
+    assert torch.allclose(moved.sum(1), torch.ones(6), atol=1e-6)
     assert torch.linalg.matrix_rank(moved) == 2
 
 
@@ -190,7 +190,7 @@ def test_highway_and_heads() -> None:
         head.own.normal_()
     y = torch.randn(2, 4, 2, 3)
     expected = torch.einsum("bne,nhe->bhn", y.reshape(2, 8, 3), head.own + head.shared) + head.bias.T
-    assert torch.allclose(head(y), expected.reshape(2, 5, 4, 2), atol=1e-5)
+    assert torch.allclose(head(y.permute(3, 1, 2, 0)), expected.reshape(2, 5, 4, 2), atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["rmse", "mse", "mae"])
