@@ -47,7 +47,7 @@ _MERGE = {
     "min": "min(value)",
     "max": "max(value)",
     "count": "count(*)::DOUBLE",
-    "last": "arg_max(value, {'at': at, 'value': value})",
+    "last": "arg_max(value, {'stamp': stamp, 'value': value})",
 }
 _FEW = 1 << 20
 """Up to this many repeated cells are looked up one by one, above that all rows are grouped."""
@@ -187,7 +187,7 @@ class _Ingest:
             for i, (table, key) in enumerate(zip(self.tables, self.source.keys, strict=True))
         )
         return (
-            f"SELECT ({' + '.join(parts)})::BIGINT AS cell, {self.source.value} AS value, {self.source.time} AS at "
+            f"SELECT ({' + '.join(parts)})::BIGINT AS cell, {self.source.value} AS value, {self.source.time} AS stamp "
             f"FROM {self.raw} raw {joins} "
             f"WHERE {self.source.valid} AND {axis.covers_sql(self.source.time)} AND isfinite({self.source.value})"
         )
@@ -198,7 +198,7 @@ class _Ingest:
         again = self.scatter(f"SELECT cell, {'1::DOUBLE' if aggregate == 'count' else 'value'} FROM ({query})", flat)
         if not len(again):
             return
-        merge = f"SELECT cell, {_MERGE[aggregate]} AS value FROM ({query}) {{}} GROUP BY cell"
+        merge = f"SELECT cell, {_MERGE[aggregate]} AS value FROM ({query})"
 
         def put(cells: npt.NDArray[np.int64], values: npt.NDArray[np.float64]) -> None:
             if len(values) and np.abs(values).max() > LARGEST:
@@ -210,12 +210,12 @@ class _Ingest:
             flat[cells] = values
 
         if len(again) > _FEW:
-            self.stream(merge.format(""), put)
+            self.stream(f"{merge} GROUP BY cell", put)
             return
         name = f"graphlearn_repeated_{secrets.token_hex(6)}"
         self.cursor.register(name, pa.table({"cell": again}))
         try:
-            self.stream(merge.format(f"SEMI JOIN {name} USING (cell)"), put)
+            self.stream(f"{merge} SEMI JOIN {name} USING (cell) GROUP BY cell", put)
         finally:
             self.cursor.unregister(name)
 

@@ -51,7 +51,7 @@ def check_graph_columns(columns: dict[str, str], key_type: str | None, *, role: 
             raise InputError(
                 f'the graph {role} has no column "{name}" (its columns: {names})',
                 role=role,
-                help=did_you_mean(name, spare) if len(spare) != 1 else f"name it with AS: {quoted(spare[0])} AS {name}",
+                help=did_you_mean(name, spare) if len(spare) != 1 else f"name it with AS: {spare[0]} AS {name}",
             )
     extra = [column for column in columns if column.lower() not in (*ENDS, "weight")]
     if extra:
@@ -160,7 +160,11 @@ class _GraphIngest:
                 help=f"the graph has keys like {some}, the series like {known}",
             )
         if w.max() > LARGEST:
-            raise InputError(f"a weight of the graph {self.role} is beyond what float32 holds", role=self.role)
+            raise InputError(
+                f"a weight of the graph {self.role} is beyond what float32 holds",
+                role=self.role,
+                help="divide the weights",
+            )
         report.edges, joined_rows = len(s), int(n.sum())
         report.unknown_rows, report.duplicate_rows = kept - joined_rows, joined_rows - len(s)
         report.self_loops = int(np.count_nonzero(s == t))

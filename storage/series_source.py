@@ -26,6 +26,8 @@ LARGEST = 3.4028235e38
 
 _STAMPS = 20_000_000
 """This many distinct stamps are looked at to find the axis."""
+_STEPS = 1 << 40
+"""More steps than any machine holds."""
 
 
 def check_series_columns(columns: dict[str, str], time: str, modes: Sequence[str], value: str) -> None:
@@ -218,6 +220,12 @@ class SeriesSource:
                 help="a model needs at least two; check the WHERE clause",
             )
         axis = make_axis(stamps, step or infer_freq(stamps), given=given, inferred=step is None)
+        if axis.steps > _STEPS:  # before SQL counts in 64 bits
+            raise ResourceError(
+                f"the series would have {axis.steps:,} steps of {axis.freq_text}, from {stamps.shown[0]} to "
+                f"{stamps.shown[1]}",
+                help="look for outlying time stamps, or choose a longer freq",
+            )
         report = self.report
         observed = f"{axis.covers_sql(self.time)} AND isfinite({self.value})"
         before, moved, left = self.execute(
@@ -257,15 +265,18 @@ class SeriesSource:
 
     def _start(self, start: Any) -> tuple[int, int]:
         """The tick of the declared start, and the same of the local clock."""
-        local = tick_sql("at", self.type, local=self.type == WITH_ZONE)
+        local = tick_sql("stamp", self.type, local=self.type == WITH_ZONE)
         try:
             found = self.cursor.execute(
-                f"SELECT {tick_sql('at', self.type)}, {local} FROM (SELECT CAST($1 AS {self.type}) AS at)", [start]
+                f"SELECT {tick_sql('stamp', self.type)}, {local} FROM (SELECT CAST($1 AS {self.type}) AS stamp)",
+                [start],
             ).fetchall()[0]
         except (duckdb.ConversionException, duckdb.BinderException, duckdb.NotImplementedException) as error:
-            raise OptionError(f"start = {start} is no {self.type}", key="start") from error
+            raise OptionError(
+                f"start = {start} is no {self.type}", key="start", help=f"give it as {self.time_name} is written"
+            ) from error
         if found[0] is None:
-            raise OptionError(f"start = {start} is no point in time", key="start")
+            raise OptionError(f"start = {start} is no point in time", key="start", help="give it a finite time")
         return int(found[0]), int(found[1])
 
     def _stamps(self, given: tuple[int, int] | None) -> Stamps:

@@ -212,7 +212,8 @@ class TimeAxis:
         """The step in which a stamp falls; it may lie beyond the end. Raises OptionError before the start."""
         try:
             row = cursor.execute(
-                f"SELECT {self.step_sql('at')}, {self.covers_sql('at')} FROM (SELECT CAST($1 AS {self.type}) AS at)",
+                f"SELECT {self.step_sql('stamp')}, {self.covers_sql('stamp')} "
+                f"FROM (SELECT CAST($1 AS {self.type}) AS stamp)",
                 [stamp],
             ).fetchall()[0]
         except (duckdb.ConversionException, duckdb.BinderException, duckdb.NotImplementedException) as error:

@@ -50,7 +50,7 @@ def read_freq(cursor: duckdb.DuckDBPyConnection, freq: Any, type_name: str) -> F
         if isinstance(freq, bool) or not isinstance(freq, int):
             raise OptionError(f"time is {type_name}, but freq = {freq}", key="freq", help="give freq a whole number")
         if freq <= 0:
-            raise OptionError(f"freq = {freq} must be positive", key="freq")
+            raise OptionError(f"freq = {freq} must be positive", key="freq", help="give freq at least 1")
         return Freq(ticks=freq)
     if isinstance(freq, str):
         try:
@@ -76,11 +76,11 @@ def infer_freq(stamps: Stamps) -> Freq:
     """The most common distance between neighbouring stamps: months, days of the calendar, or ticks."""
     day = DAY * (1000 if stamps.type == "TIMESTAMP_NS" else 1)
     if stamps.type in INTEGERS:
-        return Freq(ticks=_most_common(np.diff(stamps.ticks))[0])
+        return Freq(ticks=_distance(stamps.ticks))
     local = np.unique(stamps.local)
-    step = _most_common(np.diff(local))[0] if len(local) > 1 else 0
+    step = _distance(local) if len(local) > 1 else 0
     if step < day:
-        return Freq(ticks=_most_common(np.diff(stamps.ticks))[0])
+        return Freq(ticks=_distance(stamps.ticks))
     if step >= 28 * day:
         months = _as_months(stamps, day)
         if months is not None:
@@ -168,11 +168,13 @@ def _refuse_thirty_days(axis: TimeAxis, stamps: Stamps, on: np.ndarray[Any, Any]
         )
 
 
-def _most_common(values: Ticks) -> tuple[int, int]:
-    """(value, how often), the smallest of equally common ones."""
-    found, counts = np.unique(values, return_counts=True)
-    best = int(counts.argmax())
-    return int(found[best]), int(counts[best])
+def _distance(ticks: Ticks) -> int:
+    """The most common distance of neighbours, the smallest of equally common ones."""
+    distances = np.diff(ticks)
+    found, counts = np.unique(distances[distances > 0], return_counts=True)  # beyond 2^63 they wrap around
+    if not len(found):
+        raise InputError("the stamps are too far apart to be a series", role="series", help="declare freq")
+    return int(found[counts.argmax()])
 
 
 def _phase(ticks: Ticks, rows: Ticks, step: int, natural: int) -> int:
@@ -226,4 +228,4 @@ def _as_months(stamps: Stamps, day: int) -> Freq | None:
     months = np.unique(_months(stamps.local, anchor, moment, day)[0])
     if part < 0.9 or len(months) < 2:
         return None
-    return Freq(months=_most_common(np.diff(months))[0])
+    return Freq(months=_distance(months))
