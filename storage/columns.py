@@ -53,6 +53,14 @@ def literal(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
+def key_sql(column: str, type_name: str) -> str:
+    """The column as a key: compared byte by byte whatever its collation, minus zero as zero."""
+    cast = f"{quoted(column)}::{type_name}"
+    if kind_of(type_name) == "text":
+        return f"{cast} COLLATE C"
+    return f"({cast} + 0)::{type_name}" if kind_of(type_name) == "float" else cast
+
+
 def subquery(sql: str) -> str:
     """The query in parentheses, fit for a FROM clause, whatever comment or semicolon it ends with."""
     return f"({sql.strip().rstrip(';')}\n)"
@@ -74,6 +82,17 @@ def describe(cursor: duckdb.DuckDBPyConnection, sql: str) -> dict[str, str]:
 def find_column(columns: dict[str, str], name: str) -> str | None:
     """The column's name as the query spells it; names are compared without case, as DuckDB does."""
     return next((column for column in columns if column.lower() == name), None)
+
+
+def check_key(name: str, type_name: str) -> None:
+    """Raise InputError when a column's type cannot be a key."""
+    if kind_of(type_name) is None:
+        if type_name.strip('"') == "NULL":
+            raise InputError(f"{name} is NULL in every row", help=f"select a column with values as {name}")
+        raise InputError(
+            f"{name} is {type_name}, which cannot be a key",
+            help=f"cast it, e.g. {name}::VARCHAR AS {name}",
+        )
 
 
 def check_columns(columns: dict[str, str]) -> None:
@@ -106,7 +125,7 @@ def check_columns(columns: dict[str, str]) -> None:
     for name in REQUIRED:
         column = find_column(columns, name)
         assert column is not None
-        _check_key(name, columns[column])
+        check_key(name, columns[column])
     head, tail = (columns[str(find_column(columns, name))] for name in ("head", "tail"))
     if not compatible(head, tail):
         raise InputError(
@@ -118,16 +137,6 @@ def check_columns(columns: dict[str, str]) -> None:
         raise InputError(
             f"split is {columns[split]}, not text",
             help="give it the values 'train', 'valid' and 'test', or leave the column out to hold out at random",
-        )
-
-
-def _check_key(name: str, type_name: str) -> None:
-    if kind_of(type_name) is None:
-        if type_name.strip('"') == "NULL":
-            raise InputError(f"{name} is NULL in every row", help=f"select a column with values as {name}")
-        raise InputError(
-            f"{name} is {type_name}, which cannot be a key",
-            help=f"cast it, e.g. {name}::VARCHAR AS {name}",
         )
 
 

@@ -69,4 +69,5 @@ class IngestReport:
 
 def counted(n: int, noun: str) -> str:
     """The number and its noun: 1 row, 2,000 rows."""
-    return f"{n:,} {noun if n == 1 else 'entities' if noun == 'entity' else noun + 's'}"
+    plural = {"entity": "entities", "series": "series"}
+    return f"{n:,} {noun if n == 1 else plural.get(noun, noun + 's')}"

@@ -32,6 +32,7 @@ from graphlearn.storage.columns import (
     common_type,
     describe,
     find_column,
+    key_sql,
     kind_of,
     literal,
     quoted,
@@ -217,7 +218,7 @@ class _Ingest:
     def materialise(self, sql: str) -> str:
         """Run the query once, into the raw table; count and check its rows. Returns the fingerprint."""
         keys = {name: self.relation_type if name == "relation" else self.entity_type for name in REQUIRED}
-        parts = [f"{_key(str(find_column(self.columns, name)), type_)} AS {name}" for name, type_ in keys.items()]
+        parts = [f"{key_sql(str(find_column(self.columns, name)), type_)} AS {name}" for name, type_ in keys.items()]
         if self.split is not None:
             word = f"{quoted(self.split)}::VARCHAR COLLATE C"
             cases = " ".join(f"WHEN {literal(name)} THEN {code}::UTINYINT" for name, code in _SPLIT_WORDS.items())
@@ -334,14 +335,6 @@ class _Ingest:
             path = Path(folder) / "keys.parquet"
             write_dictionary(self.cursor, f"SELECT id::{id_type} AS id, key FROM {table}", key_type, path)
             return open(os.open(path, os.O_RDONLY), "rb")
-
-
-def _key(column: str, type_name: str) -> str:
-    """The column as a key: compared byte by byte whatever its collation, minus zero as zero."""
-    cast = f"{quoted(column)}::{type_name}"
-    if kind_of(type_name) == "text":
-        return f"{cast} COLLATE C"
-    return f"({cast} + 0)::{type_name}" if kind_of(type_name) == "float" else cast
 
 
 def _empty_ids(n: int, type_name: str) -> IdArray:

@@ -1,0 +1,344 @@
+"""Training of series models, without files: what a job builds checkpoints, events and tables on.
+
+    training = make_training(values, graphs, options, calendar)
+    stop = EarlyStop(options.patience)
+    for epoch in range(options.epochs):
+        for step in range(training.steps_per_epoch):
+            training.step(epoch, step)
+        if stop.update(training.evaluate("valid").total["z_rmse"], training):
+            break
+    training.load(stop.best)
+    training.evaluate("test").rows()
+
+Making a training fits scaler, seasonal means and ridge, and builds the model. A step depends on (seed, epoch, step) and
+on `training.state()`, a flat dict of tensors: weights, their running mean, Adam's state. A new training made from the
+same values, graphs and options that loads it goes on bit for bit. `training.weights()` is the part that predictions
+need, scaler included; `load` takes either. `training.predict` takes window starts for a forecast, time steps for a
+recovery, and answers in the user's units. `graphs` maps a mode's number to its edges.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from graphlearn.errors import InputError, OptionError, TrainingDiverged
+from graphlearn.models.net3 import Graph, Net3, masked_loss
+from graphlearn.models.net3_options import Net3Options
+from graphlearn.models.series import (
+    Calendar,
+    Conformal,
+    Mask,
+    Metrics,
+    Part,
+    Scaler,
+    TimeSplit,
+    fit_profile,
+    gather,
+)
+from graphlearn.models.series_baselines import LinearAR
+from graphlearn.types import FloatArray, IdArray
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+def choose_device(options: Net3Options) -> torch.device:
+    """The device that the options ask for. Raises OptionError when there is no GPU and one is asked for."""
+    if options.device == "cuda" and not torch.cuda.is_available():
+        raise OptionError("device = 'cuda', but torch sees no GPU here", key="device", help="use device = 'auto'")
+    wanted = options.device != "cpu" and torch.cuda.is_available()
+    return torch.device("cuda" if wanted else "cpu")
+
+
+class SeriesTraining(ABC):
+    """A model, its optimiser and the items (windows, steps) it learns from."""
+
+    options: Net3Options
+    scaler: Scaler
+    model: nn.Module
+    items: IdArray
+
+    def _begin(self, options: Net3Options, model: nn.Module, items: IdArray) -> None:
+        self.options, self.device, self.items = options, choose_device(options), items
+        self.model = model.to(self.device)
+        self.mean = torch.from_numpy(self.scaler.mean).to(self.device)
+        self.scale = torch.from_numpy(self.scaler.scale).to(self.device)
+        named = dict(model.named_parameters())
+        decayed = [n for n, p in named.items() if not n.startswith("highway") and "bias" not in n and p.ndim > 1]
+        groups = [
+            {"params": [named[n] for n in decayed], "weight_decay": options.weight_decay},
+            {"params": [p for n, p in named.items() if n not in decayed], "weight_decay": 0.0},
+        ]
+        self.optimiser = torch.optim.AdamW(groups, lr=options.learning_rate)
+        self.moments = {
+            name: {
+                "step": torch.zeros(()),
+                "exp_avg": torch.zeros_like(p, memory_format=torch.preserve_format),
+                "exp_avg_sq": torch.zeros_like(p, memory_format=torch.preserve_format),
+            }
+            for name, p in named.items()
+        }
+        for name, p in named.items():
+            self.optimiser.state[p] = self.moments[name]
+        self.mean_weights = {name: p.detach().clone() for name, p in named.items()} if options.averaging else {}
+        self.done = torch.zeros(1, dtype=torch.int64)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimiser steps in an epoch; 0 when there is nothing to learn from."""
+        return math.ceil(len(self.items) / self.options.batch_size)
+
+    def step(self, epoch: int, step: int) -> float:
+        """One optimiser step; returns its loss. Raises TrainingDiverged when that is not finite."""
+        options = self.options
+        order = np.random.default_rng([options.seed, 3, epoch]).permutation(len(self.items))
+        chosen = np.sort(self.items[order[step * options.batch_size : (step + 1) * options.batch_size]])
+        generator = None
+        if options.dropout:
+            number = (options.seed * 1_000_003 + epoch) * 1_000_003 + step
+            generator = torch.Generator(self.device).manual_seed(number)
+        self.model.train()
+        self.optimiser.zero_grad(set_to_none=True)
+        loss = self.loss(chosen, generator)
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise TrainingDiverged(
+                f"the loss is {value} in epoch {epoch + 1}", help="lower learning_rate, or look for extreme values"
+            )
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimiser.step()
+        self.done += 1
+        memory = min(options.averaging, (1 + int(self.done)) / (10 + int(self.done)))
+        for name, mean in self.mean_weights.items():
+            mean.lerp_(self.model.get_parameter(name).detach(), 1 - memory)
+        return value
+
+    def train_epoch(self, epoch: int) -> float:
+        """All steps of an epoch; the mean of their losses (NaN without a step)."""
+        losses = [self.step(epoch, step) for step in range(self.steps_per_epoch)]
+        return float(np.mean(losses)) if losses else math.nan
+
+    @contextmanager
+    def using_mean(self) -> Iterator[None]:
+        """The weights that predict are in the model: their running mean, where there is one."""
+        kept = {name: self.model.get_parameter(name).detach().clone() for name in self.mean_weights}
+        self.model.eval()
+        try:
+            self._put(self.mean_weights)
+            with torch.no_grad():
+                yield
+        finally:
+            self._put(kept)
+
+    def _put(self, weights: dict[str, Tensor]) -> None:
+        with torch.no_grad():
+            for name, value in weights.items():
+                self.model.get_parameter(name).copy_(value)
+
+    def _prediction(self) -> dict[str, Tensor]:
+        state = {f"model.{k}": v for k, v in self.model.state_dict().items()}
+        return state | {f"model.{k}": v for k, v in self.mean_weights.items()}
+
+    def weights(self) -> dict[str, Tensor]:
+        """What predictions need, as copies on the CPU."""
+        state = self._prediction() | {"scaler.mean": self.mean, "scaler.scale": self.scale}
+        return {k: v.detach().cpu().clone() for k, v in state.items()}
+
+    def state(self) -> dict[str, Tensor]:
+        """All that changes while training, as copies on the CPU."""
+        out = {f"model.{k}": v for k, v in self.model.state_dict().items()}
+        out |= {f"mean.{k}": v for k, v in self.mean_weights.items()}
+        out |= {f"adam.{name}.{k}": v for name, moments in self.moments.items() for k, v in moments.items()}
+        out |= {"scaler.mean": self.mean, "scaler.scale": self.scale, "steps": self.done}
+        return {k: v.detach().cpu().clone() for k, v in out.items()}
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take over `state()` or `weights()` of a training of the same shape and options."""
+        model = {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}
+        self.model.load_state_dict(model)
+        with torch.no_grad():
+            for name, mean in self.mean_weights.items():
+                mean.copy_(tensors.get(f"mean.{name}", model[name]))
+            for name, moments in self.moments.items():
+                for k, v in moments.items():
+                    if f"adam.{name}.{k}" in tensors:
+                        v.copy_(tensors[f"adam.{name}.{k}"])
+            self.mean.copy_(tensors["scaler.mean"])
+            self.scale.copy_(tensors["scaler.scale"])
+            self.done.copy_(tensors.get("steps", self.done))
+        self.scaler = Scaler(self.mean.cpu().numpy().copy(), self.scale.cpu().numpy().copy())
+
+    def to_z(self, x: FloatArray) -> tuple[Tensor, Tensor]:
+        """z-scores with 0 for what is missing, and what is seen. shape: [..., N...] -> two of [..., N...]"""
+        raw = torch.from_numpy(np.ascontiguousarray(x, np.float32)).to(self.device)
+        seen = torch.isfinite(raw)
+        return torch.where(seen, (raw - self.mean) / self.scale, 0.0), seen
+
+    def to_units(self, z: Tensor) -> FloatArray:
+        """z-scores into the user's units."""
+        out: FloatArray = (z * self.scale + self.mean).cpu().numpy()
+        return out
+
+    @abstractmethod
+    def loss(self, items: IdArray, dropout: torch.Generator | None) -> Tensor:
+        """What a step minimises."""
+
+    @abstractmethod
+    def predict(self, items: IdArray) -> FloatArray:
+        """In the user's units."""
+
+    @abstractmethod
+    def evaluate(self, part: Part) -> Metrics:
+        """Measured on the part's target cells."""
+
+    @abstractmethod
+    def conformal(self) -> Conformal:
+        """Intervals from the residuals of the validation part."""
+
+
+class ForecastTraining(SeriesTraining):
+    """Net3 on windows; an item is a window start. Also causal recovery, whose windows end before the step they fill.
+
+    values: [T, N1, ..., NM], NaN = not observed; a memory map will do. observed: cells that may be seen and learnt
+    from; for a forecast without it, all known ones. eval_target: recover only, part -> cells that are measured.
+    """
+
+    def __init__(
+        self,
+        values: FloatArray,
+        graphs: Mapping[int, Graph],
+        options: Net3Options,
+        calendar: Calendar | None = None,
+        *,
+        observed: Mask | None = None,
+        eval_target: Mapping[Part, Mask] | None = None,
+    ) -> None:
+        if values.ndim < 2 or 0 in values.shape:
+            raise InputError(f"a series tensor has time steps and at least one mode, not the shape {values.shape}")
+        self.values, self.observed, self.eval_target = values, observed, eval_target
+        self.calendar = Calendar.none(len(values)) if calendar is None else calendar
+        self.split = TimeSplit.of(len(values), options.split)
+        W, H = options.window, options.horizon
+        recover = options.task == "recover"
+        stop = None if recover else self.split.train_end
+        self.scaler = Scaler.fit(values, stop, observed)
+        calendar_used = self.calendar if options.calendar else Calendar.none(len(values))
+        profile = fit_profile(values, self.scaler, calendar_used, options.season, stop, observed)
+        coefficients = None
+        if options.highway != "none":
+            coefficients = LinearAR.fit(
+                values,
+                self.scaler,
+                W,
+                H,
+                ridge=options.ridge,
+                shared=options.highway == "shared",
+                towards_shared=True,
+                stop=stop,
+                calendar=calendar_used,
+                profile=profile,
+                observed=observed,
+            ).coefficients
+        model = Net3(
+            values.shape[1:],
+            graphs,
+            options,
+            periods=calendar_used.periods,
+            profile=profile,
+            coefficients=coefficients,
+        )
+        self.steps = np.arange(-W, len(values) - W) if recover else self.split.starts("train", W, H)
+        self._begin(options, model, self.steps)
+
+    def _read(self, starts: IdArray, length: int, offset: int) -> FloatArray:
+        x = gather(self.values, starts, length, offset)
+        if self.observed is not None:
+            x = np.where(gather(self.observed, starts, length, offset), x, np.float32(np.nan))
+        return x
+
+    def _forward(self, starts: IdArray, dropout: torch.Generator | None) -> tuple[Tensor, Tensor]:
+        W, H = self.options.window, self.options.horizon
+        z, seen = self.to_z(self._read(starts, W, 0))
+        phases = self.calendar.at(np.asarray(starts)[:, None] + np.arange(W + H))
+        out: tuple[Tensor, Tensor] = self.model(z, seen, torch.from_numpy(phases).to(self.device), dropout)
+        return out
+
+    def loss(self, items: IdArray, dropout: torch.Generator | None) -> Tensor:
+        """Error on the targets, and the penalties of the Tucker core."""
+        options = self.options
+        predicted, lost = self._forward(items, dropout)
+        actual, seen = self.to_z(self._read(items, options.horizon, options.window))
+        assert isinstance(self.model, Net3)
+        total = masked_loss(predicted, actual, seen, options.loss) + options.reconstruction * lost
+        return total + options.orthonormality * self.model.trnn.penalty()
+
+    def predict(self, items: IdArray) -> FloatArray:
+        """Forecasts for window starts; the window may reach beyond the values on both sides. shape: [B] -> [B, H, N...]
+
+        Start T - window is the forecast of what follows the data.
+        """
+        with self.using_mean():
+            return self.to_units(self._forward(items, None)[0])
+
+    def starts(self, part: Part) -> IdArray:
+        """Windows whose targets lie in the part; for recovery all of them."""
+        if self.options.task == "recover":
+            return self.steps
+        return self.split.starts(part, self.options.window, self.options.horizon)
+
+    def evaluate(self, part: Part) -> Metrics:
+        """Metrics of the part's cells, in the user's units and z-scored."""
+        metrics = Metrics(self.scaler.scale, self.options.horizon)
+        for predicted, actual, mask in self._targets(part):
+            metrics.add(predicted, actual, mask)
+        return metrics
+
+    def _targets(self, part: Part) -> Iterator[tuple[FloatArray, FloatArray, Mask]]:
+        W, H, size = self.options.window, self.options.horizon, max(1, self.options.batch_size)
+        starts = self.starts(part)
+        for lo in range(0, len(starts), size):
+            chosen = starts[lo : lo + size]
+            actual = gather(self.values, chosen, H, W)
+            mask = np.isfinite(actual)
+            if self.eval_target is not None:
+                mask &= gather(self.eval_target[part], chosen, H, W)
+            yield self.predict(chosen), actual, mask
+
+    def conformal(self) -> Conformal:
+        """Intervals from the residuals of the validation part (of the train part when it is empty)."""
+        return conformal_of(self._targets("valid"), self.scaler, self.options.horizon)
+
+
+def conformal_of(targets: Iterator[tuple[FloatArray, FloatArray, Mask]], scaler: Scaler, horizon: int) -> Conformal:
+    """Conformal intervals from (predicted, actual, mask), each [B, H, N...] in the user's units."""
+    found: list[list[FloatArray]] = [[] for _ in range(horizon)]
+    for predicted, actual, mask in targets:
+        residual = np.abs(predicted - actual) / scaler.scale
+        for h in range(horizon):
+            found[h].append(residual[:, h][mask[:, h]])
+    return Conformal.fit([np.concatenate(f) if f else np.zeros(0, np.float32) for f in found])
+
+
+class EarlyStop:
+    """Keeps the weights of the best evaluation; stops after `patience` in a row without a better one (0 never does)."""
+
+    def __init__(self, patience: int) -> None:
+        self.patience, self.best_score, self.since = patience, math.inf, 0
+        self.best: dict[str, Tensor] = {}
+
+    def update(self, score: float, training: SeriesTraining) -> bool:
+        """Count an evaluation (lower is better; NaN counts as worse). True: stop."""
+        if not self.best or score < self.best_score:
+            self.best_score = score if math.isfinite(score) else math.inf
+            self.best, self.since = training.weights(), 0
+        else:
+            self.since += 1
+        return 0 < self.patience <= self.since
