@@ -75,7 +75,7 @@ class Session:
     """Runs SQL, DuckDB's and ours, against a workspace. Close it, or use it as a context manager."""
 
     def __init__(self, workspace: Workspace, *, emit: Emit | None = None) -> None:
-        from graphlearn.jobs.inference import ModelReader
+        from graphlearn.jobs.functions import ModelReader
 
         self.workspace = workspace
         self._emit = emit

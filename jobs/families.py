@@ -7,7 +7,7 @@ dataflow. Later families (graph networks, time series) enter here with roles of 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING, Any
 from graphlearn.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
-    from graphlearn.jobs.create import Bound
+    from graphlearn.jobs.create import Bound, ModelRequest
     from graphlearn.jobs.dataflow import Dataflow
+    from graphlearn.jobs.functions import ArrowSource, FunctionSpec, LoadedModel, Question
+    from graphlearn.storage.artifacts import Artifact
 
 
 @dataclass(frozen=True)
@@ -36,9 +38,26 @@ class Family(ABC):
     options_type: type[Any]
     roles: tuple[RoleSpec, ...]
 
+    def roles_for(self, options: Any, given: list[str]) -> tuple[RoleSpec, ...]:  # noqa: ARG002
+        """The inputs that a model with these options takes; `given` are the names of those that it is given."""
+        return self.roles
+
     @abstractmethod
-    def check_input(self, role: str, columns: dict[str, str]) -> None:
-        """Raise InputError when the columns (name -> DuckDB type) cannot serve the role."""
+    def check_input(self, role: str, columns: dict[str, dict[str, str]], options: Any) -> None:
+        """Raise InputError when the columns (role -> name -> DuckDB type) cannot serve the role."""
+
+    @property
+    @abstractmethod
+    def functions(self) -> Mapping[str, FunctionSpec]:
+        """The table functions that its models answer."""
+
+    @abstractmethod
+    def load(self, artifact: Artifact) -> LoadedModel:
+        """A stored version, to be asked."""
+
+    @abstractmethod
+    def unborn(self, request: ModelRequest, columns: dict[str, dict[str, str]], question: Question) -> ArrowSource:
+        """A call on a model that an earlier statement will create: right columns, no rows."""
 
     @abstractmethod
     def compile(self, bound: Bound) -> Dataflow:

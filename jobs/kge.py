@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import asdict
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, cast
 
 from graphlearn.errors import InputError, OptionError
 from graphlearn.events import Emit, Evaluated, PhaseAdvanced, PhaseStarted
-from graphlearn.jobs.create import Bound
+from graphlearn.jobs.create import Bound, ModelRequest
 from graphlearn.jobs.dataflow import Data, Dataflow, Estimate, Operator, human_bytes
 from graphlearn.jobs.families import Family, RoleSpec
 from graphlearn.jobs.machine import gemm_flops
@@ -19,8 +20,10 @@ from graphlearn.storage.triples import EncodedTriples, check_columns, describe, 
 from graphlearn.types import Side, Split
 
 if TYPE_CHECKING:
+    from graphlearn.jobs.functions import ArrowSource, FunctionSpec, LoadedModel, Question
     from graphlearn.models.ranking import Embedding
     from graphlearn.models.scorer import Scorer
+    from graphlearn.storage.artifacts import Artifact
 
 SCORERS = {
     "transe": "transe:TransE",
@@ -55,9 +58,24 @@ class KgeFamily(Family):
         self.scorer_type = scorer_type(name)
         self.options_type = self.scorer_type.options_type
 
-    def check_input(self, role: str, columns: dict[str, str]) -> None:
-        assert role == "triples"
-        check_columns(columns)
+    def check_input(self, role: str, columns: dict[str, dict[str, str]], options: Any) -> None:  # noqa: ARG002
+        check_columns(columns[role])
+
+    @property
+    def functions(self) -> Mapping[str, FunctionSpec]:
+        from graphlearn.jobs.kge_functions import FUNCTIONS
+
+        return FUNCTIONS
+
+    def load(self, artifact: Artifact) -> LoadedModel:
+        from graphlearn.jobs.kge_functions import KgeModel
+
+        return KgeModel(artifact)
+
+    def unborn(self, request: ModelRequest, columns: dict[str, dict[str, str]], question: Question) -> ArrowSource:
+        from graphlearn.jobs.kge_functions import describe_unborn
+
+        return describe_unborn(request.options, columns["triples"], question)
 
     def compile(self, bound: Bound) -> Dataflow:
         return _Kge(bound, self.scorer_type(bound.request.options)).dataflow()

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import duckdb
 
@@ -36,8 +36,8 @@ from graphlearn.storage.interrupt import INTERRUPTED, interruption
 
 if TYPE_CHECKING:
     from graphlearn.jobs.create import ModelRequest
-    from graphlearn.jobs.families import Family
-    from graphlearn.jobs.inference import ModelReader
+    from graphlearn.jobs.families import RoleSpec
+    from graphlearn.jobs.functions import ModelReader
     from graphlearn.storage.workspace import Workspace
 
 
@@ -135,8 +135,9 @@ class Binder:
         with placed(create.at(create.family_span)):
             kind = family(create.family)
         options = read_options(self.connection, create, kind.options_type, overrides)
-        roles = _roles(create, kind)
+        roles = _roles(create, kind.roles_for(options, [text.role for text in create.inputs if text.role]))
         inputs: dict[str, str] = {}
+        queries: dict[str, Rewritten] = {}
         columns: dict[str, dict[str, str]] = {}
         names: dict[str, object] = {}
         for role, text in roles.items():
@@ -144,9 +145,10 @@ class Binder:
             query, read = self.resolve(create.verbatim(text.span), calls, f"__{role}")
             columns[role] = engine.columns(self.connection, query, read)
             names |= self._used(query, read)
-            inputs[role] = query.text
+            inputs[role], queries[role] = query.text, query
+        for role, query in queries.items():
             try:
-                kind.check_input(role, columns[role])
+                kind.check_input(role, columns, options)
             except InputError as error:
                 raise error.at(_column_place(query, columns[role], error.message)) from None
         request = ModelRequest(
@@ -203,7 +205,8 @@ class Binder:
 
     def _source(self, call: Call) -> engine.Watched:
         """The rows of a call. Every mistake is placed at the argument it is about."""
-        from graphlearn.jobs.inference import describe_unborn
+        from graphlearn.jobs.families import family
+        from graphlearn.jobs.functions import ask
 
         place = call.source.place
         named = {
@@ -211,13 +214,14 @@ class Binder:
             for key, (_, value) in call.named.items()
         }
         argument, cursor = self._argument(call)
-        function: Any = call.function
+        function = call.function
         with placed(place(call.span[0], len(call.function))):
             try:
                 planned = self.planned.get(fold(call.model))
                 if planned is not None:
-                    columns = next(iter(planned.columns.values()))
-                    source = describe_unborn(function, columns, planned.request.options, argument, named, cursor)
+                    request = planned.request
+                    question = ask(request.family.lower(), function, argument, named, cursor)
+                    source = family(request.family).unborn(request, planned.columns, question)
                 elif fold(call.model) in self.planned:
                     raise ModelNotFound(f'model "{call.model}" is dropped by an earlier statement')
                 else:
@@ -357,9 +361,9 @@ def taken(create: CreateModel, why: str = "") -> ModelExists:
     )
 
 
-def _roles(create: CreateModel, kind: Family) -> dict[str, InputText]:
+def _roles(create: CreateModel, roles: tuple[RoleSpec, ...]) -> dict[str, InputText]:
     """The inputs by role. Raises InputError for roles the family does not know and for those that are missing."""
-    known = [role.name for role in kind.roles]
+    known = [role.name for role in roles]
     found: dict[str, InputText] = {}
     for text in create.inputs:
         role = text.role or known[0]
@@ -368,7 +372,7 @@ def _roles(create: CreateModel, kind: Family) -> dict[str, InputText]:
             help = did_you_mean(role, known)
             raise InputError(f"{create.family} has no role {role}", role=role, place=place, help=help)
         found[role] = text
-    for spec in kind.roles:
+    for spec in roles:
         if spec.required and spec.name not in found:
             help = f"add {spec.name} AS (SELECT {', '.join(spec.columns)} FROM …)"
             place = create.at(create.family_span)

@@ -24,7 +24,7 @@ from graphlearn.storage.interrupt import INTERRUPTED, interruptible, interruptio
 from graphlearn.types import Json
 
 if TYPE_CHECKING:
-    from graphlearn.jobs.inference import ArrowSource
+    from graphlearn.jobs.functions import ArrowSource
 
 T = TypeVar("T")
 

@@ -1,7 +1,4 @@
-"""Stored models as table functions: predict, evaluate, embeddings, similar.
-
-Each call is an `ArrowSource`: registered as a DuckDB view, it computes its rows anew at every scan and streams them, so
-millions of questions never lie in memory at once. `ModelReader` keeps loaded models and answers for one workspace.
+"""What knowledge-graph embeddings can be asked: predict, evaluate, embeddings, similar.
 
 Columns of the results (keys have the types the model was trained with):
 
@@ -13,34 +10,28 @@ similar     key, neighbour, rank INTEGER, score FLOAT (cosine)
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute
 
-from graphlearn.errors import InputError, OptionError, UserError, did_you_mean
+from graphlearn.errors import InputError, OptionError
+from graphlearn.jobs.functions import VERSION, ArrowSource, CursorFactory, FunctionSpec, LoadedModel, Question, Warn
 from graphlearn.jobs.kge import EVALUATION_MEMORY, PROTOCOL, scorer_type
 from graphlearn.jobs.metrics import metric_rows, metrics_schema, metrics_table, read_metrics
-from graphlearn.storage.artifacts import Artifact, ArtifactStore
+from graphlearn.storage.artifacts import Artifact
 from graphlearn.storage.columns import common_type, find_column, quoted, subquery
 from graphlearn.storage.dictionary import Dictionary, key_field
 from graphlearn.storage.snapshot import ENTITIES, RELATIONS, read_snapshot
 from graphlearn.storage.triples import describe
-from graphlearn.types import IdArray, Side, Split, Triples
+from graphlearn.types import IdArray, Side, Triples
 
 if TYPE_CHECKING:
     from graphlearn.models.known import KnownAnswers
     from graphlearn.models.ranking import Embedding
-
-Function: TypeAlias = Literal["predict", "evaluate", "embeddings", "similar"]
-CursorFactory: TypeAlias = Callable[[], duckdb.DuckDBPyConnection]
-Warn: TypeAlias = Callable[[str], None]
-"""Gets a sentence that a person should know, when a scan has ended."""
 
 BATCH = 8192
 """Questions answered at a time."""
@@ -48,58 +39,64 @@ BATCH = 8192
 EXAMPLES = 3
 """Unknown keys that a warning names."""
 
-NAMED: dict[str, dict[str, tuple[type, Any, str]]] = {
-    "predict": {
-        "k": (int, 10, "answers per question"),
-        "exclude_known": (bool, False, "leave out answers that are facts the model has seen"),
-        "version": (int, None, "a stored version; the current one unless told"),
-    },
-    "evaluate": {"version": (int, None, "a stored version; the current one unless told")},
-    "embeddings": {
-        "of": (str, "entities", "'entities' or 'relations'"),
-        "version": (int, None, "a stored version; the current one unless told"),
-    },
-    "similar": {
-        "k": (int, 10, "neighbours per key"),
-        "version": (int, None, "a stored version; the current one unless told"),
-    },
+FUNCTIONS: dict[str, FunctionSpec] = {
+    "predict": FunctionSpec(
+        "required",
+        {
+            "k": (int, 10, "answers per question"),
+            "exclude_known": (bool, False, "leave out answers that are facts the model has seen"),
+            **VERSION,
+        },
+        "'m', questions",
+    ),
+    "evaluate": FunctionSpec("optional"),
+    "embeddings": FunctionSpec("none", {"of": (str, "entities", "'entities' or 'relations'"), **VERSION}),
+    "similar": FunctionSpec("required", {"k": (int, 10, "neighbours per key"), **VERSION}, "'m', 'a key'"),
 }
-"""Named arguments: type, default, meaning."""
-
-ARGUMENT: dict[str, Literal["required", "optional", "none"]] = {
-    "predict": "required",
-    "evaluate": "optional",
-    "embeddings": "none",
-    "similar": "required",
-}
-"""Whether a function takes a relation (a table, a subquery, or for similar a single key) behind the model's name."""
+"""What a knowledge-graph embedding can be asked."""
 
 
-@dataclass(frozen=True)
-class ArrowSource:
-    """Rows computed at every scan. DuckDB reads it through `__arrow_c_stream__`."""
-
-    schema: pa.Schema
-    batches: Callable[[], Iterator[pa.RecordBatch]]
-
-    def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
-        reader = pa.RecordBatchReader.from_batches(self.schema, self.batches())
-        return reader.__arrow_c_stream__(requested_schema)
-
-    def empty(self) -> ArrowSource:
-        """The same columns without rows."""
-        return ArrowSource(self.schema, lambda: iter(()))
-
-
-@dataclass
-class LoadedModel:
+class KgeModel(LoadedModel):
     """A stored version in memory, its parts read when first used."""
 
-    artifact: Artifact
-    entities: Dictionary
-    relations: Dictionary
-    _embedding: Embedding | None = None
-    _known: dict[Side, KnownAnswers] = field(default_factory=dict)
+    def __init__(self, artifact: Artifact) -> None:
+        self.artifact = artifact
+        self.entities = Dictionary(artifact.path / ENTITIES)
+        self.relations = Dictionary(artifact.path / RELATIONS)
+        self._embedding: Embedding | None = None
+        self._known: dict[Side, KnownAnswers] = {}
+
+    def open(self, question: Question) -> ArrowSource:
+        function, argument, options = question.function, question.argument, question.options
+        cursor, warn = question.cursor, question.warn
+        _check_of(question)
+        entity, relation = self.entities.field, self.relations.field
+        width = int(self.artifact.manifest["options"]["dim"])
+        if function == "embeddings":
+            width = self._width(options["of"])
+        connection = cursor()
+        try:
+            columns = _columns(function, connection, argument)
+            schema = output_schema(function, entity, relation, width, options, columns, connection, argument)
+        finally:
+            connection.close()
+        if function == "evaluate" and argument is not None:
+            _check_answerable(self, argument, cursor)
+        if function == "predict":
+            assert argument is not None
+            return ArrowSource(schema, lambda: _predict(self, argument, schema, options, cursor, warn))
+        if function == "similar":
+            assert argument is not None
+            return ArrowSource(schema, lambda: _similar(self, argument, schema, options["k"], cursor, warn))
+        if function == "embeddings":
+            return ArrowSource(schema, lambda: _embeddings(self, options["of"], schema))
+        return ArrowSource(schema, lambda: _evaluate(self, argument, cursor, warn))
+
+    def _width(self, of: str) -> int:
+        from safetensors import safe_open
+
+        with safe_open(self.artifact.path / "weights.safetensors", "pt") as file:
+            return int(file.get_slice(of).get_shape()[1])
 
     @property
     def embedding(self) -> Embedding:
@@ -129,87 +126,14 @@ class LoadedModel:
         return self._known
 
 
-class ModelReader:
-    """Answers table function calls over the models of a workspace folder; keeps what it has loaded."""
-
-    def __init__(self, folder: Path) -> None:
-        self.store = ArtifactStore(folder)
-        self._loaded: dict[tuple[str, int], LoadedModel] = {}
-
-    def load(self, model: str, version: int | None = None) -> LoadedModel:
-        """The model, verified. Raises ModelNotFound, or ArtifactError when it is damaged."""
-        artifact = self.store.load(model, version)
-        key = (artifact.model, artifact.version)
-        if key not in self._loaded:
-            for old in [k for k in self._loaded if k[0] == key[0] and version is None]:
-                del self._loaded[old]
-            self._loaded[key] = LoadedModel(
-                artifact, Dictionary(artifact.path / ENTITIES), Dictionary(artifact.path / RELATIONS)
-            )
-        return self._loaded[key]
-
-    def open(
-        self,
-        function: Function,
-        model: str,
-        argument: str | None,
-        named: dict[str, Any],
-        cursor: CursorFactory,
-        warn: Warn = lambda _: None,
-    ) -> ArrowSource:
-        """A call's rows. `argument` is the SQL of its relation; `cursor` makes a cursor that sees the user's tables.
-
-        `warn` hears of keys that the model does not know, once a scan.
-
-        Raises OptionError for a wrong named argument, InputError for a relation without the columns it needs,
-        ModelNotFound, ArtifactError; duckdb.Error when the relation's SQL does not bind.
-        """
-        options = named_arguments(function, named)
-        loaded = self.load(model, options.pop("version"))
-        entity, relation = loaded.entities.field, loaded.relations.field
-        width = int(loaded.artifact.manifest["options"]["dim"])
-        if function == "embeddings":
-            width = self._width(loaded, options["of"])
-        connection = cursor()
-        try:
-            columns = _columns(function, connection, argument)
-            schema = output_schema(function, entity, relation, width, options, columns, connection, argument)
-        finally:
-            connection.close()
-        if function == "evaluate" and argument is not None:
-            _check_answerable(loaded, argument, cursor)
-        if function == "predict":
-            assert argument is not None
-            return ArrowSource(schema, lambda: _predict(loaded, argument, schema, options, cursor, warn))
-        if function == "similar":
-            assert argument is not None
-            return ArrowSource(schema, lambda: _similar(loaded, argument, schema, options["k"], cursor, warn))
-        if function == "embeddings":
-            return ArrowSource(schema, lambda: _embeddings(loaded, options["of"], schema))
-        return ArrowSource(schema, lambda: _evaluate(loaded, argument, cursor, warn))
-
-    @staticmethod
-    def _width(loaded: LoadedModel, of: str) -> int:
-        from safetensors import safe_open
-
-        with safe_open(loaded.artifact.path / "weights.safetensors", "pt") as file:
-            return int(file.get_slice(of).get_shape()[1])
-
-
-def describe_unborn(
-    function: Function,
-    columns: dict[str, str],
-    options: Any,
-    argument: str | None,
-    named: dict[str, Any],
-    cursor: CursorFactory,
-) -> ArrowSource:
-    """The call on a model that an earlier statement will create: right columns, no rows.
+def describe_unborn(options: Any, columns: dict[str, str], question: Question) -> ArrowSource:
+    """A call on a model that an earlier statement will create: right columns, no rows.
 
     `columns` are those of the model's query (name -> DuckDB type), `options` its options.
     """
-    given = named_arguments(function, named)
-    connection = cursor()
+    _check_of(question)
+    function, argument, given = question.function, question.argument, question.options
+    connection = question.cursor()
     try:
         head, tail, relation = (columns[str(find_column(columns, name))] for name in ("head", "tail", "relation"))
         entity_field = key_field(common_type(connection, [head, tail]))
@@ -222,32 +146,17 @@ def describe_unborn(
     return ArrowSource(schema, lambda: iter(()))
 
 
-def named_arguments(function: Function, named: dict[str, Any]) -> dict[str, Any]:
-    """Named arguments with defaults filled in. Raises OptionError for unknown names and wrong values."""
-    known = NAMED[function]
-    for name, value in named.items():
-        if name not in known:
-            raise OptionError(f'{function} has no argument "{name}"', key=name, help=did_you_mean(name, list(known)))
-        kind = known[name][0]
-        if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-            raise OptionError(f"{name} must be {_KINDS[kind]}, not {value!r}", key=name)
-        if kind is int and isinstance(value, int) and value < 1:
-            raise OptionError(f"{name} must be at least 1, not {value}", key=name)
-    out = {name: named.get(name, default) for name, (_, default, _) in known.items()}
-    if function == "embeddings" and out["of"] not in ("entities", "relations"):
+def _check_of(question: Question) -> None:
+    if question.function == "embeddings" and question.options["of"] not in ("entities", "relations"):
         raise OptionError(
-            f"of must be 'entities' or 'relations', not {out['of']!r}",
+            f"of must be 'entities' or 'relations', not {question.options['of']!r}",
             key="of",
             help="embeddings(…, of := 'relations')",
         )
-    return out
-
-
-_KINDS: dict[type, str] = {int: "a whole number", bool: "true or false", str: "a text"}
 
 
 def output_schema(
-    function: Function,
+    function: str,
     entity: pa.Field,
     relation: pa.Field,
     width: int,
@@ -276,16 +185,10 @@ def output_schema(
     return pa.schema([*fields, *tail, pa.field("known", pa.bool_())])
 
 
-def _columns(function: Function, cursor: duckdb.DuckDBPyConnection, argument: str | None) -> dict[str, str]:
+def _columns(function: str, cursor: duckdb.DuckDBPyConnection, argument: str | None) -> dict[str, str]:
     """Columns of the relation, checked for the function. Raises InputError."""
-    need = ARGUMENT[function]
     if argument is None:
-        if need == "required":
-            example = "'m', questions" if function == "predict" else "'m', 'a key'"
-            raise UserError(f"{function} needs a second argument", help=f"for example {function}({example})")
         return {}
-    if need == "none":
-        raise UserError(f"{function} takes no relation", help=f"write {function}('m')")
     columns = describe(cursor, argument)
     if function == "similar":
         if len(columns) != 1:
@@ -316,7 +219,7 @@ def _columns(function: Function, cursor: duckdb.DuckDBPyConnection, argument: st
     return columns
 
 
-def _encoded_sql(loaded: LoadedModel, argument: str, columns: dict[str, str]) -> str:
+def _encoded_sql(loaded: KgeModel, argument: str, columns: dict[str, str]) -> str:
     """The relation with its ids as the last columns __h, __r, __t: -1 unknown to the model, -2 asked for (NULL)."""
     parts, joins = ["q.*"], []
     for alias, name, dictionary in (
@@ -378,7 +281,7 @@ class _Unknown:
 
 
 def _predict(
-    loaded: LoadedModel, argument: str, schema: pa.Schema, options: dict[str, Any], cursor: CursorFactory, warn: Warn
+    loaded: KgeModel, argument: str, schema: pa.Schema, options: dict[str, Any], cursor: CursorFactory, warn: Warn
 ) -> Iterator[pa.RecordBatch]:
     connection = cursor()
     try:
@@ -396,7 +299,7 @@ def _predict(
         warn(f"predict: {name} has never seen a key of {unknown.text('questions')}; their rank and score are NULL")
 
 
-def _answer(loaded: LoadedModel, batch: pa.RecordBatch, schema: pa.Schema, k: int, exclude: bool) -> pa.RecordBatch:
+def _answer(loaded: KgeModel, batch: pa.RecordBatch, schema: pa.Schema, k: int, exclude: bool) -> pa.RecordBatch:
     """Answers to a batch of questions, in the order of the questions."""
     from graphlearn.models.ranking import score_triples, top_k
 
@@ -484,7 +387,7 @@ def is_known(known: KnownAnswers, anchors: IdArray, relations: IdArray, answers:
 
 
 def _similar(
-    loaded: LoadedModel, argument: str, schema: pa.Schema, k: int, cursor: CursorFactory, warn: Warn
+    loaded: KgeModel, argument: str, schema: pa.Schema, k: int, cursor: CursorFactory, warn: Warn
 ) -> Iterator[pa.RecordBatch]:
     import torch
     from torch.nn import functional as F
@@ -536,7 +439,7 @@ def _similar(
         warn(f"similar: {loaded.artifact.model} has never seen {unknown.text('keys')}; their neighbour is NULL")
 
 
-def _embeddings(loaded: LoadedModel, of: str, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+def _embeddings(loaded: KgeModel, of: str, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
     model = loaded.embedding
     dictionary = loaded.entities if of == "entities" else loaded.relations
     table = model.entities if of == "entities" else model.relations
@@ -548,7 +451,7 @@ def _embeddings(loaded: LoadedModel, of: str, schema: pa.Schema) -> Iterator[pa.
         yield pa.record_batch([keys, vectors], schema=schema)
 
 
-def _check_answerable(loaded: LoadedModel, argument: str, cursor: CursorFactory) -> None:
+def _check_answerable(loaded: KgeModel, argument: str, cursor: CursorFactory) -> None:
     """Raise InputError, before anything is scanned, when no triple of the relation can be ranked.
 
     A relation without rows passes: it may be a table that a job is still going to fill.
@@ -568,7 +471,7 @@ def _check_answerable(loaded: LoadedModel, argument: str, cursor: CursorFactory)
         )
 
 
-def _evaluate(loaded: LoadedModel, argument: str | None, cursor: CursorFactory, warn: Warn) -> Iterator[pa.RecordBatch]:
+def _evaluate(loaded: KgeModel, argument: str | None, cursor: CursorFactory, warn: Warn) -> Iterator[pa.RecordBatch]:
     """The metrics stored at training time, or those of other triples, filtered by everything the model was given."""
     from graphlearn.models.known import KnownAnswers
     from graphlearn.models.ranking import rank
@@ -606,17 +509,3 @@ def _evaluate(loaded: LoadedModel, argument: str | None, cursor: CursorFactory, 
         name = loaded.artifact.model
         warn(f"evaluate: {name} has never seen a key of {unknown.text('triples')}; the metrics leave them out")
     yield from metrics_table(metric_rows("given", ranks), loaded.relations, protocol).to_batches()
-
-
-__all__ = [
-    "ARGUMENT",
-    "NAMED",
-    "ArrowSource",
-    "LoadedModel",
-    "ModelReader",
-    "Split",
-    "describe_unborn",
-    "is_known",
-    "named_arguments",
-    "output_schema",
-]

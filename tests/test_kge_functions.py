@@ -13,8 +13,11 @@ from jobs_cases import request, workspace
 
 from graphlearn.errors import ArtifactError, InputError, ModelNotFound, OptionError, UserError
 from graphlearn.events import silent
+from graphlearn.jobs import functions
 from graphlearn.jobs.create import create_model
-from graphlearn.jobs.inference import BATCH, NAMED, ArrowSource, ModelReader, describe_unborn, named_arguments
+from graphlearn.jobs.families import family
+from graphlearn.jobs.functions import ArrowSource, ModelReader
+from graphlearn.jobs.kge_functions import BATCH
 from graphlearn.storage.workspace import Workspace
 
 
@@ -172,10 +175,15 @@ def test_embeddings_and_similar(trained: Workspace) -> None:
         ("embeddings", {"of": "heads"}, "'entities' or 'relations'"),
     ],
 )
-def test_wrong_named_arguments(function: Any, named: dict[str, Any], message: str) -> None:
+def test_wrong_named_arguments(trained: Workspace, function: Any, named: dict[str, Any], message: str) -> None:
     with pytest.raises(OptionError, match=message):
-        named_arguments(function, named)
-    assert set(NAMED) == {"predict", "evaluate", "embeddings", "similar"}
+        ask(trained, function, "m", "FROM triples" if function == "predict" else None, **named)
+
+
+def test_functions_of_other_families_are_refused(trained: Workspace) -> None:
+    with pytest.raises(UserError, match=r"a complex model has no forecast\(\)") as caught:
+        ask(trained, "forecast", "m")
+    assert caught.value.help == "it has predict(), evaluate(), embeddings(), similar()"
 
 
 @pytest.mark.parametrize(
@@ -203,8 +211,9 @@ def test_unborn_models_bind_to_the_right_columns(trained: Workspace) -> None:
         ("similar", "SELECT 'p7' AS key"),
     ]
     for function, argument in cases:
-        options = request(dim=16).options
-        unborn = describe_unborn(function, columns, options, argument, {}, trained.cursor)
+        asked = request(dim=16)
+        question = functions.ask(asked.family, function, argument, {}, trained.cursor)
+        unborn = family(asked.family).unborn(asked, {"triples": columns}, question)
         born = ask(trained, function, "m", argument)
         assert rows(trained, unborn, "DESCRIBE answer") == rows(trained, born, "DESCRIBE answer")
         assert rows(trained, unborn) == []
