@@ -62,7 +62,10 @@ class PhaseFinished(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class Step(Event):
-    """Training progress, about once a second. `loss` is the mean per training example since the epoch began."""
+    """Training progress, about once a second. `loss` is the mean per training example since the epoch began.
+
+    `triples_per_second` counts training examples; `unit` says what they are (triples, or windows of a series).
+    """
 
     epoch: int
     epochs: int
@@ -72,6 +75,7 @@ class Step(Event):
     triples_per_second: float
     eta_seconds: float
     epoch_done: bool = False
+    unit: str = "triples"
 
 
 @dataclass(frozen=True, kw_only=True)

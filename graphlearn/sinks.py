@@ -83,7 +83,7 @@ def step_line(event: Step) -> str:
     """Progress of the training in one line."""
     return (
         f"epoch {event.epoch}/{event.epochs} · loss {event.loss:.4g} · "
-        f"{event.triples_per_second:,.0f} triples/s · {time_left(event.eta_seconds)}"
+        f"{event.triples_per_second:,.0f} {event.unit}/s · {time_left(event.eta_seconds)}"
     )
 
 

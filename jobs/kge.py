@@ -242,14 +242,14 @@ class _Kge:
     def train(self, data: Data, emit: Emit) -> Data:
         """Fit the tables."""
         check_device(self.options)
-        from graphlearn.jobs.training import Trainer
+        from graphlearn.jobs.kge_training import KgeTrainer
         from graphlearn.models.engine import make_engine
 
         run = self.bound.run
         assert run is not None
         encoded: EncodedTriples = data["encoded"]
         engine = make_engine(self.scorer, encoded.n_entities, encoded.n_relations)
-        trainer = Trainer(
+        trainer = KgeTrainer(
             engine=engine,
             train=data["splits"][Split.TRAIN],
             valid=data["splits"][Split.VALID],

@@ -1,7 +1,8 @@
-"""The training loop of knowledge-graph embeddings: epochs, evaluation, early stop, checkpoints, resume.
+"""The loop around any model: epochs, evaluation, early stop, checkpoints, resume, signals.
 
-Every batch follows from (seed, epoch, step), so a run that continues from a checkpoint takes the same steps as one that
-was never stopped, and ends with the same numbers.
+A family's trainer says what a step is, how the model is scored and what its state is. A step must follow from (seed,
+epoch, step) and the state, so that a run that continues from a checkpoint takes the same steps as one that was never
+stopped, and ends with the same numbers.
 """
 
 from __future__ import annotations
@@ -10,37 +11,52 @@ import math
 import signal
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from graphlearn.errors import Interrupted, TrainingDiverged
 from graphlearn.events import CheckpointSaved, Emit, Evaluated, Note, Step
 from graphlearn.jobs import checkpoint
-from graphlearn.models.batches import Sampler
-from graphlearn.models.engine import Engine
-from graphlearn.models.known import KnownAnswers
-from graphlearn.models.options import KgeOptions
-from graphlearn.models.ranking import Embedding, rank
-from graphlearn.types import Json, Side, Triples
+from graphlearn.types import Json
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 REPORT_SECONDS = 1.0
 
 
+class LoopOptions(Protocol):
+    """What the loop reads of a family's options."""
+
+    @property
+    def epochs(self) -> int: ...
+    @property
+    def evaluate_every(self) -> int: ...
+    @property
+    def patience(self) -> int: ...
+    @property
+    def checkpoint_seconds(self) -> float: ...
+    @property
+    def learning_rate(self) -> float: ...
+
+
 @dataclass
 class Progress:
-    """Where training stands; with the weights and the optimiser state, all that a run needs to continue."""
+    """Where training stands; with the state of the model, all that a run needs to continue.
+
+    `best_score` is the best evaluation so far, where higher is better; None before the first.
+    """
 
     epoch: int = 0
     step: int = 0
     total_steps: int = 0
     loss_sum: float = 0.0
     loss_count: int = 0
-    best_mrr: float = -1.0
+    best_score: float | None = None
     best_epoch: int = -1
     worse: int = 0
     finished: bool = False
@@ -55,35 +71,44 @@ class Progress:
         return cls(**{f.name: record[f.name] for f in fields(cls) if f.name in record})
 
 
-@dataclass
-class Trainer:
-    """Trains an engine on triples, with validation and checkpoints in `folder`."""
+class Loop(ABC):
+    """Trains a model, with validation and checkpoints in `folder`. `unit`: what a training example is called."""
 
-    engine: Engine
-    train: Triples
-    valid: Triples
-    known: dict[Side, KnownAnswers]
-    folder: Path
-    run_id: str
-    emit: Emit
-    memory_limit: int = 1 << 28
-    progress: Progress = field(default_factory=Progress)
-    _stop: bool = False
-    _saved_at: float = 0.0
+    unit: ClassVar[str]
+    diverged_help: ClassVar[str] = "lower learning_rate (now {:g})"
 
-    def __post_init__(self) -> None:
-        self.options: KgeOptions = self.engine.options
-        self.sampler = Sampler(self.train, self.engine.n_entities, self.engine.n_relations, self.options)
-        limit = self.options.evaluate_at_most
-        if len(self.valid) > limit:
-            rows = np.random.default_rng([self.options.seed, 3]).permutation(len(self.valid))[:limit]
-            self.valid = self.valid[np.sort(rows)]
+    def __init__(self, options: LoopOptions, folder: Path, run_id: str, emit: Emit) -> None:
+        self.loop_options, self.folder, self.run_id, self.emit = options, folder, run_id, emit
+        self.progress = Progress()
+        self._stop = False
+        self._saved_at = 0.0
 
-    @property
-    def embedding(self) -> Embedding:
-        """The model as it is now."""
-        e = self.engine
-        return Embedding(e.scorer, e.entities, e.relations, e.dense, e.n_relations)
+    @abstractmethod
+    def steps(self, epoch: int) -> int:
+        """Optimiser steps of an epoch."""
+
+    @abstractmethod
+    def train(self, epoch: int, first: int) -> Iterator[tuple[float, int]]:
+        """Take the steps of an epoch from `first` on; after each, the sum of its losses and its examples."""
+
+    @abstractmethod
+    def evaluate(self) -> tuple[float, dict[str, float], str] | None:
+        """The model on the validation part: its score (higher is better), all metrics, the score in words.
+
+        None when there is nothing to validate on.
+        """
+
+    @abstractmethod
+    def state(self) -> dict[str, Tensor]:
+        """All that changes while training."""
+
+    @abstractmethod
+    def weights(self) -> dict[str, Tensor]:
+        """What predictions need."""
+
+    @abstractmethod
+    def load(self, tensors: dict[str, Tensor]) -> None:
+        """Take over `state()` or `weights()`."""
 
     def resume(self) -> bool:
         """Continue from the newest checkpoint in the folder, if there is one."""
@@ -91,7 +116,7 @@ class Trainer:
         if path is None:
             return False
         self.progress = Progress.from_json(checkpoint.load_record(path))
-        self.engine.load(checkpoint.load_tensors(path))
+        self.load(checkpoint.load_tensors(path))
         return True
 
     def fit(self) -> None:
@@ -107,14 +132,13 @@ class Trainer:
         self._restore_best()
 
     def _epoch(self) -> None:
-        p = self.progress
-        steps = self.sampler.steps(p.epoch)
+        p, options = self.progress, self.loop_options
+        steps = self.steps(p.epoch)
         clock = time.monotonic()
         report_at, report_count, started = clock, p.loss_count, p.step
-        for batch in self.sampler.epoch(p.epoch, p.step):
-            rate = self._rate(p.epoch + p.step / max(1, steps))
-            p.loss_sum += self.engine.step(batch, rate)
-            p.loss_count += batch.triples
+        for loss, examples in self.train(p.epoch, p.step):
+            p.loss_sum += loss
+            p.loss_count += examples
             p.step += 1
             p.total_steps += 1
             now = time.monotonic()
@@ -126,7 +150,7 @@ class Trainer:
             if self._stop:
                 self._save()
                 raise Interrupted("stopped", run=self.run_id)
-            if now - self._saved_at >= self.options.checkpoint_seconds:
+            if now - self._saved_at >= options.checkpoint_seconds:
                 self._check_finite()
                 self._save()
         self._check_finite()
@@ -135,22 +159,17 @@ class Trainer:
             speed = p.loss_count / max(1e-9, time.monotonic() - clock)
         self._report(steps, speed, clock, started, done=True)
         p.epoch, p.step, p.loss_sum, p.loss_count = p.epoch + 1, 0, 0.0, 0
-        every = self.options.evaluate_every
-        last = p.epoch >= self.options.epochs
-        if len(self.valid) and (last or (every and p.epoch % every == 0)):
+        last = p.epoch >= options.epochs
+        if last or (options.evaluate_every and p.epoch % options.evaluate_every == 0):
             self._evaluate()
         p.finished = p.finished or last
-        if p.finished or self._stop or time.monotonic() - self._saved_at >= self.options.checkpoint_seconds:
+        if p.finished or self._stop or time.monotonic() - self._saved_at >= options.checkpoint_seconds:
             self._save()
         if self._stop and not p.finished:
             raise Interrupted("stopped", run=self.run_id)
 
-    def _rate(self, epochs_done: float) -> float:
-        rate = self.options.learning_rate
-        return rate if self.options.schedule == "constant" else rate * (1 - epochs_done / self.options.epochs)
-
     def _report(self, steps: int, speed: float, clock: float, started: int, *, done: bool) -> None:
-        p, epochs = self.progress, self.options.epochs
+        p, epochs = self.progress, self.loop_options.epochs
         seconds = (time.monotonic() - clock) / max(1, p.step - started)
         left = (steps - p.step + steps * (epochs - p.epoch - 1)) * seconds
         self.emit(
@@ -161,6 +180,7 @@ class Trainer:
                 steps=steps,
                 loss=p.loss_sum / max(1, p.loss_count),
                 triples_per_second=speed,
+                unit=self.unit,
                 eta_seconds=left,
                 epoch_done=done,
             )
@@ -170,44 +190,41 @@ class Trainer:
         if not math.isfinite(self.progress.loss_sum):
             raise TrainingDiverged(
                 f"the loss is {self.progress.loss_sum} in epoch {self.progress.epoch + 1}",
-                help=f"lower learning_rate (now {self.options.learning_rate:g}) or init_scale",
+                help=self.diverged_help.format(self.loop_options.learning_rate),
             )
 
     def _evaluate(self) -> None:
-        p = self.progress
-        metrics = rank(
-            self.embedding,
-            self.valid,
-            self.known,
-            memory_limit=self.memory_limit,
-            threads=self.options.threads,
-        ).metrics()
-        better = metrics["mrr"] > p.best_mrr
+        p, options = self.progress, self.loop_options
+        found = self.evaluate()
+        if found is None:
+            return
+        score, metrics, words = found
+        better = p.best_score is None or score > p.best_score
         if better:
-            checkpoint.save(self.folder, f"best-{p.epoch}", self.engine.weights(), {"epoch": p.epoch, **metrics})
-            p.best_mrr, p.best_epoch, p.worse = metrics["mrr"], p.epoch, 0
+            checkpoint.save(self.folder, f"best-{p.epoch}", self.weights(), {"epoch": p.epoch, **metrics})
+            p.best_score, p.best_epoch, p.worse = score, p.epoch, 0
         else:
             p.worse += 1
         self.emit(Evaluated(epoch=p.epoch, split="valid", metrics=metrics, best=better))
-        if self.options.patience and p.worse >= self.options.patience and p.epoch < self.options.epochs:
+        if options.patience and p.worse >= options.patience and p.epoch < options.epochs:
             p.finished = True
             self.emit(
                 Note(
-                    message=f"stopped early in epoch {p.epoch}: validation MRR was best in epoch {p.best_epoch} "
-                    f"({p.best_mrr:.4f}), patience = {self.options.patience}"
+                    message=f"stopped early in epoch {p.epoch}: validation was best in epoch {p.best_epoch}, now "
+                    f"{words}, patience = {options.patience}"
                 )
             )
 
     def _save(self) -> None:
         p = self.progress
-        path = checkpoint.save_step(self.folder, p.total_steps, self.engine.state(), p.to_json())
+        path = checkpoint.save_step(self.folder, p.total_steps, self.state(), p.to_json())
         self._saved_at = time.monotonic()
         self.emit(CheckpointSaved(path=str(path), epoch=p.epoch, step=p.step))
 
     def _restore_best(self) -> None:
         p = self.progress
         if p.best_epoch >= 0 and p.best_epoch != p.epoch:
-            self.engine.load(checkpoint.load_tensors(checkpoint.best_path(self.folder, p.best_epoch)))
+            self.load(checkpoint.load_tensors(checkpoint.best_path(self.folder, p.best_epoch)))
 
     @contextmanager
     def _catch_signals(self) -> Iterator[None]:
