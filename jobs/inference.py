@@ -134,12 +134,12 @@ class ModelReader:
 
     def __init__(self, folder: Path) -> None:
         self.store = ArtifactStore(folder)
-        self._loaded: dict[tuple[str, int], LoadedModel] = {}
+        self._loaded: dict[tuple[str, str], LoadedModel] = {}
 
     def load(self, model: str, version: int | None = None) -> LoadedModel:
         """The model, verified. Raises ModelNotFound, or ArtifactError when it is damaged."""
         artifact = self.store.load(model, version)
-        key = (artifact.model, artifact.version)
+        key = (artifact.model, str(artifact.manifest["sha256"]))  # a dropped model's versions are counted anew
         if key not in self._loaded:
             for old in [k for k in self._loaded if k[0] == key[0] and version is None]:
                 del self._loaded[old]
@@ -523,9 +523,12 @@ def _similar(
             ranks = np.concatenate([np.tile(np.arange(1, k + 1), len(found)), nothing])[order]
             values = np.concatenate([best.values.numpy().ravel(), nothing.astype(np.float32)])[order]
             missing = neighbours < 0
+            keys, asked = d.take(ids), part.column("key")
+            if asked.type == keys.type or _are_text(asked, keys):
+                keys = pa.compute.coalesce(keys, asked.cast(keys.type))  # an unknown key stays as it was asked
             yield pa.record_batch(
                 [
-                    part.column("key").take(pa.array(rows[order])),
+                    keys.take(pa.array(rows[order])),
                     d.take(neighbours),
                     pa.array(ranks.astype(np.int32), mask=missing),
                     pa.array(values.astype(np.float32), mask=missing),
