@@ -91,14 +91,14 @@ class ModelReader:
 
     def __init__(self, folder: Path) -> None:
         self.store = ArtifactStore(folder)
-        self._loaded: dict[tuple[str, int], LoadedModel] = {}
+        self._loaded: dict[tuple[str, str], LoadedModel] = {}
 
     def load(self, model: str, version: int | None = None) -> LoadedModel:
         """The model, verified. Raises ModelNotFound, or ArtifactError when it is damaged."""
         from graphlearn.jobs.families import family
 
         artifact = self.store.load(model, version)
-        key = (artifact.model, artifact.version)
+        key = (artifact.model, str(artifact.manifest["sha256"]))  # a dropped model's versions are counted anew
         if key not in self._loaded:
             for old in [k for k in self._loaded if k[0] == key[0] and version is None]:
                 del self._loaded[old]

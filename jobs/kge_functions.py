@@ -426,9 +426,12 @@ def _similar(
             ranks = np.concatenate([np.tile(np.arange(1, k + 1), len(found)), nothing])[order]
             values = np.concatenate([best.values.numpy().ravel(), nothing.astype(np.float32)])[order]
             missing = neighbours < 0
+            keys, asked = d.take(ids), part.column("key")
+            if asked.type == keys.type or _are_text(asked, keys):
+                keys = pa.compute.coalesce(keys, asked.cast(keys.type))  # an unknown key stays as it was asked
             yield pa.record_batch(
                 [
-                    part.column("key").take(pa.array(rows[order])),
+                    keys.take(pa.array(rows[order])),
                     d.take(neighbours),
                     pa.array(ranks.astype(np.int32), mask=missing),
                     pa.array(values.astype(np.float32), mask=missing),

@@ -576,6 +576,15 @@ again = session.sql("FROM predict('m', questions)")
     assert "nanobind" not in done.stderr
 
 
+def test_a_model_made_anew_under_a_dropped_name_is_the_new_one(session: Session) -> None:
+    session.sql(f"CREATE MODEL m {TYPE} AS {QUERY}")
+    before = rows(session, "FROM predict('m', questions)")
+    session.sql(f"DROP MODEL m; CREATE MODEL m {TYPE} AS SELECT head || '!' AS head, relation, tail FROM triples")
+    answers = rows(session, "SELECT DISTINCT key FROM embeddings('m') WHERE key LIKE '%!'")
+    assert len(answers) == 12
+    assert before
+
+
 UNKNOWN = "(SELECT unnest(['e1', 'x', 'x']) AS head, 'r0' AS relation, 'e8' AS tail)"
 
 
@@ -612,3 +621,34 @@ def test_unknown_keys_are_said_once(trained: Session, sql: str, said: str | None
         found = [(str(w.message), w.filename, w.lineno) for w in caught]
         assert found == ([] if emit or not said else [(said, "<sql>", 2)])
     assert [(e.level, e.message) for e in events if isinstance(e, Note)] == ([("warning", said)] if said else [])
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "md5(i::VARCHAR)::UUID",
+        "(i + 170141183460469231731687303715884105000)::HUGEINT",
+        "i::BIGNUM",
+        "i::INTEGER::BIT",
+        "{'a': i::HUGEINT}",
+        "[i, NULL]",
+        "('\\x80\\xFF' || i)::BLOB",
+        "TIMETZ '10:00:00+02' + INTERVAL (i) MINUTE",
+        "epoch_ms(i)::TIMESTAMP_MS",
+        "repeat('long', 20000) || i",
+    ],
+)
+def test_keys_of_odd_types_come_back_as_they_went_in(trained: Session, key: str) -> None:
+    keys = f"(SELECT {key} AS h FROM range(20) t(i))"
+    graph = f"(SELECT h AS head, 'r' AS relation, lead(h, 1, h) OVER () AS tail FROM {keys})"
+    trained.sql(f"CREATE OR REPLACE TEMP TABLE odd AS FROM {graph}; CREATE OR REPLACE MODEL strange {TYPE} AS FROM odd")
+    asked = "(SELECT head, relation FROM odd)"
+    same = "bool_and(a.head IN (SELECT head FROM odd))"
+    found = rows(trained, f"SELECT count(*), count(tail), {same} FROM predict('strange', {asked}, k := 1) AS a")
+    assert found == [(20, 20, True)]
+    near = "SELECT count(*), bool_and(key::VARCHAR IN (SELECT head::VARCHAR FROM odd)), count(neighbour)"
+    assert rows(trained, f"{near} FROM similar('strange', (SELECT head FROM odd), k := 1)") == [(20, True, 20)]
+    assert rows(trained, "SELECT count FROM evaluate('strange', odd) WHERE relation IS NULL AND side = 'both'") == [
+        (40,)
+    ]
+    trained.sql("DROP MODEL strange")

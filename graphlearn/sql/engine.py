@@ -91,8 +91,15 @@ def rows(
 def arrow(
     connection: duckdb.DuckDBPyConnection, query: Rewritten, scope: Mapping[str, object] | None = None
 ) -> pa.Table:
-    """All rows of a query as an Arrow table. Raises SqlError at the user's place."""
-    return _evaluate(_ARROW, connection, query, scope)
+    """All rows of a query as an Arrow table that keeps every type of DuckDB's. Raises SqlError at the user's place."""
+    setting = "arrow_lossless_conversion"
+    before = connection.execute(f"SELECT current_setting('{setting}')").fetchall()[0][0]
+    connection.execute(f"SET {setting} = true")
+    try:
+        return _evaluate(_ARROW, connection, query, scope)
+    finally:
+        with suppress(duckdb.TransactionException):
+            connection.execute(f"SET {setting} = {before}")
 
 
 def columns(
