@@ -320,6 +320,9 @@ def test_estimate_is_what_is_built(cursor: duckdb.DuckDBPyConnection) -> None:
     assert size.density == found.report.density == 0.5
     late = estimate_series(cursor, sql, start="2020-04-01", freq="1 day", **options)
     assert (late.steps, late.rows, late.density) == (9, 350, 31 / 63)
+    rows = table(["1, 'old', 1", "5, 'a', 1", "6, 'a', 1"])
+    assert estimate_series(cursor, rows, start=5, freq=1, **options).modes == {"k": 1}  # 'old' ends before the start
+    assert encode(cursor, rows, start=5, freq=1).values.shape == (2, 1)
     with pytest.raises(ResourceError, match=r"100 steps of 1 day x 7 k = 700 cells.*the budget is 0 MiB"):
         size.check(2799, "the budget")
     size.check(2800, "the budget")
