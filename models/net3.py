@@ -94,7 +94,7 @@ def _zeros(*shape: int) -> nn.Parameter:
 
 
 class TGCN(nn.Module):
-    """H = ReLU([S times A_m for m in every subset] Theta + b + extra). shape: [d_in, N1, ..., NM, B] -> [D, N1, ..., NM, B]
+    """H = ReLU([S times A_m for m in every subset] Theta + b + extra). shape: [d_in, N..., B] -> [D, N..., B]
 
     The terms are built mode by mode: those so far, and each of them multiplied by each matrix of the mode. A mode with
     a given and a learnt graph enters with one of them, or neither. The learnt graph is softmax(P) softmax(Q)^T, whose
@@ -196,7 +196,7 @@ class TRNN(nn.Module):
     def linear(self, x: Tensor, side: str) -> Tensor:
         """The tensor linear layers of all gates, without bias. shape: [D, Q1, ..., QM, B] -> [4, D, Q1, ..., QM, B]"""
         weights = self.weights[side].transpose(1, 2).flatten(0, 1)
-        out = (weights @ x.flatten(1)).reshape(4, *x.shape)
+        out: Tensor = (weights @ x.flatten(1)).reshape(4, *x.shape)
         for m in range(len(self.core)):
             out = gate_product(out, self.modes[f"{side}{m}"], m)
         return out

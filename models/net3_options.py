@@ -17,8 +17,8 @@ class Net3Options:
     """forecast: the steps after a window. recover: the cells that are missing within the series."""
     recovery: Literal["smooth", "causal"] = "smooth"
     """recover: smooth sees both sides in time and the other cells of the step. causal sees earlier steps only."""
-    window: int = 5
-    """Time steps the model reads; recovery = 'smooth' reads so many before and so many after."""
+    window: int = 0
+    """Time steps the model reads; recovery = 'smooth' reads so many before and after. 0 is 5, or 1 when smooth."""
     horizon: int = 1
     """Steps ahead that are forecast, each directly from the window."""
     split: tuple[float, ...] = (0.8, 0.1, 0.1)
@@ -43,10 +43,11 @@ class Net3Options:
     """Output weights: one set for all series, or that and a correction for each series."""
     highway: Literal["series", "shared", "none"] = "series"
     """A linear AR beside the network, started at its ridge solution: its own for each series, or one for all."""
-    ridge: float = 10.0
-    """Strength of that ridge, in observations; coefficients of a series shrink towards the shared ones."""
-    season: float = 4.0
-    """The seasonal mean of each series is taken off; a mean of n cells counts n / (n + season)."""
+    ridge: float = 0.0
+    """Strength of that ridge, in observations; coefficients of a series shrink towards the shared ones. 0 chooses it on
+    the last eighth of the train part."""
+    season: float = 0.0
+    """The seasonal mean of each series is taken off; a mean of n cells counts n / (n + season). 0 chooses likewise."""
     calendar: bool = True
     """Use the cycles of the calendar: seasonal means and embeddings of the phase."""
     identity: bool = True
@@ -73,7 +74,7 @@ class Net3Options:
     """recover: rank of the low-rank completion that starts smooth recovery; 0 chooses it on held-out cells."""
     evaluate_every: int = 1
     """Epochs between evaluations on the validation part; 0 evaluates at the end only."""
-    patience: int = 10
+    patience: int = 5
     """Stop after this many evaluations without a better validation RMSE; 0 never stops early."""
     checkpoint_seconds: float = 60.0
     """Seconds between checkpoints, from which a killed run continues."""
@@ -86,6 +87,9 @@ class Net3Options:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "split", tuple(self.split))
+        if self.window == 0:
+            smooth = self.task == "recover" and self.recovery == "smooth"
+            object.__setattr__(self, "window", 1 if smooth else 5)
         for field in fields(self):
             value = getattr(self, field.name)
             if isinstance(value, float) and not math.isfinite(value):

@@ -20,7 +20,7 @@ from graphlearn.models.net3 import (
     Head,
     _zeros,
     drop,
-    gate_product,
+    mode_product,
     not_in_core,
     windows_last,
 )
@@ -34,7 +34,7 @@ class Net3Smooth(nn.Module):
 
     TGCN reads three channels a cell: L, e (0 where missing) and whether the cell is seen. One TRNN comes from the past,
     one from the future. The highway is linear in e: over the window for each series, and across each mode of at most
-    512 entries with a learnt matrix a step. Everything starts at zero, so the model begins as the completion.
+    512 entries with a learnt matrix. Everything starts at zero, so the model begins as the completion.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class Net3Smooth(nn.Module):
         highway = options.highway != "none"
         self.highway_time = _zeros(W, *(shape if options.highway == "series" else ())) if highway else None
         self.highway_mix = nn.ParameterDict(
-            {str(m): _zeros(W, n, n) for m, n in enumerate(shape) if highway and 1 < n <= MIX_AT_MOST}
+            {str(m): _zeros(n, n) for m, n in enumerate(shape) if highway and 1 < n <= MIX_AT_MOST}
         )
 
     def forward(
@@ -83,8 +83,8 @@ class Net3Smooth(nn.Module):
             weight = self.highway_time.reshape(W, *(self.highway_time.shape[1:] or (1,) * len(self.shape)))
             out = out + (error * weight).sum(1)
         if self.highway_mix:
-            moved = error.permute(1, *range(2, error.ndim), 0).unsqueeze(1)
-            mixed = [gate_product(moved, mix, int(m)).sum(0)[0] for m, mix in self.highway_mix.items()]
+            moved = error[:, middle].movedim(0, -1).unsqueeze(0)
+            mixed = [mode_product(moved, mix, int(m))[0] for m, mix in self.highway_mix.items()]
             out = out + torch.stack(mixed).sum(0).movedim(-1, 0)
         return out, lost
 

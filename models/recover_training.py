@@ -64,6 +64,7 @@ class SmoothRecovery(SeriesTraining):
         calendar: Calendar | None,
         observed: Mask,
         eval_target: Mapping[Part, Mask],
+        fitted: Mapping[str, Tensor] | None = None,
     ) -> None:
         self.values, self.observed, self.eval_target = values, observed, eval_target
         self.calendar = Calendar.none(len(values)) if calendar is None else calendar
@@ -75,17 +76,21 @@ class SmoothRecovery(SeriesTraining):
         self.fold = np.where(observed, draw, np.int8(-1))
         flat, seen = z.reshape(T, -1), observed.reshape(T, -1)
         rank, shrinkage = options.rank, 0.0
-        if not rank:
-            rank, shrinkage = choose_rank(flat, seen, rank_choices(*flat.shape), seed=options.seed)
-            most = min(flat.shape)
-            soft = choose_rank(flat, seen, (rank, most), shrinkages=SHRINKAGES, seed=options.seed)
-            rank, shrinkage = soft
+        if fitted is not None:
+            rank, shrinkage = int(fitted["chosen"][0]), float(fitted["chosen"][1])
+        elif not rank:
+            rank, _ = choose_rank(flat, seen, rank_choices(*flat.shape), seed=options.seed)
+            both = (rank, min(flat.shape))
+            rank, shrinkage = choose_rank(flat, seen, both, shrinkages=SHRINKAGES, seed=options.seed)
         self.rank, self.shrinkage = rank, shrinkage
         parts = [seen & (self.fold.reshape(T, -1) != k) for k in range(FOLDS)] + [seen]
         found = [low_rank(flat, part, rank, shrinkage=shrinkage) for part in parts]
         self.low = np.stack(found).reshape(FOLDS + 1, T, *shape)
         self.z = z
         self._begin(options, Net3Smooth(shape, graphs, options, periods=used.periods), np.arange(FOLDS * T))
+        self.chosen = torch.tensor([rank, shrinkage], dtype=torch.float64)
+        if fitted is not None:
+            self.load(fitted)
 
     def _forward(self, folds: IdArray, steps: IdArray, dropout: torch.Generator | None) -> tuple[Tensor, Tensor]:
         w, T = self.options.window, len(self.values)
@@ -149,16 +154,20 @@ def make_training(
     *,
     observed: Mask | None = None,
     eval_target: Mapping[Part, Mask] | None = None,
+    fitted: Mapping[str, Tensor] | None = None,
 ) -> SeriesTraining:
     """The training that the options ask for. values: [T, N1, ..., NM], NaN = not observed; a memory map will do.
 
     For a recovery, `observed` and `eval_target` say which cells are seen and measured; without them `options.hidden` of
-    the known cells are held out. Raises InputError for a shape without a mode or without a step.
+    the known cells are held out. `fitted`: stored state or weights of such a training. Raises InputError for a shape
+    without a mode or without a step.
     """
     if options.task == "forecast":
-        return ForecastTraining(values, graphs, options, calendar, observed=observed)
+        return ForecastTraining(values, graphs, options, calendar, observed=observed, fitted=fitted)
     if observed is None or eval_target is None:
         observed, eval_target = hold_out(values, options.hidden, options.seed)
     if options.recovery == "causal":
-        return ForecastTraining(values, graphs, options, calendar, observed=observed, eval_target=eval_target)
-    return SmoothRecovery(values, graphs, options, calendar, observed, eval_target)
+        return ForecastTraining(
+            values, graphs, options, calendar, observed=observed, eval_target=eval_target, fitted=fitted
+        )
+    return SmoothRecovery(values, graphs, options, calendar, observed, eval_target, fitted)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias, TypeVar
+from typing import Literal, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -321,6 +321,7 @@ def measure(
     return metrics
 
 
-def fits(window: int, horizon: int, split: TimeSplit) -> dict[str, Any]:
+def window_counts(window: int, horizon: int, split: TimeSplit) -> dict[Part, int]:
     """How many windows each part has: the check before training."""
-    return {part: len(split.starts(part, window, horizon)) for part in ("train", "valid", "test")}
+    parts: tuple[Part, ...] = ("train", "valid", "test")
+    return {part: len(split.starts(part, window, horizon)) for part in parts}

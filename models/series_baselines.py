@@ -17,7 +17,9 @@ from graphlearn.models.series import (
     Double,
     Mask,
     Scaler,
+    fit_profile,
     gather,
+    measure,
     profile_at,
 )
 from graphlearn.types import FloatArray, IdArray
@@ -164,6 +166,48 @@ class LinearAR:
         if not isinstance(season, float):
             out += season[:, W:]
         return self.scaler.inverse(out)
+
+
+SEASONS = (1.0, 4.0, 16.0, 64.0, 1e9)
+RIDGES = (10.0, 100.0, 1000.0)
+
+
+def choose_shrinkage(
+    values: FloatArray,
+    window: int,
+    horizon: int,
+    calendar: Calendar,
+    *,
+    seasons: Sequence[float] = SEASONS,
+    ridges: Sequence[float] = RIDGES,
+    stop: int | None = None,
+    observed: Mask | None = None,
+    at_most: int = 512,
+) -> tuple[float, float]:
+    """Seasonal shrinkage and AR ridge that best forecast the last eighth of the steps before `stop`.
+
+    Both are fitted on the first seven eighths, on at most so many series, evenly spread. A season of 1e9 means
+    none. The ridge is chosen for the best season, that one with the first ridge.
+    """
+    stop = len(values) if stop is None else stop
+    n = int(np.prod(values.shape[1:]))
+    chosen = np.unique(np.linspace(0, n - 1, min(n, at_most)).astype(np.int64))
+    part = np.asarray(values[:stop].reshape(stop, n)[:, chosen])
+    if observed is not None:
+        part = np.where(observed[:stop].reshape(stop, n)[:, chosen], part, np.float32(np.nan))
+    border = stop - stop // 8
+    starts = np.arange(max(0, border - window), max(0, stop - window - horizon + 1))
+    scaler = Scaler.fit(part, border)
+
+    def score(season: float, ridge: float) -> float:
+        profile = fit_profile(part, scaler, calendar, season, border)
+        how = {"towards_shared": True, "stop": border, "calendar": calendar, "profile": profile}
+        model = LinearAR.fit(part, scaler, window, horizon, ridge=ridge, **how)  # type: ignore[arg-type]
+        found = measure(model.predict, part, starts, window, horizon, scaler.scale).total["z_rmse"]
+        return found if np.isfinite(found) else np.inf
+
+    season = min(seasons, key=lambda s: score(s, ridges[0])) if len(seasons) > 1 and calendar.periods else seasons[0]
+    return season, min(ridges, key=lambda r: score(season, r)) if len(ridges) > 1 else ridges[0]
 
 
 def low_rank(

@@ -12,9 +12,9 @@
 
 Making a training fits scaler, seasonal means and ridge, and builds the model. A step depends on (seed, epoch, step) and
 on `training.state()`, a flat dict of tensors: weights, their running mean, Adam's state. A new training made from the
-same values, graphs and options that loads it goes on bit for bit. `training.weights()` is the part that predictions
-need, scaler included; `load` takes either. `training.predict` takes window starts for a forecast, time steps for a
-recovery, and answers in the user's units. `graphs` maps a mode's number to its edges.
+same values, graphs and options with `fitted=state` goes on bit for bit, and does not fit again. `training.weights()` is
+the part that predictions need, scaler included; `fitted` and `load` take either. `training.predict` takes window starts
+for a forecast, time steps for a recovery, and answers in the user's units. `graphs` maps a mode's number to its edges.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from graphlearn.models.series import (
     fit_profile,
     gather,
 )
-from graphlearn.models.series_baselines import LinearAR
+from graphlearn.models.series_baselines import RIDGES, SEASONS, LinearAR, choose_shrinkage
 from graphlearn.types import FloatArray, IdArray
 
 if TYPE_CHECKING:
@@ -90,6 +90,7 @@ class SeriesTraining(ABC):
             self.optimiser.state[p] = self.moments[name]
         self.mean_weights = {name: p.detach().clone() for name, p in named.items()} if options.averaging else {}
         self.done = torch.zeros(1, dtype=torch.int64)
+        self.chosen = torch.zeros(2, dtype=torch.float64)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -147,9 +148,12 @@ class SeriesTraining(ABC):
         state = {f"model.{k}": v for k, v in self.model.state_dict().items()}
         return state | {f"model.{k}": v for k, v in self.mean_weights.items()}
 
+    def _fitted(self) -> dict[str, Tensor]:
+        return {"scaler.mean": self.mean, "scaler.scale": self.scale, "chosen": self.chosen}
+
     def weights(self) -> dict[str, Tensor]:
         """What predictions need, as copies on the CPU."""
-        state = self._prediction() | {"scaler.mean": self.mean, "scaler.scale": self.scale}
+        state = self._prediction() | self._fitted()
         return {k: v.detach().cpu().clone() for k, v in state.items()}
 
     def state(self) -> dict[str, Tensor]:
@@ -157,7 +161,7 @@ class SeriesTraining(ABC):
         out = {f"model.{k}": v for k, v in self.model.state_dict().items()}
         out |= {f"mean.{k}": v for k, v in self.mean_weights.items()}
         out |= {f"adam.{name}.{k}": v for name, moments in self.moments.items() for k, v in moments.items()}
-        out |= {"scaler.mean": self.mean, "scaler.scale": self.scale, "steps": self.done}
+        out |= self._fitted() | {"steps": self.done}
         return {k: v.detach().cpu().clone() for k, v in out.items()}
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
@@ -208,7 +212,9 @@ class ForecastTraining(SeriesTraining):
     """Net3 on windows; an item is a window start. Also causal recovery, whose windows end before the step they fill.
 
     values: [T, N1, ..., NM], NaN = not observed; a memory map will do. observed: cells that may be seen and learnt
-    from; for a forecast without it, all known ones. eval_target: recover only, part -> cells that are measured.
+    from; for a forecast without it, all known ones. eval_target: recover only, part -> cells that are measured. fitted:
+    `state()` or `weights()` of such a training, which then need not be fitted anew. Seasonal shrinkage and ridge that
+    were used are in `season` and `ridge`.
     """
 
     def __init__(
@@ -220,6 +226,7 @@ class ForecastTraining(SeriesTraining):
         *,
         observed: Mask | None = None,
         eval_target: Mapping[Part, Mask] | None = None,
+        fitted: Mapping[str, Tensor] | None = None,
     ) -> None:
         if values.ndim < 2 or 0 in values.shape:
             raise InputError(f"a series tensor has time steps and at least one mode, not the shape {values.shape}")
@@ -229,9 +236,19 @@ class ForecastTraining(SeriesTraining):
         W, H = options.window, options.horizon
         recover = options.task == "recover"
         stop = None if recover else self.split.train_end
-        self.scaler = Scaler.fit(values, stop, observed)
         calendar_used = self.calendar if options.calendar else Calendar.none(len(values))
-        profile = fit_profile(values, self.scaler, calendar_used, options.season, stop, observed)
+        if fitted is not None:
+            self._restore(graphs, options, calendar_used, fitted)
+            return
+        self.scaler = Scaler.fit(values, stop, observed)
+        self.season, self.ridge = options.season, options.ridge
+        if not (self.season and self.ridge):
+            seasons = (options.season,) if options.season else SEASONS
+            ridges = (options.ridge,) if options.ridge or options.highway == "none" else RIDGES
+            self.season, self.ridge = choose_shrinkage(
+                values, W, H, calendar_used, seasons=seasons, ridges=ridges, stop=stop, observed=observed
+            )
+        profile = fit_profile(values, self.scaler, calendar_used, self.season, stop, observed)
         coefficients = None
         if options.highway != "none":
             coefficients = LinearAR.fit(
@@ -239,7 +256,7 @@ class ForecastTraining(SeriesTraining):
                 self.scaler,
                 W,
                 H,
-                ridge=options.ridge,
+                ridge=self.ridge,
                 shared=options.highway == "shared",
                 towards_shared=True,
                 stop=stop,
@@ -255,8 +272,31 @@ class ForecastTraining(SeriesTraining):
             profile=profile,
             coefficients=coefficients,
         )
-        self.steps = np.arange(-W, len(values) - W) if recover else self.split.starts("train", W, H)
+        self._start(options, model)
+
+    def _start(self, options: Net3Options, model: Net3) -> None:
+        W, H, T = options.window, options.horizon, len(self.values)
+        self.steps = np.arange(-W, T - W) if options.task == "recover" else self.split.starts("train", W, H)
         self._begin(options, model, self.steps)
+        self.chosen = torch.tensor([self.season, self.ridge], dtype=torch.float64)
+
+    def _restore(
+        self, graphs: Mapping[int, Graph], options: Net3Options, calendar: Calendar, fitted: Mapping[str, Tensor]
+    ) -> None:
+        self.scaler = Scaler(fitted["scaler.mean"].cpu().numpy(), fitted["scaler.scale"].cpu().numpy())
+        self.season, self.ridge = (float(v) for v in fitted["chosen"])
+        profile = [fitted[f"model.profile_{c}"].cpu().numpy() for c in range(len(calendar.periods))]
+        coefficients = fitted.get("model.highway.coefficients")
+        model = Net3(
+            self.values.shape[1:],
+            graphs,
+            options,
+            periods=calendar.periods,
+            profile=profile,
+            coefficients=None if coefficients is None else coefficients.cpu().numpy(),
+        )
+        self._start(options, model)
+        self.load(fitted)
 
     def _read(self, starts: IdArray, length: int, offset: int) -> FloatArray:
         x = gather(self.values, starts, length, offset)

@@ -33,7 +33,7 @@ from graphlearn.storage.memory import bounded_memory
 from graphlearn.storage.series_source import LARGEST, SeriesSource, check_series_columns, estimate_series
 from graphlearn.storage.series_tensor import Mode, SeriesTensor, read_series
 from graphlearn.storage.time_axis import TimeAxis
-from graphlearn.storage.triples import BATCH_ROWS, fingerprint
+from graphlearn.storage.triples import fingerprint
 from graphlearn.types import BoolArray, FloatArray
 
 __all__ = ["Mode", "SeriesTensor", "check_series_columns", "encode_series", "estimate_series", "read_series"]
@@ -51,7 +51,8 @@ _MERGE = {
 }
 _FEW = 1 << 20
 """Up to this many repeated cells are looked up one by one, above that all rows are grouped."""
-_BLOCK = 1 << 22
+_BLOCK = 1 << 20
+BATCH_ROWS = 1 << 18
 
 
 def encode_series(

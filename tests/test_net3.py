@@ -239,16 +239,18 @@ def test_beats_last_value_and_ar_on_a_graph_var() -> None:
 
 
 def test_smooth_recovery_beats_its_completion_and_causal() -> None:
-    x = graph_var(160, n=12)
+    noise = np.random.default_rng(0).normal(size=(100, 24, 2)).astype(np.float32)
+    x = sum(np.roll(noise, k, 1) for k in range(4))  # a cell is much like its neighbours of the same step
+    assert isinstance(x, np.ndarray)
     found = {}
     for recovery in ("smooth", "causal"):
-        settings = options(task="recover", recovery=recovery, window=1, learning_rate=0.01, hidden=0.3, batch_size=16)
-        training = make_training(x, {0: ring(12)}, settings)
+        settings = options(task="recover", recovery=recovery, window=1, learning_rate=0.03, hidden=0.3, batch_size=16)
+        training = make_training(x, {0: ring(24)}, settings)
         start = training.evaluate("test").total["z_rmse"]
-        fit(training, 5)  # type: ignore[arg-type]
+        fit(training, 3)  # type: ignore[arg-type]
         found[recovery] = training.evaluate("test").total["z_rmse"]
         assert found[recovery] < start
-    assert found["smooth"] < found["causal"]
+    assert found["smooth"] < 0.9 * found["causal"]
 
 
 def test_recovery_never_reads_what_it_is_measured_on() -> None:
@@ -284,8 +286,7 @@ def test_resumes_to_the_same_bits(settings: dict[str, object]) -> None:
     whole.train_epoch(1)
     for step in range(3):
         broken.step(0, step)
-    again = begin()
-    again.load(broken.state())
+    again = ForecastTraining(x, {0: ring(8)}, options(**settings), calendar, fitted=broken.state())
     for step in range(3, again.steps_per_epoch):
         again.step(0, step)
     again.train_epoch(1)
@@ -302,10 +303,22 @@ def test_weights_carry_what_was_fitted() -> None:
     x, calendar = graph_var(80), Calendar.cycles(80, (7,))
     trained = ForecastTraining(x, {0: ring(8)}, options(), calendar)
     trained.train_epoch(0)
-    other = ForecastTraining(x * 3 + 5, {0: ring(8)}, options(), calendar)
-    other.load(trained.weights())
-    other.values = x
-    assert np.allclose(other.predict(np.arange(4)), trained.predict(np.arange(4)), atol=1e-5)
+    longer = np.concatenate([x, x[:40] * 9])
+    other = ForecastTraining(longer, {0: ring(8)}, options(), calendar, fitted=trained.weights())
+    assert np.array_equal(other.predict(np.arange(4)), trained.predict(np.arange(4)))
+    assert (other.season, other.ridge) == (trained.season, trained.ridge)
+
+
+def test_smooth_recovery_is_restored() -> None:
+    x, settings = graph_var(50), options(task="recover")
+    trained = make_training(x, {0: ring(8)}, settings)
+    trained.step(0, 0)
+    again = make_training(x, {0: ring(8)}, settings, fitted=trained.state())
+    for training in (trained, again):
+        training.step(0, 1)
+    ours, theirs = trained.state(), again.state()
+    assert all(torch.equal(ours[k], theirs[k]) for k in ours)
+    assert np.array_equal(trained.predict(np.arange(5)), again.predict(np.arange(5)))
 
 
 EDGES: list[tuple[str, tuple[int, ...], dict[str, object]]] = [
@@ -399,7 +412,7 @@ def test_every_option_changes_something() -> None:
     ("changes", "key"),
     [
         ({"horizon": 0}, "horizon"),
-        ({"window": 0}, "window"),
+        ({"window": -1}, "window"),
         ({"core": 0.0}, "core"),
         ({"learning_rate": math.nan}, "learning_rate"),
         ({"split": (0.8, 0.3, 0.1)}, "split"),
