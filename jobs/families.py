@@ -65,9 +65,10 @@ class Family(ABC):
 
 
 _KGE = "graphlearn.jobs.kge:KgeFamily"
-FAMILIES: dict[str, str] = dict.fromkeys(
-    ("transe", "distmult", "complex", "rotate", "simple", "cp", "rescal", "tucker"), _KGE
-)
+FAMILIES: dict[str, str] = {
+    **dict.fromkeys(("transe", "distmult", "complex", "rotate", "simple", "cp", "rescal", "tucker"), _KGE),
+    "net3": "graphlearn.jobs.net3:Net3Family",
+}
 """Names after TYPE -> the class that implements them, imported when first used."""
 
 

@@ -241,7 +241,7 @@ class _Kge:
 
     def train(self, data: Data, emit: Emit) -> Data:
         """Fit the tables."""
-        check_device(self.options)
+        check_device(self.options.device)
         from graphlearn.jobs.kge_training import KgeTrainer
         from graphlearn.models.engine import make_engine
 
@@ -336,9 +336,9 @@ class _Kge:
 PROTOCOL = "filtered, all entities, ties at mean rank"
 
 
-def check_device(options: KgeOptions) -> None:
-    """Raise OptionError when the options ask for a GPU that is not there."""
-    if options.device == "cuda":
+def check_device(device: str) -> None:
+    """Raise OptionError when a GPU is asked for that is not there."""
+    if device == "cuda":
         import torch
 
         if not torch.cuda.is_available():

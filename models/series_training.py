@@ -61,6 +61,7 @@ def choose_device(options: Net3Options) -> torch.device:
 class SeriesTraining(ABC):
     """A model, its optimiser and the items (windows, steps) it learns from."""
 
+    values: FloatArray
     options: Net3Options
     scaler: Scaler
     model: nn.Module
@@ -304,9 +305,11 @@ class ForecastTraining(SeriesTraining):
             x = np.where(gather(self.observed, starts, length, offset), x, np.float32(np.nan))
         return x
 
-    def _forward(self, starts: IdArray, dropout: torch.Generator | None) -> tuple[Tensor, Tensor]:
+    def _forward(
+        self, starts: IdArray, dropout: torch.Generator | None, windows: FloatArray | None = None
+    ) -> tuple[Tensor, Tensor]:
         W, H = self.options.window, self.options.horizon
-        z, seen = self.to_z(self._read(starts, W, 0))
+        z, seen = self.to_z(self._read(starts, W, 0) if windows is None else windows)
         phases = self.calendar.at(np.asarray(starts)[:, None] + np.arange(W + H))
         out: tuple[Tensor, Tensor] = self.model(z, seen, torch.from_numpy(phases).to(self.device), dropout)
         return out
@@ -327,6 +330,19 @@ class ForecastTraining(SeriesTraining):
         """
         with self.using_mean():
             return self.to_units(self._forward(items, None)[0])
+
+    def forecast(self, starts: IdArray, steps: int) -> FloatArray:
+        """`predict` for any number of steps: beyond the horizon, windows are filled with the forecasts made so far.
+
+        shape: [B] -> [B, steps, N1, ..., NM]
+        """
+        starts = np.asarray(starts, np.int64)
+        window, found = self._read(starts, self.options.window, 0), []
+        for first in range(0, steps, self.options.horizon):
+            with self.using_mean():
+                found.append(self.to_units(self._forward(starts + first, None, window)[0]))
+            window = np.concatenate([window, found[-1]], axis=1)[:, -self.options.window :]
+        return np.concatenate(found, axis=1)[:, :steps]
 
     def starts(self, part: Part) -> IdArray:
         """Windows whose targets lie in the part; for recovery all of them."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import math
 import types
 import typing
@@ -93,6 +92,8 @@ def constant(connection: duckdb.DuckDBPyConnection, expression: Rewritten) -> ob
             raise SqlError(f"expected a constant, found {refused[kind]}", place=_node_place(node, query))
         if kind == "FUNCTION" and _has_side_effects(connection, name):
             raise SqlError(f"expected a constant, found {name}()", place=_node_place(node, query))
+    if engine.rows(connection, "SELECT typeof(" + expression + ")")[0][0] == "INTERVAL":
+        query = "SELECT (" + expression + ")::VARCHAR"  # as a Python timedelta a month would be 30 days
     return engine.rows(connection, query)[0][0]
 
 
@@ -107,6 +108,8 @@ def convert(value: object, hint: Any) -> object:
         raise ValueError(f"one of {', '.join(repr(a) for a in arguments)}")
     if origin in (tuple, list):
         return _convert_list(value, origin, arguments)
+    if origin is dict:
+        return _convert_dict(value, arguments)
     if isinstance(hint, type) and issubclass(hint, Enum):
         try:
             return hint(value)
@@ -141,6 +144,15 @@ def _convert_list(value: object, origin: Any, arguments: tuple[Any, ...]) -> obj
     raise ValueError("a list")
 
 
+def _convert_dict(value: object, arguments: tuple[Any, ...]) -> object:
+    if isinstance(value, Mapping):
+        try:
+            return {convert(k, arguments[0]): convert(v, arguments[1]) for k, v in value.items()}
+        except ValueError as error:
+            raise ValueError(f"names with values, each {error}, as in {{'name': 'value'}}") from None
+    raise ValueError("names with values, as in {'name': 'value'}")
+
+
 def _convert_scalar(value: object, hint: Any) -> object:
     if hint is bool:
         if isinstance(value, bool):
@@ -160,8 +172,6 @@ def _convert_scalar(value: object, hint: Any) -> object:
         if isinstance(value, str):
             return value
         raise ValueError("text")
-    if hint is datetime.timedelta and not isinstance(value, datetime.timedelta):
-        raise ValueError("an interval, such as INTERVAL 1 DAY")
     return value
 
 
