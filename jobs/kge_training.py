@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from graphlearn.events import Emit
 from graphlearn.jobs.loop import Loop
 from graphlearn.models.batches import Sampler
+from graphlearn.models.device_batches import DeviceSampler
 from graphlearn.models.engine import Engine
 from graphlearn.models.known import KnownAnswers
 from graphlearn.models.options import KgeOptions
@@ -42,7 +43,12 @@ class KgeTrainer(Loop):
         self.options: KgeOptions = engine.options
         super().__init__(self.options, folder, run_id, emit)
         self.engine, self.known, self.memory_limit = engine, known, memory_limit
-        self.sampler = Sampler(train, engine.n_entities, engine.n_relations, self.options)
+        sizes = engine.n_entities, engine.n_relations
+        self.sampler: Sampler | DeviceSampler
+        if engine.device.type == "cpu" or self.options.negatives == 0:
+            self.sampler = Sampler(train, *sizes, self.options)
+        else:
+            self.sampler = DeviceSampler(train, *sizes, self.options, engine.device)
         limit = self.options.evaluate_at_most
         if len(valid) > limit:
             rows = np.random.default_rng([self.options.seed, 3]).permutation(len(valid))[:limit]
@@ -58,9 +64,10 @@ class KgeTrainer(Loop):
     def steps(self, epoch: int) -> int:
         return self.sampler.steps(epoch)
 
-    def train(self, epoch: int, first: int) -> Iterator[tuple[float, int]]:
+    def train(self, epoch: int, first: int) -> Iterator[tuple[float | Tensor, int]]:
         steps = max(1, self.steps(epoch))
-        for step, batch in enumerate(self.sampler.epoch(epoch, first), first):
+        batches: Iterator[Any] = self.sampler.epoch(epoch, first)
+        for step, batch in enumerate(batches, first):
             yield self.engine.step(batch, self._rate(epoch + step / steps)), batch.triples
 
     def _rate(self, epochs_done: float) -> float:

@@ -88,8 +88,11 @@ class Loop(ABC):
         """Optimiser steps of an epoch."""
 
     @abstractmethod
-    def train(self, epoch: int, first: int) -> Iterator[tuple[float, int]]:
-        """Take the steps of an epoch from `first` on; after each, the sum of its losses and its examples."""
+    def train(self, epoch: int, first: int) -> Iterator[tuple[float | Tensor, int]]:
+        """Take the steps of an epoch from `first` on; after each, the sum of its losses and its examples.
+
+        A loss may be a tensor of a device: it is read once a second, so that the device need not wait for us.
+        """
 
     @abstractmethod
     def evaluate(self) -> tuple[float, dict[str, float], str] | None:
@@ -136,12 +139,19 @@ class Loop(ABC):
         steps = self.steps(p.epoch)
         clock = time.monotonic()
         report_at, report_count, started = clock, p.loss_count, p.step
+        pending: float | Tensor = 0.0
         for loss, examples in self.train(p.epoch, p.step):
-            p.loss_sum += loss
+            if isinstance(loss, float):
+                p.loss_sum += loss
+            else:
+                pending = pending + loss
             p.loss_count += examples
             p.step += 1
             p.total_steps += 1
             now = time.monotonic()
+            due = now - self._saved_at >= options.checkpoint_seconds
+            if self._stop or due or now - report_at >= REPORT_SECONDS or p.step == steps:
+                p.loss_sum, pending = p.loss_sum + float(pending), 0.0
             if now - report_at >= REPORT_SECONDS and p.step < steps:
                 speed = (p.loss_count - report_count) / (now - report_at)
                 self._report(steps, speed, clock, started, done=False)
@@ -150,7 +160,7 @@ class Loop(ABC):
             if self._stop:
                 self._save()
                 raise Interrupted("stopped", run=self.run_id)
-            if now - self._saved_at >= options.checkpoint_seconds:
+            if due:
                 self._check_finite()
                 self._save()
         self._check_finite()

@@ -40,7 +40,7 @@ class Net3Trainer(Loop):
     def steps(self, epoch: int) -> int:  # noqa: ARG002
         return self.training.steps_per_epoch
 
-    def train(self, epoch: int, first: int) -> Iterator[tuple[float, int]]:
+    def train(self, epoch: int, first: int) -> Iterator[tuple[float | Tensor, int]]:
         size, items = self.training.options.batch_size, len(self.training.items)
         for step in range(first, self.training.steps_per_epoch):
             examples = min(size, items - step * size)

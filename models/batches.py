@@ -47,11 +47,11 @@ class Sampler:
         if options.filter_negatives or options.negatives == 0:
             for side in self._sides():
                 self.known[side] = KnownAnswers.of([train], side, n_relations)
-        self._cumulative: FloatArray | None = None
+        self.cumulative: FloatArray | None = None
         if options.degree_exponent and options.negatives:
             degree = np.bincount(train.heads, minlength=n_entities) + np.bincount(train.tails, minlength=n_entities)
             weight = np.maximum(degree, 1).astype(np.float64) ** options.degree_exponent
-            self._cumulative = np.cumsum(weight / weight.sum())
+            self.cumulative = np.cumsum(weight / weight.sum())
 
     def _sides(self) -> list[Side]:
         sides = self.options.sides
@@ -66,12 +66,12 @@ class Sampler:
 
     def steps(self, epoch: int) -> int:
         """Optimiser steps in an epoch."""
-        return sum(1 for _ in self._plan(epoch))
+        return sum(1 for _ in self.plan(epoch))
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """The batches of an epoch, from step `start` on."""
         orders: dict[Side, IdArray] = {}
-        for step, (side, lo, hi) in enumerate(self._plan(epoch)):
+        for step, (side, lo, hi) in enumerate(self.plan(epoch)):
             if side not in orders:
                 rng = np.random.default_rng([self.options.seed, epoch, 1 if side is Side.HEAD else 0])
                 orders[side] = rng.permutation(self._rows(side))
@@ -82,7 +82,7 @@ class Sampler:
     def _rows(self, side: Side) -> int:
         return len(self.known[side]) if self.options.negatives == 0 else len(self.train)
 
-    def _plan(self, epoch: int) -> Iterator[tuple[Side, int, int]]:
+    def plan(self, epoch: int) -> Iterator[tuple[Side, int, int]]:
         """(side, first row, end row) of each step: sides take turns; `alternate` gives each half of the rows."""
         size = self.options.batch_size
         sides = self._sides()
@@ -114,9 +114,9 @@ class Sampler:
 
     def _draw(self, rng: np.random.Generator, shape: tuple[int, int]) -> IdArray:
         dtype = self.train.heads.dtype
-        if self._cumulative is None:
+        if self.cumulative is None:
             return rng.integers(0, self.n_entities, shape, dtype=dtype)
-        drawn = np.searchsorted(self._cumulative, rng.random(shape), side="right")
+        drawn = np.searchsorted(self.cumulative, rng.random(shape), side="right")
         return np.minimum(drawn, self.n_entities - 1).astype(dtype)
 
     def _inverse(self, relations: IdArray, side: Side) -> IdArray:

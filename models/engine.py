@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from graphlearn.models.batches import Batch, table_rows
+from graphlearn.models.device_batches import DeviceBatch
 from graphlearn.models.losses import MASKED, one_vs_all_loss, sampled_loss
 from graphlearn.models.optimisers import RowOptimiser
 from graphlearn.models.options import KgeOptions
@@ -52,8 +53,11 @@ class Engine(ABC):
                 value.copy_(tensors[name])
 
     @abstractmethod
-    def step(self, batch: Batch, rate: float) -> float:
-        """One optimiser step; returns the sum of the losses and penalties of its training examples."""
+    def step(self, batch: Batch, rate: float) -> float | Tensor:
+        """One optimiser step; returns the sum of the losses and penalties of its training examples.
+
+        A tensor of the device where reading it at once would make the device wait.
+        """
 
     def close(self) -> None:  # noqa: B027
         """Give back threads, where the engine has any."""
@@ -62,16 +66,20 @@ class Engine(ABC):
 class AutogradEngine(Engine):
     """Scores, losses and penalties as torch computes them, with gradients for the touched rows only."""
 
-    def step(self, batch: Batch, rate: float) -> float:
+    def step(self, batch: Batch | DeviceBatch, rate: float) -> float | Tensor:
         for optimiser in self.optimisers.values():
             optimiser.begin()
         dropouts = (self.options.entity_dropout, self.options.relation_dropout, self.options.query_dropout)
         if any(dropouts):
             steps = int(self.optimisers["entities"].state["steps"])
             torch.manual_seed(self.options.seed * 1_000_003 + steps)
-        return self._all(batch, rate) if batch.candidates.size == 0 else self._sampled(batch, rate)
+        if isinstance(batch, Batch) and batch.candidates.size == 0:
+            return self._all(batch, rate)
+        return self._sampled(batch, rate)
 
-    def _tensor(self, ids: IdArray) -> Tensor:
+    def _tensor(self, ids: IdArray | Tensor) -> Tensor:
+        if isinstance(ids, Tensor):
+            return ids
         return torch.from_numpy(np.ascontiguousarray(ids)).to(self.device, torch.int64)
 
     def _queries(
@@ -92,7 +100,7 @@ class AutogradEngine(Engine):
             size = rows.abs().pow(3)
         return (size.sum(-1) * weights).sum() * self.options.regularization
 
-    def _sampled(self, batch: Batch, rate: float) -> float:
+    def _sampled(self, batch: Batch | DeviceBatch, rate: float) -> float | Tensor:
         options = self.options
         anchors, targets = self._tensor(batch.anchors), self._tensor(batch.targets)
         candidates = self._tensor(batch.candidates)
@@ -112,13 +120,13 @@ class AutogradEngine(Engine):
             part = slice(lo, min(lo + options.chunk_size, B))
             if options.negative_sampling == "shared":
                 scores = self._pairs(query_BD[part], rows[candidate_rows[c]])
-                chosen = np.broadcast_to(batch.candidates[c], scores.shape)
+                chosen = batch.candidates[c]
             else:
                 query = query_BD[part].unsqueeze(1)
                 scores = self.scorer.similarity.rows(query, rows[candidate_rows[part]])
                 chosen = batch.candidates[part]
-            if batch.keys is not None and batch.known is not None:
-                hidden = self._hidden(batch, part, chosen)
+            hidden = self._hidden(batch, part, chosen)
+            if hidden is not None:
                 scores = scores.masked_fill(hidden, MASKED)
             total = total + criterion.value(positive_B[part], scores)
         if options.regularization:
@@ -132,12 +140,18 @@ class AutogradEngine(Engine):
         self._apply("relations", relation_ids, relation_rows, rate)
         for name, value in dense.items():
             self._apply(name, None, value, rate)
-        return float(total.detach())
+        return float(total.detach()) if self.device.type == "cpu" else total.detach().double()
 
-    def _hidden(self, batch: Batch, part: slice, chosen: IdArray) -> Tensor:
-        """Which candidates are known answers of their query. shape: [B, N]"""
-        assert batch.keys is not None
-        assert batch.known is not None
+    def _hidden(self, batch: Batch | DeviceBatch, part: slice, chosen: IdArray | Tensor) -> Tensor | None:
+        """Which candidates are known answers of their query; None without a filter. shape: [N] or [B, N] -> [B, N]"""
+        if isinstance(batch, DeviceBatch):
+            if batch.filter is None:
+                return None
+            asked_for = self._tensor(chosen).expand(part.stop - part.start, -1)
+            return batch.filter.hidden(batch.anchors[part], batch.plain_relations[part], asked_for)
+        if batch.keys is None or batch.known is None:
+            return None
+        chosen = np.broadcast_to(np.asarray(chosen), (part.stop - part.start, np.shape(chosen)[-1]))
         rows, answers = batch.known.rows(batch.keys[part])
         stride = np.int64(self.n_entities)
         taken = np.unique(rows * stride + answers)

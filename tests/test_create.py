@@ -30,7 +30,7 @@ sys.path.insert(0, {tests!r})
 from jobs_cases import request
 from graphlearn.storage.workspace import Workspace
 from graphlearn.jobs.create import create_model
-from graphlearn.jobs import kge, training
+from graphlearn.jobs import kge
 from graphlearn.models.fused import FusedEngine
 from graphlearn.events import name_of
 
