@@ -24,6 +24,7 @@ from graphlearn.models.series import (
     measure,
     profile_at,
     recover_masks,
+    window_counts,
 )
 from graphlearn.models.series_baselines import LastValue, LinearAR, SeasonalNaive, choose_rank, low_rank
 
@@ -74,6 +75,7 @@ def test_splits_and_starts(length: int, window: int, horizon: int, train: float,
         lo, hi = split.span(part)
         expected = [s for s in range(length) if s + window >= lo and s + window + horizon <= hi]
         assert split.starts(part, window, horizon).tolist() == expected
+        assert window_counts(window, horizon, split)[part] == len(expected)
 
 
 def test_split_of_the_spec() -> None:
