@@ -306,7 +306,7 @@ def test_weights_carry_what_was_fitted() -> None:
     longer = np.concatenate([x, x[:40] * 9])
     other = ForecastTraining(longer, {0: ring(8)}, options(), calendar, fitted=trained.weights())
     assert np.array_equal(other.predict(np.arange(4)), trained.predict(np.arange(4)))
-    assert (other.season, other.ridge) == (trained.season, trained.ridge)
+    assert torch.equal(other.chosen, trained.chosen)
 
 
 def test_smooth_recovery_is_restored() -> None:
@@ -378,9 +378,9 @@ def test_wrong_shapes_and_extremes() -> None:
 
 CHANGES: dict[str, object] = {
     "window": 2, "dim": 3, "core": 1.0, "core_limit": 1, "orthonormal": "soft", "reconstruction": 0.5, "head": "shared",
-    "highway": "shared", "ridge": 500.0, "season": 50.0, "calendar": False, "identity": False, "learnt_rank": 0,
-    "directions": "along", "loss": "mae", "batch_size": 16, "learning_rate": 0.1, "weight_decay": 5.0, "dropout": 0.5,
-    "averaging": 0.0, "seed": 5, "published": True, "split": (0.5, 0.25, 0.25), "horizon": 2,
+    "highway": "shared", "ridge": 500.0, "season": 50.0, "season_rank": 1, "calendar": False, "identity": False,
+    "learnt_rank": 0, "directions": "along", "loss": "mae", "batch_size": 16, "learning_rate": 0.1, "dropout": 0.5,
+    "weight_decay": 5.0, "averaging": 0.0, "seed": 5, "published": True, "split": (0.5, 0.25, 0.25), "horizon": 2,
 }  # fmt: skip
 ELSEWHERE = {
     "task", "recovery", "hidden", "rank", "orthonormality", "epochs", "evaluate_every", "patience", "device", "threads",
