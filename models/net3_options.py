@@ -48,6 +48,8 @@ class Net3Options:
     the last eighth of the train part."""
     season: float = 0.0
     """The seasonal mean of each series is taken off; a mean of n cells counts n / (n + season). 0 chooses likewise."""
+    season_rank: int = -1
+    """Rank to which the table of seasonal means of each cycle is reduced; 0 leaves it, -1 chooses likewise."""
     calendar: bool = True
     """Use the cycles of the calendar: seasonal means and embeddings of the phase."""
     identity: bool = True
@@ -97,6 +99,7 @@ class Net3Options:
         self._at_least(1, "window", "horizon", "dim", "core_limit", "epochs", "batch_size")
         self._at_least(0, "orthonormality", "reconstruction", "ridge", "season", "learnt_rank", "weight_decay", "rank")
         self._at_least(0, "evaluate_every", "patience", "checkpoint_seconds", "seed", "threads")
+        self._at_least(-1, "season_rank")
         if not 0 < self.core <= 1:
             raise OptionError(f"core must lie in (0, 1], not {self.core}", key="core")
         if self.learning_rate <= 0:

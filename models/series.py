@@ -200,11 +200,13 @@ def fit_profile(
     shrinkage: float,
     stop: int | None = None,
     observed: Mask | None = None,
+    rank: int = 0,
 ) -> list[FloatArray]:
     """The seasonal mean of each series, as one additive table per cycle, in z-scores.
 
     Cycles are fitted from the shortest to the longest, each to what the ones before leave; a mean of n cells is
-    multiplied by n / (n + shrinkage). shape: -> C tables [period, N1, ..., NM]
+    multiplied by n / (n + shrinkage). With a rank, each table is replaced by its best approximation of that rank:
+    series share a few seasonal shapes. shape: -> C tables [period, N1, ..., NM]
     """
     shape = values.shape[1:]
     tables = [np.zeros((p, *shape), np.float32) for p in calendar.periods]
@@ -216,7 +218,11 @@ def fit_profile(
             left = scaler.transform(block) - profile_at(tables, phases)
             np.add.at(total, phases[:, c], np.where(seen, left, 0))
             np.add.at(count, phases[:, c], seen)
-        tables[c][:] = total / np.maximum(count + shrinkage, 1e-9)
+        table = (total / np.maximum(count + shrinkage, 1e-9)).reshape(len(total), -1)
+        if 0 < rank < min(table.shape):
+            u, s, v = np.linalg.svd(table, full_matrices=False)
+            table = (u[:, :rank] * s[:rank]) @ v[:rank]
+        tables[c][:] = table.reshape(total.shape)
     return tables
 
 

@@ -169,6 +169,7 @@ class LinearAR:
 
 
 SEASONS = (1.0, 4.0, 16.0, 64.0, 1e9)
+SEASON_RANKS = (0, 20, 10, 5)
 RIDGES = (10.0, 100.0, 1000.0)
 
 
@@ -179,15 +180,16 @@ def choose_shrinkage(
     calendar: Calendar,
     *,
     seasons: Sequence[float] = SEASONS,
+    ranks: Sequence[int] = SEASON_RANKS,
     ridges: Sequence[float] = RIDGES,
     stop: int | None = None,
     observed: Mask | None = None,
     at_most: int = 512,
-) -> tuple[float, float]:
-    """Seasonal shrinkage and AR ridge that best forecast the last eighth of the steps before `stop`.
+) -> tuple[float, int, float]:
+    """Seasonal shrinkage and rank, and AR ridge, that best forecast the last eighth of the steps before `stop`.
 
     Both are fitted on the first seven eighths, on at most so many series, evenly spread. A season of 1e9 means
-    none. The ridge is chosen for the best season, that one with the first ridge.
+    none. Shrinkage and rank are chosen together with the first ridge, the ridge for the best of them.
     """
     stop = len(values) if stop is None else stop
     n = int(np.prod(values.shape[1:]))
@@ -199,15 +201,17 @@ def choose_shrinkage(
     starts = np.arange(max(0, border - window), max(0, stop - window - horizon + 1))
     scaler = Scaler.fit(part, border)
 
-    def score(season: float, ridge: float) -> float:
-        profile = fit_profile(part, scaler, calendar, season, border)
+    def score(season: float, rank: int, ridge: float) -> float:
+        profile = fit_profile(part, scaler, calendar, season, border, rank=rank)
         how = {"towards_shared": True, "stop": border, "calendar": calendar, "profile": profile}
         model = LinearAR.fit(part, scaler, window, horizon, ridge=ridge, **how)  # type: ignore[arg-type]
         found = measure(model.predict, part, starts, window, horizon, scaler.scale).total["z_rmse"]
         return found if np.isfinite(found) else np.inf
 
-    season = min(seasons, key=lambda s: score(s, ridges[0])) if len(seasons) > 1 and calendar.periods else seasons[0]
-    return season, min(ridges, key=lambda r: score(season, r)) if len(ridges) > 1 else ridges[0]
+    widest = min(max(calendar.periods, default=0), len(chosen))
+    pairs = [(s, r) for s in seasons for r in ranks if r == ranks[0] or (r < widest and s < SEASONS[-1])]
+    season, rank = min(pairs, key=lambda p: score(p[0], p[1], ridges[0])) if len(pairs) > 1 and widest else pairs[0]
+    return season, rank, min(ridges, key=lambda r: score(season, rank, r)) if len(ridges) > 1 else ridges[0]
 
 
 def low_rank(

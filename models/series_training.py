@@ -43,7 +43,7 @@ from graphlearn.models.series import (
     fit_profile,
     gather,
 )
-from graphlearn.models.series_baselines import RIDGES, SEASONS, LinearAR, choose_shrinkage
+from graphlearn.models.series_baselines import RIDGES, SEASON_RANKS, SEASONS, LinearAR, choose_shrinkage
 from graphlearn.types import FloatArray, IdArray
 
 if TYPE_CHECKING:
@@ -214,8 +214,8 @@ class ForecastTraining(SeriesTraining):
 
     values: [T, N1, ..., NM], NaN = not observed; a memory map will do. observed: cells that may be seen and learnt
     from; for a forecast without it, all known ones. eval_target: recover only, part -> cells that are measured. fitted:
-    `state()` or `weights()` of such a training, which then need not be fitted anew. Seasonal shrinkage and ridge that
-    were used are in `season` and `ridge`.
+    `state()` or `weights()` of such a training, which then need not be fitted anew. The seasonal
+    shrinkage and rank and the ridge that were used are in `season`, `season_rank` and `ridge`.
     """
 
     def __init__(
@@ -242,14 +242,15 @@ class ForecastTraining(SeriesTraining):
             self._restore(graphs, options, calendar_used, fitted)
             return
         self.scaler = Scaler.fit(values, stop, observed)
-        self.season, self.ridge = options.season, options.ridge
-        if not (self.season and self.ridge):
+        self.season, self.season_rank, self.ridge = options.season, options.season_rank, options.ridge
+        if not (self.season and self.ridge) or self.season_rank < 0:
             seasons = (options.season,) if options.season else SEASONS
             ridges = (options.ridge,) if options.ridge or options.highway == "none" else RIDGES
-            self.season, self.ridge = choose_shrinkage(
-                values, W, H, calendar_used, seasons=seasons, ridges=ridges, stop=stop, observed=observed
+            ranks = SEASON_RANKS if options.season_rank < 0 else (options.season_rank,)
+            self.season, self.season_rank, self.ridge = choose_shrinkage(
+                values, W, H, calendar_used, seasons=seasons, ranks=ranks, ridges=ridges, stop=stop, observed=observed
             )
-        profile = fit_profile(values, self.scaler, calendar_used, self.season, stop, observed)
+        profile = fit_profile(values, self.scaler, calendar_used, self.season, stop, observed, self.season_rank)
         coefficients = None
         if options.highway != "none":
             coefficients = LinearAR.fit(
@@ -279,13 +280,14 @@ class ForecastTraining(SeriesTraining):
         W, H, T = options.window, options.horizon, len(self.values)
         self.steps = np.arange(-W, T - W) if options.task == "recover" else self.split.starts("train", W, H)
         self._begin(options, model, self.steps)
-        self.chosen = torch.tensor([self.season, self.ridge], dtype=torch.float64)
+        self.chosen = torch.tensor([self.season, self.season_rank, self.ridge], dtype=torch.float64)
 
     def _restore(
         self, graphs: Mapping[int, Graph], options: Net3Options, calendar: Calendar, fitted: Mapping[str, Tensor]
     ) -> None:
         self.scaler = Scaler(fitted["scaler.mean"].cpu().numpy(), fitted["scaler.scale"].cpu().numpy())
-        self.season, self.ridge = (float(v) for v in fitted["chosen"])
+        season, rank, ridge = fitted["chosen"].tolist()
+        self.season, self.season_rank, self.ridge = season, int(rank), ridge
         profile = [fitted[f"model.profile_{c}"].cpu().numpy() for c in range(len(calendar.periods))]
         coefficients = fitted.get("model.highway.coefficients")
         model = Net3(

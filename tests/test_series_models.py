@@ -24,8 +24,16 @@ from graphlearn.models.series import (
     measure,
     profile_at,
     recover_masks,
+    window_counts,
 )
-from graphlearn.models.series_baselines import LastValue, LinearAR, SeasonalNaive, choose_rank, low_rank
+from graphlearn.models.series_baselines import (
+    LastValue,
+    LinearAR,
+    SeasonalNaive,
+    choose_rank,
+    choose_shrinkage,
+    low_rank,
+)
 
 CELL = st.one_of(st.floats(-1000, 1000, width=32), st.just(float("nan")))
 TENSOR = st.tuples(st.integers(1, 12), st.integers(1, 3), st.integers(1, 3)).flatmap(
@@ -74,6 +82,7 @@ def test_splits_and_starts(length: int, window: int, horizon: int, train: float,
         lo, hi = split.span(part)
         expected = [s for s in range(length) if s + window >= lo and s + window + horizon <= hi]
         assert split.starts(part, window, horizon).tolist() == expected
+        assert window_counts(window, horizon, split)[part] == len(expected)
 
 
 def test_split_of_the_spec() -> None:
@@ -142,6 +151,32 @@ def test_profile_is_a_shrunk_seasonal_mean() -> None:
             assert table[phase, n] == pytest.approx(cells.sum() / (len(cells) + 3), abs=1e-5)
     assert np.array_equal(profile_at([table], calendar.at(np.array([[5]]))), table[None, None, 1])
     assert profile_at([], calendar.at(np.arange(3))) == 0
+
+
+def test_profile_of_a_rank() -> None:
+    x = np.random.default_rng(1).normal(size=(60, 5)).astype(np.float32)
+    scaler, calendar = Scaler.fit(x), Calendar.cycles(60, (6,))
+    (full,), (flat,) = (fit_profile(x, scaler, calendar, 0.0, rank=r) for r in (0, 2))
+    values = np.linalg.svd(full, compute_uv=False)
+    assert np.linalg.norm(full - flat) == pytest.approx(np.linalg.norm(values[2:]), rel=1e-4)
+    assert np.linalg.matrix_rank(flat, tol=1e-4) == 2
+
+
+def test_chosen_shrinkage() -> None:
+    generator = np.random.default_rng(0)
+    calendar = Calendar.cycles(240, (12,))
+    shapes = generator.normal(size=(12, 1)) * generator.normal(size=(1, 30))
+    strong = (shapes[np.arange(240) % 12] * 3 + generator.normal(size=(240, 30)) * 0.3).astype(np.float32)
+    weak = np.cumsum(generator.normal(size=(240, 30)), 0).astype(np.float32)
+    assert choose_shrinkage(strong, 2, 1, calendar, ranks=(0,))[0] == 1
+    assert choose_shrinkage(strong * 0.1 + generator.normal(size=strong.shape), 2, 1, calendar, seasons=(1.0,))[1] == 5
+    assert choose_shrinkage(weak.astype(np.float32), 2, 1, calendar)[0] > 16
+    hidden = np.ones(strong.shape, bool)
+    hidden[::2] = False
+    broken = np.where(hidden, strong, np.float32(1e5))
+    assert choose_shrinkage(strong, 2, 1, calendar, observed=hidden) == choose_shrinkage(
+        broken, 2, 1, calendar, observed=hidden
+    )
 
 
 def test_longer_cycles_fit_what_shorter_ones_leave() -> None:
