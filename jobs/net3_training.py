@@ -106,7 +106,10 @@ def measure_baselines(training: SeriesTraining, axis: TimeAxis) -> list[dict[str
     """Metric records of everything that needs no network, on the cells the model is measured on.
 
     last value; seasonal naive with the season that is best on the validation part; linear AR (ridge of 1 observation,
-    each series its own); for a recovery also iterative SVD. All see what the model may see, and nothing else.
+    each series its own); seasonal AR: what a forecast starts from, seasonal means and a ridge that shrinks towards the
+    shared one; for a recovery iterative SVD. All see what the model may see, and nothing else.
+
+    Call it before the first step of the training.
     """
     values, options, scaler = training.values, training.options, training.scaler
     observed: Mask | None = getattr(training, "observed", None)
@@ -124,6 +127,8 @@ def measure_baselines(training: SeriesTraining, axis: TimeAxis) -> list[dict[str
         part: Part = "valid" if seasonal[next(iter(seasonal))]["valid"].total["cells"] else "test"
         best = min(seasonal, key=lambda n: seasonal[n][part].total["z_rmse"])
         found[f"seasonal naive ({best} steps)"] = seasonal[best]
+    if options.task == "forecast" and options.highway != "none":
+        found["seasonal AR"] = {part: training.evaluate(part) for part in PARTS}
     if options.task == "recover":
         found["iterative SVD"] = _measured(training, _completion(training, values, scaler))
     return [row for name, by_part in found.items() for part, m in by_part.items() for row in metric_rows(name, part, m)]
