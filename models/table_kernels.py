@@ -186,7 +186,7 @@ def adam_rows(
 ) -> None:
     """Row-wise Adam: the first moment an entry, the second moment a row; rows untouched in a step do not move."""
     b1, b2, eps = np.float32(0.9), np.float32(0.999), np.float32(1e-8)
-    one = np.float32(1.0)
+    new1, new2 = np.float32(0.1), np.float32(0.001)  # not 1 - b2, which loses half of its digits
     D = table.shape[1]
     for u in range(lo, hi):
         i = rows[u]
@@ -195,10 +195,10 @@ def adam_rows(
         total = np.float32(0.0)
         for d in range(D):
             total += row[d] * row[d]
-        square_E[e] = b2 * square_E[e] + (one - b2) * total / np.float32(D)
+        square_E[e] = b2 * square_E[e] + new2 * total / np.float32(D)
         c = np.float32(rate / correct1) / (math.sqrt(square_E[e] / np.float32(correct2)) + eps)
         for d in range(D):
-            m = b1 * mean[d] + (one - b1) * row[d]
+            m = b1 * mean[d] + new1 * row[d]
             mean[d] = m
             weights[d] -= c * m
 
