@@ -176,7 +176,10 @@ class _Ingest:
     def modes(self) -> list[Mode]:
         """The modes with their dictionaries."""
         names = zip(self.source.modes, self.tables, self.source.key_types, strict=True)
-        found = [_mode(self.cursor, name, f"SELECT {ID} AS id, {KEY} AS key FROM {table}", type_) for name, table, type_ in names]
+        found = [
+            _mode(self.cursor, name, f"SELECT {ID} AS id, {KEY} AS key FROM {table}", type_)
+            for name, table, type_ in names
+        ]
         return found or [_mode(self.cursor, None, "SELECT 0::BIGINT AS id, 'series' AS key", "VARCHAR")]
 
     def cells(self, axis: TimeAxis, sizes: list[int]) -> str:
