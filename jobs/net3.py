@@ -19,8 +19,9 @@ from graphlearn.jobs.families import Family, RoleSpec
 from graphlearn.jobs.kge import BASE_MEMORY, check_device
 from graphlearn.jobs.machine import gemm_flops, memory_available
 from graphlearn.jobs.net3_options import Net3JobOptions, check_modes, resolve_columns
-from graphlearn.storage.columns import describe
+from graphlearn.storage.columns import describe, find_column
 from graphlearn.storage.files import disk_errors
+from graphlearn.storage.report import counted
 from graphlearn.storage.series import check_series_columns, encode_series, estimate_series
 from graphlearn.storage.series_graph import check_graph_columns, encode_mode_graph
 
@@ -63,13 +64,13 @@ class Net3Family(Family):
 
     def check_input(self, role: str, columns: dict[str, dict[str, str]], options: Any) -> None:
         series = columns["series"]
-        time_name, modes, value = resolve_columns(series, options)
-        check_series_columns(series, time_name, modes, value)
         if role == "series":
+            time_name, modes, value = resolve_columns(series, options)
+            check_series_columns(series, time_name, modes, value)
             check_modes(options, modes, [r for r in columns if r != "series"])
-        else:
-            kind = next(series[c] for c in series if c.lower() == role.lower())
-            check_graph_columns(columns[role], kind, role=role)
+        else:  # a role that is no column is told when the series is checked
+            found = find_column(series, role.lower())
+            check_graph_columns(columns[role], None if found is None else series[found], role=role)
 
     @property
     def functions(self) -> Mapping[str, FunctionSpec]:
@@ -281,6 +282,7 @@ class _Net3:
         series: SeriesTensor = data["series"]
         if not np.isfinite(series.values).any():
             raise InputError("the series has no known value", role="series", help="check the value column for NULLs")
+        self._warn_of_unseen(series, emit)
         with threads(self.options.threads):
             calendar = calendar_of(series, self.options)
             training = make_training(series.values, data["graphs"], model_options(self.options), calendar)
@@ -294,6 +296,25 @@ class _Net3:
                 )
             )
         return {"training": training, "report": rows}
+
+    def _warn_of_unseen(self, series: SeriesTensor, emit: Emit) -> None:
+        """Say that a forecast of a series which the train part does not know is worth little."""
+        from graphlearn.models.series import TimeSplit, blocks
+
+        if self.options.task == "recover":
+            return
+        stop = TimeSplit.of(len(series.axis), self.options.split).train_end
+        seen = np.zeros(series.values.shape[1:], np.bool_)
+        for _, block in blocks(series.values, stop):
+            seen |= np.isfinite(block).any(axis=0)
+        missing = int(np.count_nonzero(~seen))
+        if missing and missing < seen.size:
+            message = (
+                f"{counted(missing, 'series')} without a reading in the train part: expect little of their forecasts"
+            )
+            emit(Note(message=message, level="warning"))
+        elif missing:
+            raise InputError("no reading lies in the train part", role="series", help=_SHORT)
 
     def train(self, data: Data, emit: Emit) -> Data:
         """Fit the network."""

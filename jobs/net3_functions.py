@@ -9,6 +9,7 @@ evaluate    method, split, step, rmse, mae, mape, z_rmse, z_mae, cells, protocol
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -17,13 +18,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from graphlearn.errors import OptionError, UserError
-from graphlearn.jobs.functions import VERSION, ArrowSource, FunctionSpec, LoadedModel, Question
+from graphlearn.jobs.functions import VERSION, ArrowSource, FunctionSpec, LoadedModel, Question, Warn
+from graphlearn.jobs.machine import memory_available
 from graphlearn.jobs.net3 import RECOVERED, calendar_of, model_options
 from graphlearn.jobs.net3_options import Net3JobOptions, resolve_columns
 from graphlearn.jobs.series_metrics import METRICS, SCHEMA, metrics_table, read_metrics
 from graphlearn.storage.artifacts import Artifact
 from graphlearn.storage.dictionary import key_field
 from graphlearn.storage.series import read_series
+from graphlearn.storage.time_steps import axis_type, read_freq
 from graphlearn.types import FloatArray
 
 if TYPE_CHECKING:
@@ -31,6 +34,8 @@ if TYPE_CHECKING:
     from graphlearn.models.series_training import ForecastTraining
     from graphlearn.storage.series import SeriesTensor
 
+_COPIES = 8
+"""Arrays of the size of a forecast that live at once."""
 ROWS = 1 << 17
 """Cells of a batch of answers."""
 ORIGINS = 256
@@ -118,11 +123,25 @@ class Net3Model(LoadedModel):
         _check_task(question.function, self.options)
         schema = _schema(question.function, _axis_field(self.series), *_key_fields(self.series), _value(self.series))
         if question.function == "recover":
-            return ArrowSource(schema, lambda: self._recover(schema, bool(options["every"]), float(options["level"])))
+            return ArrowSource(
+                schema, lambda: self._recover(schema, bool(options["every"]), float(options["level"]), question.warn)
+            )
         end = self._end(question)
         steps = int(options["horizon"] or self.options.horizon)
-        self.series.axis.stamps(end + 1, steps)  # raises for a time that its type cannot hold
-        return ArrowSource(schema, lambda: self._forecast(schema, end, steps, float(options["level"])))
+        self._check_horizon(end, steps)
+        return ArrowSource(schema, lambda: self._forecast(schema, end, steps, float(options["level"]), question.warn))
+
+    def _check_horizon(self, end: int, steps: int) -> None:
+        """Raise for more steps than memory holds, and for a time that its type cannot hold."""
+        series, free = self.series.values[0].size, memory_available()
+        if _COPIES * 4 * steps * series > free:
+            raise OptionError(
+                f"{steps:,} steps of {series:,} series need {_COPIES * 4 * steps * series / (1 << 20):,.0f} MiB, and "
+                f"{free / (1 << 20):,.0f} MiB of memory is free",
+                key="horizon",
+                help="ask for fewer steps",
+            )
+        self.series.axis.stamps(end + steps, 1)
 
     def _end(self, question: Question) -> int:
         """The last step that a forecast may see."""
@@ -143,13 +162,14 @@ class Net3Model(LoadedModel):
             )
         return end
 
-    def _forecast(self, schema: pa.Schema, end: int, steps: int, level: float) -> Iterator[pa.RecordBatch]:
+    def _forecast(self, schema: pa.Schema, end: int, steps: int, level: float, warn: Warn) -> Iterator[pa.RecordBatch]:
         training = self.training
         scale, W = training.scaler.scale, self.options.window
         predicted = training.forecast(np.array([end + 1 - W]), steps)
         conformal = self.intervals()
         if steps > len(conformal.sorted_residuals):
             conformal = self._far_intervals(steps)
+        _warn_of_few(conformal, level, warn)
         lower, upper = conformal.interval(predicted, scale, level)
         stamps = self.series.axis.stamps(end + 1, steps)
         for h in range(steps):
@@ -171,21 +191,24 @@ class Net3Model(LoadedModel):
             else starts
         )
         found: list[list[FloatArray]] = [[] for _ in range(steps)]
+        ahead = min(steps, hi - lo)  # further ones lie beyond the part, wherever they start
         for first in range(0, len(starts), 16):
             chosen = starts[first : first + 16]
-            residual = np.abs(training.forecast(chosen, steps) - gather(self.series.values, chosen, steps, W))
-            for h in range(steps):
+            residual = np.abs(training.forecast(chosen, ahead) - gather(self.series.values, chosen, ahead, W))
+            for h in range(ahead):
                 inside = chosen + W + h < hi
                 found[h].append((residual[inside, h] / training.scaler.scale).ravel())
         return Conformal.fit([np.concatenate(f) if f else np.zeros(0, np.float32) for f in found])
 
-    def _recover(self, schema: pa.Schema, every: bool, level: float) -> Iterator[pa.RecordBatch]:
+    def _recover(self, schema: pa.Schema, every: bool, level: float, warn: Warn) -> Iterator[pa.RecordBatch]:
         values = self.series.values
         filled = np.load(self.artifact.path / RECOVERED, mmap_mode="r")
         from safetensors.numpy import load_file
 
         scale = load_file(self.artifact.path / "weights.safetensors")["scaler.scale"]
-        half = float(self.intervals().half_width(level)[0]) * scale
+        conformal = self.intervals()
+        _warn_of_few(conformal, level, warn)
+        half = float(conformal.half_width(level)[0]) * scale
         stamps = self.series.axis.stamps()
         size = max(1, ROWS // max(1, scale.size))
         for lo in range(0, len(values), size):
@@ -228,9 +251,12 @@ def describe_unborn(options: Net3JobOptions, columns: dict[str, str], question: 
     _check_task(question.function, options)
     time, modes, value = resolve_columns(columns, options)
     named = {name.lower(): kind for name, kind in columns.items()}
+    stamps = named[time.lower()]
     connection = question.cursor()
     try:
-        axis = connection.sql(f"SELECT NULL::{named[time.lower()]} AS t").to_arrow_table().schema.field(0)
+        if options.freq is not None:
+            stamps = axis_type(stamps, read_freq(connection, options.freq, stamps))
+        axis = connection.sql(f"SELECT NULL::{stamps} AS t").to_arrow_table().schema.field(0)
     finally:
         connection.close()
     keys = [key_field(named[mode.lower()]).with_name(mode) for mode in modes]
@@ -242,8 +268,14 @@ def _schema(function: str, time: pa.Field, *rest: pa.Field) -> pa.Schema:
     taken = {f.name.lower() for f in (time, *rest)}
     last = pa.field("step", pa.int32()) if function == "forecast" else pa.field("observed", pa.bool_())
     ours = [pa.field("lower", pa.float32()), pa.field("upper", pa.float32()), last]
-    ours = [f.with_name(f"{function}_{f.name}") if f.name in taken else f for f in ours]
-    return pa.schema([f.with_nullable(True) for f in (time, *rest, *ours)])
+    named = []
+    for field in ours:
+        name = field.name
+        while name in taken:
+            name = f"{function}_{name}"
+        taken.add(name)
+        named.append(field.with_name(name))
+    return pa.schema([f.with_nullable(True) for f in (time, *rest, *named)])
 
 
 def _axis_field(series: SeriesTensor) -> pa.Field:
@@ -260,6 +292,18 @@ def _value(series: SeriesTensor) -> pa.Field:
 
 def _protocol(rows: list[dict[str, Any]]) -> str:
     return str(rows[0]["protocol"]) if rows else ""
+
+
+def _warn_of_few(conformal: Conformal, level: float, warn: Warn) -> None:
+    """Say why intervals are missing."""
+    known = [len(row) for row in conformal.sorted_residuals]
+    missing = [n for n, half in zip(known, conformal.half_width(level), strict=True) if half == np.inf]
+    if missing:
+        needed = math.ceil(level / (1 - level) - 1e-9)
+        warn(
+            f"no interval for {len(missing):,} of {len(known):,} steps: level {level:g} takes {needed:,} known cells of "
+            f"the validation part, and there are {min(missing):,}"
+        )
 
 
 def _check_level(level: Any) -> None:

@@ -23,6 +23,7 @@ _NUMBERS = (
     "UTINYINT",
     "USMALLINT",
 )
+_REAL = ("FLOAT", "DOUBLE")
 _TIMES = ("DATE", "TIMESTAMP")
 
 
@@ -63,9 +64,17 @@ class Net3JobOptions(Net3Options):
 def resolve_columns(columns: dict[str, str], options: Net3JobOptions) -> tuple[str, list[str], str]:
     """(time, modes, value) of the series: what the options name, and what they leave out where only one will do.
 
-    Raises InputError when it is not clear which column is which.
+    Raises OptionError for an option that names no column, InputError when it is not clear which column is which.
     """
-    named = [options.time, options.value, *(options.modes or ())]
+    given = [("time", options.time), ("value", options.value), *(("modes", name) for name in options.modes or ())]
+    named = [name for _, name in given]
+    for key, name in given:
+        if name is not None and find_column(columns, name.lower()) is None:
+            raise OptionError(
+                f'{key} names "{name}", which the query lacks (its columns: {", ".join(columns)})',
+                key=key,
+                help=did_you_mean(name, list(columns)),
+            )
     free = [c for c in columns if all(n is None or c.lower() != n.lower() for n in named)]
     time = options.time or _only(
         [c for c in free if columns[c].startswith(_TIMES)], "time", "a date or timestamp", columns
@@ -78,8 +87,17 @@ def resolve_columns(columns: dict[str, str], options: Net3JobOptions) -> tuple[s
         value = _only(called or (real if len(real) == 1 else numbers), "value", "a number", columns)
     else:
         value = options.value
+    if options.modes is not None:
+        return time, list(options.modes), value
     rest = [c for c in free if c.lower() != value.lower()]
-    return time, rest if options.modes is None else list(options.modes), value
+    for column in rest:
+        if columns[column] in _REAL:
+            raise InputError(
+                f"{column} is {columns[column]}: a second value, or a key?",
+                role="series",
+                help=f"leave it out of the query, or name it in modes = ['{column}', …]",
+            )
+    return time, rest, value
 
 
 def _only(found: list[str], what: str, kind: str, columns: dict[str, str]) -> str:
@@ -94,18 +112,23 @@ def _only(found: list[str], what: str, kind: str, columns: dict[str, str]) -> st
 
 def check_modes(options: Net3JobOptions, modes: list[str], roles: list[str]) -> None:
     """Raise when a graph is for a mode that the series does not have, or a mode has two graphs."""
+    known = {mode.lower() for mode in modes}
     for role in roles:
-        if find_column(dict.fromkeys(modes, ""), role) is None:
+        if role.lower() not in known:
             raise InputError(
                 f"{role} is neither series nor a mode of the series ({', '.join(modes) or 'it has none'})",
                 role=role,
                 help=did_you_mean(role, ["series", *modes]),
             )
+    seen: set[str] = set()
     for mode in options.graphs:
-        found = find_column(dict.fromkeys(modes, ""), mode)
-        if found is None:
-            raise OptionError(f"graphs names {mode}, which is no mode", key="graphs", help=did_you_mean(mode, modes))
-        if found.lower() in [role.lower() for role in roles]:
+        if mode.lower() not in known:
+            help = did_you_mean(mode, modes) if modes else "leave it out: the series has no modes"
+            raise OptionError(f"graphs names {mode}, which is no mode", key="graphs", help=help)
+        if mode.lower() in seen:
+            raise OptionError(f"graphs names {mode} twice", key="graphs", help="a mode has one graph")
+        seen.add(mode.lower())
+        if mode.lower() in [role.lower() for role in roles]:
             raise OptionError(
                 f"{mode} has an edge table and a graph in graphs", key="graphs", help="leave one of the two out"
             )

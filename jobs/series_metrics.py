@@ -60,6 +60,8 @@ def verdict(rows: list[dict[str, Any]], method: str) -> tuple[bool, str]:
     figures = f"z-scored RMSE {ours:.4g} against {theirs:.4g} on the {split} part"
     if ours < theirs:
         return True, f"{method} beats the best baseline, {best}: {figures}"
+    if ours == theirs:
+        return False, f"{method} is no better than a baseline, {best}: {figures}"
     return (
         False,
         f"{method} loses to a baseline, {best}: {figures}; use the baseline, or change window, graphs or epochs",

@@ -286,7 +286,7 @@ class Highway(nn.Module):
 
     def __init__(self, coefficients: FloatArray | np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> None:
         super().__init__()
-        start = torch.from_numpy(np.asarray(coefficients, np.float32))
+        start = torch.from_numpy(np.ascontiguousarray(coefficients, np.float32))
         self.coefficients = nn.Parameter(start if start.ndim == 2 else start.reshape(-1, *start.shape[-2:]))
 
     def forward(self, x: Tensor) -> Tensor:

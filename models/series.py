@@ -58,7 +58,7 @@ class Scaler:
             seen = _seen(block, observed, lo)
             square += np.square(np.where(seen, block - mean, 0)).sum(0)
         scale = np.sqrt(square / np.maximum(count, 1))
-        flat = (scale <= 1e-6 * np.abs(mean)) | (scale < 1e-12)
+        flat = (scale <= 1e-6 * np.abs(mean)) | (scale < 1e-30)
         return Scaler(mean.astype(np.float32), np.where(flat, 1.0, scale).astype(np.float32))
 
     def transform(self, x: FloatArray) -> FloatArray:

@@ -371,7 +371,7 @@ class ForecastTraining(SeriesTraining):
             yield self.predict(chosen), actual, mask
 
     def conformal(self) -> Conformal:
-        """Intervals from the residuals of the validation part (of the train part when it is empty)."""
+        """Intervals from the residuals of the validation part; without one there are none."""
         return conformal_of(self._targets("valid"), self.scaler, self.options.horizon)
 
 

@@ -49,6 +49,8 @@ _MERGE = {
     "count": "count(*)::DOUBLE",
     "last": "arg_max(value, {'stamp': stamp, 'value': value})",
 }
+ID, KEY = "graphlearn_id", "graphlearn_key"
+"""Columns of the tables of keys, which are joined to a query that may have columns id and key."""
 _FEW = 1 << 20
 """Up to this many repeated cells are looked up one by one, above that all rows are grouped."""
 _BLOCK = 1 << 20
@@ -166,15 +168,18 @@ class _Ingest:
     def number_keys(self, axis: TimeAxis, i: int) -> int:
         """Make a mode's dictionary: distinct keys numbered from 0 in key order. Returns their number."""
         self.source.execute(
-            f"CREATE TEMP TABLE {self.tables[i]} AS SELECT key, row_number() OVER (ORDER BY key ASC) - 1 AS id "
-            f"FROM (SELECT DISTINCT {self.source.keys[i]} AS key FROM {self.source.covered(axis)})"
+            f"CREATE TEMP TABLE {self.tables[i]} AS SELECT {KEY}, row_number() OVER (ORDER BY {KEY} ASC) - 1 AS {ID} "
+            f"FROM (SELECT DISTINCT {self.source.keys[i]} AS {KEY} FROM {self.source.covered(axis)})"
         )
         return int(self.source.execute(f"SELECT count(*) FROM {self.tables[i]}")[0][0])
 
     def modes(self) -> list[Mode]:
         """The modes with their dictionaries."""
         names = zip(self.source.modes, self.tables, self.source.key_types, strict=True)
-        found = [_mode(self.cursor, name, f"SELECT id, key FROM {table}", type_) for name, table, type_ in names]
+        found = [
+            _mode(self.cursor, name, f"SELECT {ID} AS id, {KEY} AS key FROM {table}", type_)
+            for name, table, type_ in names
+        ]
         return found or [_mode(self.cursor, None, "SELECT 0::BIGINT AS id, 'series' AS key", "VARCHAR")]
 
     def cells(self, axis: TimeAxis, sizes: list[int]) -> str:
@@ -182,9 +187,9 @@ class _Ingest:
         strides = [int(np.prod(sizes[i + 1 :], dtype=np.int64)) for i in range(len(sizes))]
         width = int(np.prod(sizes, dtype=np.int64))
         parts = [f"{axis.step_sql(self.source.time)} * {width}"]
-        parts += [f"m{i}.id * {stride}" for i, stride in enumerate(strides)]
+        parts += [f"m{i}.{ID} * {stride}" for i, stride in enumerate(strides)]
         joins = " ".join(
-            f"JOIN {table} m{i} ON m{i}.key = {key}"
+            f"JOIN {table} m{i} ON m{i}.{KEY} = {key}"
             for i, (table, key) in enumerate(zip(self.tables, self.source.keys, strict=True))
         )
         return (

@@ -7,6 +7,9 @@ from dataclasses import asdict, dataclass, field
 from graphlearn.storage.report import counted
 from graphlearn.types import Json
 
+SPARSE = 0.9
+"""Where more than this part of the steps is empty, a stamp or the freq is likely to be wrong."""
+
 
 @dataclass(kw_only=True)
 class SeriesReport:
@@ -75,6 +78,7 @@ class SeriesReport:
     def notes(self) -> list[tuple[str, str]]:
         """(message, level) of what deserves a person's eye."""
         step = f"the most common distance of stamps is {self.freq}; taken as freq"
+        sparse = self.empty_steps > SPARSE * self.steps
         whose = "its" if self.moved_rows == 1 else "their"
         found = [
             (self.null_rows, "dropped {n} with a NULL time or key", "row", "warning"),
@@ -92,7 +96,13 @@ class SeriesReport:
             (self.constant_series, "{n} of one value throughout", "series", "info"),
             (self.late_series, "{n} starting after the first step", "series", "info"),
             (self.gap_cells, "{n} missing between the first and the last of its series", "reading", "info"),
-            (self.empty_steps, "{n} without any reading", "step", "info"),
+            (
+                self.empty_steps,
+                f"{{n}} of {self.steps:,} without any reading"
+                + (", so look for outlying time stamps" if sparse else ""),
+                "step",
+                "warning" if sparse else "info",
+            ),
         ]
         texts = [(text.format(n=counted(n, noun)), level) for n, text, noun, level in found if n]
         return [(step, "info"), *texts] if self.freq_inferred else texts
@@ -127,10 +137,10 @@ class GraphReport:
 
     def notes(self) -> list[tuple[str, str]]:
         """(message, level) of what deserves a person's eye."""
-        series = f"the series has no {counted(self.unknown_keys, 'key')} of"
+        unknown = f"{counted(self.unknown_keys, 'key')} that the series lacks"
         found = [
             (self.null_rows, "dropped {n} with a NULL source, target or weight", "edge", "warning"),
-            (self.unknown_rows, f"dropped {{n}}: {series} the graph", "edge", "warning"),
+            (self.unknown_rows, f"dropped {{n}} with {unknown}", "edge", "warning"),
             (self.duplicate_rows, "added {n} to others of the same ends", "edge", "info"),
             (self.self_loops, "kept {n}: source and target are the same", "self-loop", "info"),
             (self.missing_nodes, "{n} of the series without an edge", "key", "warning"),

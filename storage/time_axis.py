@@ -217,10 +217,12 @@ class TimeAxis:
                 [stamp],
             ).fetchall()[0]
         except (duckdb.ConversionException, duckdb.BinderException, duckdb.NotImplementedException) as error:
-            raise OptionError(f"{stamp} is no {self.type}", key="at") from error
+            last = self.stamps(max(0, self.steps - 1), 1)[0].as_py()
+            example = str(last) if self.type in INTEGERS else f"{self.type} '{last}'"
+            raise OptionError(f"at = {stamp} is no {self.type}", key="at", help=f"write at := {example}") from error
         if not row[1]:
             first = self.stamps(0, 1)[0].as_py()
-            raise OptionError(f"{stamp} lies before the first step, {first}", key="at")
+            raise OptionError(f"at = {stamp} lies before the first step, {first}", key="at", help="choose a later one")
         return int(row[0])
 
     def to_json(self) -> Json:

@@ -68,7 +68,8 @@ def read_freq(cursor: duckdb.DuckDBPyConnection, freq: Any, type_name: str) -> F
     if months and ticks:
         raise OptionError("freq mixes months with days", key="freq", help="use months or days, not both")
     if months < 0 or ticks < 0 or months + ticks == 0:
-        raise OptionError(f"freq = {freq} must be positive", key="freq", help=help)
+        parts = [f"{n} {unit}" for n, unit in ((months, "months"), (f"{ticks / DAY:g}" if ticks else 0, "days")) if n]
+        raise OptionError(f"freq = {' '.join(parts) or 0} must be positive", key="freq", help=help)
     return Freq(months=months, ticks=ticks * (1000 if type_name == "TIMESTAMP_NS" else 1))
 
 
@@ -88,6 +89,12 @@ def infer_freq(stamps: Stamps) -> Freq:
     return Freq(ticks=step)
 
 
+def axis_type(type_name: str, freq: Freq) -> str:
+    """The type of the steps: that of the stamps, or TIMESTAMP where it is too coarse for the step."""
+    unit = {"DATE": DAY, "TIMESTAMP_S": 1_000_000, "TIMESTAMP_MS": 1000}.get(type_name, 1)
+    return "TIMESTAMP" if freq.ticks % unit else type_name
+
+
 def make_axis(stamps: Stamps, freq: Freq, *, given: tuple[int, int] | None, inferred: bool) -> TimeAxis:
     """The axis of the stamps; `given` (a tick, and the same of the local clock) fixes its origin.
 
@@ -102,12 +109,7 @@ def make_axis(stamps: Stamps, freq: Freq, *, given: tuple[int, int] | None, infe
     last = stamps.last_local if local else stamps.last
     start = None if given is None else given[local]
     first = int(ticks.min())
-    type_name = stamps.type
-    if type_name == "DATE" and freq.ticks % DAY:
-        type_name = "TIMESTAMP"
-    if type_name in ("TIMESTAMP_S", "TIMESTAMP_MS") and freq.ticks % (1_000_000 if type_name[-2:] == "_S" else 1000):
-        type_name = "TIMESTAMP"
-    axis = TimeAxis(type=type_name, freq=freq, start=0, steps=0, zone=stamps.zone, local=local)
+    axis = TimeAxis(type=axis_type(stamps.type, freq), freq=freq, start=0, steps=0, zone=stamps.zone, local=local)
     if months:
         anchor, moment = (_anchor(ticks, stamps.rows, day) if start is None else _place(start, day))[:2]
         month, on = _months(ticks, anchor, moment, day)

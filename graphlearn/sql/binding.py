@@ -151,6 +151,8 @@ class Binder:
                 kind.check_input(role, columns, options)
             except InputError as error:
                 raise error.at(_column_place(query, columns[role], error.message)) from None
+            except OptionError as error:
+                raise error.at(_option_place(create, error)) from None
         request = ModelRequest(
             name=create.name, family=create.family, options=options, inputs=inputs, statement=create.text
         )
@@ -329,11 +331,10 @@ def errors_of(bound: BoundModel) -> Iterator[None]:
     try:
         yield
     except InputError as error:
-        wanted = [text for text in create.inputs if error.role is None or text.role in (None, error.role)]
+        wanted = [text for text in create.inputs if not error.role or fold(text.role or error.role) == fold(error.role)]
         raise error.at(create.verbatim(wanted[0].span).place() if wanted else create.place()) from None
     except OptionError as error:
-        spans = [option.value_span for option in create.options if option.key == error.key]
-        raise error.at(create.at(spans[0] if spans else create.family_span)) from None
+        raise error.at(_option_place(create, error)) from None
     except UserError as error:
         raise error.at(create.place()) from None
     except INTERRUPTED as error:
@@ -366,11 +367,12 @@ def _roles(create: CreateModel, roles: tuple[RoleSpec, ...]) -> dict[str, InputT
     known = [role.name for role in roles]
     found: dict[str, InputText] = {}
     for text in create.inputs:
-        role = text.role or known[0]
-        if role not in known:
+        written = text.role or known[0]
+        role = next((name for name in known if fold(name) == fold(written)), None)
+        if role is None:
             place = create.at(text.role_span)
-            help = did_you_mean(role, known)
-            raise InputError(f"{create.family} has no role {role}", role=role, place=place, help=help)
+            help = did_you_mean(written, known)
+            raise InputError(f"{create.family} has no role {written}", role=written, place=place, help=help)
         found[role] = text
     for spec in roles:
         if spec.required and spec.name not in found:
@@ -391,6 +393,12 @@ def _column_place(query: Rewritten, columns: dict[str, str], message: str) -> Pl
             if token.value.casefold() == column.casefold():
                 return query.source.place(token.start, len(token.text))
     return query.place()
+
+
+def _option_place(create: CreateModel, error: OptionError) -> Place:
+    """The value of the option that the error is about, else the family."""
+    spans = [option.value_span for option in create.options if option.key == error.key]
+    return create.at(spans[0] if spans else create.family_span)
 
 
 def _named_place(call: Call, error: OptionError) -> Place | None:
