@@ -1,4 +1,4 @@
-"""What `graphlearn show` prints of a model of series: what was counted, its graphs, and its errors beside the baselines."""
+"""What `graphlearn show` prints of a model of series: what was counted, its graphs, its errors and the baselines'."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from graphlearn.jobs.labels import SERIES, number, title
 from graphlearn.jobs.series_metrics import METRICS, read_metrics
 from graphlearn.printing import print_table
 from graphlearn.storage.artifacts import Artifact
+from graphlearn.storage.report import counted
 from graphlearn.storage.series_report import SeriesReport
 from graphlearn.types import Json
 
@@ -48,7 +49,7 @@ def _graphs(path: Path, modes: list[str], manifest: Json) -> list[str]:
     for mode in manifest.get("graphs", []):
         name = modes[mode] if mode < len(modes) else "series"
         edges = pq.read_metadata(path / f"graph_{mode}.parquet").num_rows
-        found.append(f"{name}: {edges:,} edges{f' ({made[name.lower()]})' if name.lower() in made else ''}")
+        found.append(f"{name}: {counted(edges, 'edge')}{f' ({made[name.lower()]})' if name.lower() in made else ''}")
     return found
 
 

@@ -35,7 +35,7 @@ def title(name: str) -> str:
 
 
 def metrics_line(metrics: Mapping[str, float], separator: str = " · ") -> str:
-    """The usual metrics in one line: `MRR 0.3456 · Hits@1 25.1 %`, `RMSE 12.3 · MAE 8.1 · MAPE 4.2 % · RMSE (z) 0.42`."""
+    """The usual metrics in one line: `MRR 0.3456 · Hits@1 25.1 %`, or `RMSE 12.3 · MAE 8.1 · MAPE 4.2 %`."""
     names = [name for name in IN_A_LINE if name in metrics] or list(metrics)[:4]
     return separator.join(f"{LABELS.get(name, name)} {_value(name, metrics[name])}" for name in names)
 
