@@ -331,7 +331,7 @@ def _draw_errors(axes: Axes, stored: Stored) -> None:
                 linestyle="-" if ours else ("--", "-.", ":")[k % 3],
                 marker="o" if len(line) <= 24 else None, markersize=3.5, label=row["method"], zorder=3 if ours else 2,
             )  # fmt: skip
-        axes.set_xlabel(f"steps of {stored.freq}", fontsize=9)
+        axes.set_xlabel("steps" if stored.freq.isdigit() else f"steps of {stored.freq}", fontsize=9)
         axes.set_ylim(bottom=0)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.legend(frameon=False, fontsize=8.5, loc="lower right")
