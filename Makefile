@@ -36,7 +36,7 @@ check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/mypy --strict examples/python_stdlib.py
+	$(BIN)/mypy --strict examples/python_stdlib.py examples/us_income.py
 	$(BIN)/lint-imports
 
 bench: $(VENV)/.installed-bench

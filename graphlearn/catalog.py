@@ -4,7 +4,7 @@
 `training_info` a row per finished epoch and per evaluation of every run, live while it trains.
 
 Of a manifest these keys are shown: family, options, statement, fingerprint, run, seconds, metrics ({split: {name:
-value}} or {name: value}) and counts (of the ingest). A key that is missing or of another type shows as NULL.
+value}} or {name: value}), verdict and counts (of the ingest). A key that is missing or of another type shows as NULL.
 """
 
 from __future__ import annotations
@@ -16,13 +16,15 @@ from typing import Any
 
 import pyarrow as pa
 
+from graphlearn.jobs.labels import SERIES
 from graphlearn.storage.artifacts import Artifact, ArtifactStore
 from graphlearn.storage.files import dump_json
 from graphlearn.storage.runs import RunFolder, list_runs
 from graphlearn.types import Json
 
 _TIME = pa.timestamp("us", tz="UTC")
-_METRICS = [(name, pa.float64()) for name in ("mrr", "mr", "amri", "hits_at_1", "hits_at_3", "hits_at_10")]
+_RANKING = ("mrr", "mr", "amri", "hits_at_1", "hits_at_3", "hits_at_10")
+_METRICS = [(name, pa.float64()) for name in (*_RANKING, *SERIES)]
 
 _VERSION = [
     *_METRICS,
@@ -32,6 +34,10 @@ _VERSION = [
     ("train_triples", pa.int64()),
     ("valid_triples", pa.int64()),
     ("test_triples", pa.int64()),
+    ("steps", pa.int64()),
+    ("freq", pa.string()),
+    ("series", pa.int64()),
+    ("verdict", pa.string()),  # whether the model beats its baselines, in a sentence
     ("metrics", pa.json_()),
     ("options", pa.json_()),
     ("statement", pa.string()),
@@ -57,7 +63,8 @@ SCHEMAS: dict[str, pa.Schema] = {
             ("epoch", pa.int64()),
             ("step", pa.int64()),
             ("loss", pa.float64()),
-            ("triples_per_second", pa.float64()),
+            ("triples_per_second", pa.float64()),  # of what `unit` says
+            ("unit", pa.string()),
             ("split", pa.string()),
             *_METRICS,
             ("best", pa.bool_()),
@@ -78,6 +85,7 @@ SCHEMAS: dict[str, pa.Schema] = {
             ("step", pa.int64()),
             ("loss", pa.float64()),
             ("triples_per_second", pa.float64()),
+            ("unit", pa.string()),
             ("eta_seconds", pa.float64()),
             ("version", pa.int64()),
             *_METRICS,
@@ -146,6 +154,8 @@ def _version_row(artifact: Artifact) -> Json:
         "train_triples": counts.get("train"),
         "valid_triples": counts.get("valid"),
         "test_triples": counts.get("test"),
+        **{key: counts.get(key) for key in ("steps", "freq", "series")},
+        "verdict": manifest.get("verdict") or None,
         "metrics": metrics or None,
         "options": manifest.get("options"),
         "bytes": sum(_fit(_dict(file).get("bytes"), pa.int64()) or 0 for file in files.values()) if files else None,
@@ -180,7 +190,7 @@ def _history(events: Iterable[Json]) -> list[Json]:
             total = (int(event.get("epoch") or 1) - 1) * int(event.get("steps") or 0) + step
             rows = _until(rows, total)
             if event.get("epoch_done"):
-                speed = {key: event.get(key) for key in ("loss", "triples_per_second")}
+                speed = {key: event.get(key) for key in ("loss", "triples_per_second", "unit")}
                 _put(rows, {**common, **speed, "kind": "epoch", "step": step, "total": total, "split": None})
         elif kind == "evaluated":
             metrics = _dict(event.get("metrics"))

@@ -11,8 +11,10 @@ from typing import cast
 import click
 
 from graphlearn.catalog import LiveTable, catalog_tables
+from graphlearn.jobs.labels import LABELS, number
 from graphlearn.jobs.metrics import read_metrics
 from graphlearn.printing import print_fields, print_table, to_json_line
+from graphlearn.series_listing import baseline_of, is_series, print_series_metrics, series_fields
 from graphlearn.sinks import duration
 from graphlearn.storage.artifacts import ArtifactStore, fold
 from graphlearn.storage.dictionary import Dictionary
@@ -41,23 +43,54 @@ def print_models(folder: Path, *, as_json: bool) -> None:
     elif not rows:
         click.echo("no model is stored yet; CREATE MODEL makes one", err=True)
     else:
-        print_table(
-            ("model", "type", "version", "triples", "entities", "test MRR", "Hits@10", "made", ""),
-            [
-                (
-                    row["model"],
-                    row["family"],
-                    row["version"],
-                    row["train_triples"],
-                    row["entities"],
-                    row["mrr"],
-                    row["hits_at_10"],
-                    moment(row["created_at"]),
-                    f"damaged: {row['damage']}" if row["damage"] else "",
-                )
-                for row in rows
-            ],
-        )
+        series = [row for row in rows if row["series"] is not None]
+        triples = [row for row in rows if row["series"] is None]
+        if triples:
+            _print_triple_models(triples)
+        if triples and series:
+            sys.stdout.write("\n")
+        if series:
+            _print_series_models(series)
+
+
+def _print_triple_models(rows: list[Json]) -> None:
+    names = ("train_triples", "entities", "mrr", "hits_at_10")
+    print_table(
+        ("model", "type", "version", "triples", "entities", "test MRR", "Hits@10", "made", ""),
+        [
+            (
+                row["model"],
+                row["family"],
+                row["version"],
+                *(row[n] for n in names),
+                moment(row["created_at"]),
+                _damage(row),
+            )
+            for row in rows
+        ],
+    )
+
+
+def _print_series_models(rows: list[Json]) -> None:
+    """RMSE is of the test part, or of the validation part where there is none."""
+    print_table(
+        ("model", "type", "version", "task", "series", "steps", "of", "RMSE", "RMSE (z)", "best baseline", "made", ""),
+        [
+            (
+                *(row[name] for name in ("model", "family", "version")),
+                (row["options"] or {}).get("task", ""),
+                *(row[name] for name in ("series", "steps", "freq", "rmse", "z_rmse")),
+                baseline_of(Path(row["path"])),
+                moment(row["created_at"]),
+                _damage(row),
+            )
+            for row in rows
+        ],
+    )
+
+
+def _damage(row: Json) -> str:
+    return f"damaged: {row['damage']}" if row["damage"] else ""
 
 
 def print_runs(folder: Path, model: str | None, *, as_json: bool) -> None:
@@ -70,8 +103,12 @@ def print_runs(folder: Path, model: str | None, *, as_json: bool) -> None:
     elif not rows:
         click.echo("no run yet" if model is None else f"no run of {model} yet", err=True)
     else:
+        units = {row["unit"] or "triples" for row in rows}
+        names = {_figure(row) for row in rows}
+        one = len(units) == 1 and len(names) == 1
+        speed, figure = (f"{min(units)}/s", LABELS[min(names)]) if one else ("a second", "measured")
         print_table(
-            ("run", "model", "status", "epoch", "loss", "triples/s", "MRR", "started", "took", ""),
+            ("run", "model", "status", "epoch", "loss", speed, figure, "started", "took", ""),
             [
                 (
                     row["run"],
@@ -79,8 +116,7 @@ def print_runs(folder: Path, model: str | None, *, as_json: bool) -> None:
                     row["status"],
                     f"{row['epoch']}/{row['epochs']}" if row["epoch"] is not None else "",
                     row["loss"],
-                    round(row["triples_per_second"]) if row["triples_per_second"] is not None else None,
-                    row["mrr"],
+                    *_measured(row, with_names=not one),
                     moment(row["started_at"]),
                     duration(row["seconds"]) if row["seconds"] is not None else "",
                     _remark(row),
@@ -88,6 +124,22 @@ def print_runs(folder: Path, model: str | None, *, as_json: bool) -> None:
                 for row in rows
             ],
         )
+
+
+def _figure(row: Json) -> str:
+    return "mrr" if row["rmse"] is None else "rmse"
+
+
+def _measured(row: Json, *, with_names: bool) -> tuple[object, object]:
+    """Speed and metric of a run; with their names where runs of several kinds stand in one table."""
+    speed, name = row["triples_per_second"], _figure(row)
+    speed = None if speed is None else round(speed)
+    if not with_names:
+        return speed, row[name]
+    return (
+        None if speed is None else f"{speed:,} {row['unit'] or 'triples'}",
+        None if row[name] is None else f"{LABELS[name]} {number(row[name])}",
+    )
 
 
 def _remark(row: Json) -> str:
@@ -107,6 +159,7 @@ def print_model(folder: Path, model: str, version: int | None, *, as_json: bool)
         click.echo(to_json_line({**manifest, "path": str(artifact.path)}))
         return
     versions = [a.version for a in store.versions(model)]
+    series = is_series(artifact.path)
     counts, options = manifest.get("counts", {}), manifest.get("options", {})
     print_fields(
         {
@@ -116,6 +169,7 @@ def print_model(folder: Path, model: str, version: int | None, *, as_json: bool)
             + (f" (stored: {', '.join(map(str, versions))})" if len(versions) > 1 else ""),
             "made": moment(datetime.fromisoformat(manifest["created_at"])),
             "run": manifest.get("run"),
+            **(series_fields(artifact) if series else {}),
             "entities": f"{counts['entities']:,} ({manifest.get('entity_type')})" if "entities" in counts else None,
             "relations": f"{counts['relations']:,} ({manifest.get('relation_type')})"
             if "relations" in counts
@@ -127,7 +181,10 @@ def print_model(folder: Path, model: str, version: int | None, *, as_json: bool)
             "statement": manifest.get("statement"),
         }
     )
-    _print_metrics(artifact.path, manifest.get("protocol"))
+    if series:
+        print_series_metrics(artifact.path, manifest.get("protocol"))
+    else:
+        _print_metrics(artifact.path, manifest.get("protocol"))
 
 
 def _print_metrics(path: Path, protocol: str | None) -> None:

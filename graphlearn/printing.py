@@ -10,6 +10,7 @@ import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+from graphlearn.jobs.labels import number
 from graphlearn.sinks import finite
 
 if TYPE_CHECKING:
@@ -103,5 +104,5 @@ def _cell(value: object) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
-        return f"{value:.4f}" if abs(value) < 10 else f"{value:,.1f}"
+        return number(value)
     return f"{value:,}" if isinstance(value, int) else str(value)

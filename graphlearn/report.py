@@ -1,21 +1,37 @@
-"""The picture of a run: how loss and MRR went, and a map of what was learnt.
+"""The picture of a run: of a knowledge graph how loss and MRR went, and a map of what was learnt.
+
+Other families have a module of their own; `draw_report` draws any run.
 
 matplotlib is optional (`pip install 'graphlearn[plot]'`) and imported inside the functions only.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from importlib.util import find_spec
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
+from graphlearn.drawing import (
+    COLOURS,
+    GREY,
+    History,
+    any_script,
+    can_draw,
+    draw_loss,
+    finish_curve,
+    literal,
+    new_figure,
+    read_history,
+    save,
+    short,
+    title,
+)
 from graphlearn.errors import UserError
+from graphlearn.series_report import draw_series
 from graphlearn.storage.dictionary import Dictionary
-from graphlearn.storage.runs import read_events
 from graphlearn.storage.snapshot import ENTITIES, RELATIONS, SNAPSHOT
 from graphlearn.types import FloatArray
 
@@ -23,13 +39,13 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+__all__ = ["PICTURE", "can_draw", "draw_report", "read_history", "read_map"]
+
 PICTURE = "report.png"
+SERIES = ("net3",)  # families whose picture is that of `series_report`
 POINTS = 1500  # entities on the map: those with most triples
 LABELS = 70  # at most so many names on it; fewer where they would overlap
-EPOCHS_ONLY = 10  # from so many epochs on, the loss is drawn once an epoch: within one, its mean is not settled
 GROUPS = 8  # colours; what is left is grey
-COLOURS = ("#3b6fb6", "#e07b39", "#3f9e5f", "#c2453f", "#8a63b8", "#a9742f", "#d06aa8", "#2f9fa8")
-GREY = "#b9bcc2"
 
 
 @dataclass(frozen=True)
@@ -43,59 +59,6 @@ class EntityMap:
     labels: list[str]
     groups: list[str]
     degrees: npt.NDArray[np.int64]
-
-
-@dataclass
-class History:
-    """What a run's events tell over its epochs: (epochs done, value) points, and the figures of the stored model."""
-
-    model: str = ""
-    family: str = ""
-    status: str = "running"
-    seconds: float = 0.0
-    speed: float = 0.0
-    loss: list[tuple[float, float]] = field(default_factory=list)
-    mrr: list[tuple[float, float]] = field(default_factory=list)
-    final: dict[str, float] = field(default_factory=dict)
-
-
-def can_draw() -> bool:
-    """True when matplotlib is installed."""
-    return find_spec("matplotlib") is not None
-
-
-def read_history(run_folder: Path) -> History:
-    """The curves of a run. Steps that a resumed run took twice count once. Raises UserError without events."""
-    history = History()
-    loss: dict[float, float] = {}
-    whole: dict[float, float] = {}
-    mrr: dict[float, float] = {}
-    speeds: list[float] = []
-    empty = True
-    for event in read_events(run_folder):
-        empty = False
-        match event:
-            case {"event": "job_started", "model": str(model), "family": str(family)}:
-                history.model, history.family = model, family
-            case {"event": "step", "epoch": epoch, "step": step, "steps": steps, "loss": float(value)}:
-                loss[epoch - 1 + step / max(1, steps)] = value
-                if event.get("epoch_done"):
-                    whole[epoch] = value
-                speeds.append(event.get("triples_per_second") or 0.0)
-            case {"event": "evaluated", "epoch": 0, "split": "test", "metrics": dict(metrics)}:
-                history.final = metrics
-            case {"event": "evaluated", "epoch": int(epoch), "split": "valid", "metrics": {"mrr": float(value)}}:
-                if epoch:
-                    mrr[epoch] = value
-            case {"event": "job_finished", "status": str(status)}:
-                history.status, history.seconds = status, event.get("seconds") or 0.0
-                history.final = event.get("metrics") or history.final
-    if empty:
-        raise UserError(f"run {run_folder.name} has no events", help="graphlearn runs lists the runs there are")
-    history.loss = sorted(whole.items() if len(whole) >= EPOCHS_ONLY else loss.items())
-    history.mrr = sorted(mrr.items())
-    history.speed = float(np.median(speeds)) if speeds else 0.0
-    return history
 
 
 def read_map(version_folder: Path, points: int = POINTS) -> EntityMap:
@@ -155,56 +118,31 @@ def draw_report(run_folder: Path, version_folder: Path | None = None, path: Path
     """
     if not can_draw():
         raise UserError("the picture needs matplotlib", help="pip install 'graphlearn[plot]'")
-    import warnings
-
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-    from matplotlib.layout_engine import ConstrainedLayoutEngine
-
     history = read_history(run_folder)
+    figure = (draw_series if history.family in SERIES else draw_triples)(history, version_folder)
+    target = path or run_folder / PICTURE
+    save(figure, target)
+    return target
+
+
+def draw_triples(history: History, version_folder: Path | None) -> Figure:
+    """Loss, MRR and, with a stored version, the map of its entities."""
     entities = read_map(version_folder) if version_folder is not None else None
-    figure = Figure(
-        figsize=(15, 8.4) if entities else (11, 4.2), dpi=110, layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.1)
-    )
-    FigureCanvasAgg(figure)
+    figure = new_figure(15, 8.4) if entities else new_figure(11, 4.2)
     if entities:
         axes = figure.subplot_mosaic([["loss", "map"], ["mrr", "map"]], width_ratios=[1, 2.3])
     else:
         axes = figure.subplot_mosaic([["loss", "mrr"]])
-    figure.suptitle(_title(history), x=0.01, ha="left", fontsize=12)
-    _draw_loss(axes["loss"], history)
-    _draw_mrr(axes["mrr"], history)
-    target = path or run_folder / PICTURE
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing")  # keys in scripts that the font lacks
-        if entities:
-            _draw_map(axes["map"], entities, figure)
-        partial = target.with_name(f".{target.name}.part")
-        figure.savefig(partial, format="png")
-        partial.replace(target)
-    return target
-
-
-def _title(history: History) -> str:
     names = {"mrr": "MRR", "hits_at_1": "Hits@1", "hits_at_3": "Hits@3", "hits_at_10": "Hits@10"}
     figures = ", ".join(f"{names[name]} {value:.3f}" for name, value in history.final.items() if name in names)
-    parts = [
-        f"{history.model} ({history.family})" if history.model else "",
-        f"filtered test {figures}" if figures else "",
-        f"{history.speed:,.0f} triples/s" if history.speed else "",
-        f"{history.seconds:.0f} s" if history.seconds else history.status,
-    ]
-    return _literal("   ·   ".join(part for part in parts if part))
-
-
-def _draw_loss(axes: Axes, history: History) -> None:
-    axes.set_title("training loss", loc="left", fontsize=10)
-    if history.loss:
-        axes.plot(*zip(*history.loss, strict=True), color=COLOURS[0], linewidth=1.6)
-        low, high = min(v for _, v in history.loss), max(v for _, v in history.loss)
-        if low > 0 and high > 20 * low:
-            axes.set_yscale("log")
-    _finish_curve(axes, bool(history.loss), "no step was reported")
+    text = title(history, f"filtered test {figures}" if figures else "")
+    figure.suptitle(text, x=0.01, ha="left", fontsize=12)
+    draw_loss(axes["loss"], history)
+    _draw_mrr(axes["mrr"], history)
+    if entities:
+        with any_script():
+            _draw_map(axes["map"], entities, figure)
+    return figure
 
 
 def _draw_mrr(axes: Axes, history: History) -> None:
@@ -221,19 +159,7 @@ def _draw_mrr(axes: Axes, history: History) -> None:
     if history.mrr or test is not None:
         axes.legend(frameon=False, fontsize=9, loc="lower right")
         axes.set_ylim(bottom=0, top=1.15 * max([test or 0.0, *(value for _, value in history.mrr)]) or 1)
-    _finish_curve(axes, bool(history.mrr) or test is not None, "no validation triples")
-
-
-def _finish_curve(axes: Axes, filled: bool, otherwise: str) -> None:
-    axes.set_xlabel("epochs", fontsize=9)
-    axes.tick_params(labelsize=8)
-    axes.grid(color="#e6e8eb", linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    if filled:
-        axes.set_xlim(left=0)
-    else:
-        axes.text(0.5, 0.5, otherwise, ha="center", va="center", transform=axes.transAxes, color="#777777")
+    finish_curve(axes, bool(history.mrr) or test is not None, "no validation triples")
 
 
 def _draw_map(axes: Axes, entities: EntityMap, figure: Figure) -> None:
@@ -249,7 +175,7 @@ def _draw_map(axes: Axes, entities: EntityMap, figure: Figure) -> None:
         rows = ~np.isin(groups, top) if name is None else groups == name
         if rows.any():
             colour = GREY if name is None else COLOURS[top.index(name)]
-            label = _literal(_short(name or "anything else", 40))
+            label = literal(short(name or "anything else", 40))
             axes.scatter(
                 flat[rows, 0], flat[rows, 1], s=size[rows], color=colour, alpha=0.75, linewidths=0, label=label
             )
@@ -288,7 +214,7 @@ def _draw_labels(axes: Axes, flat: FloatArray, entities: EntityMap) -> None:
     taken: list[Bbox] = []
     for row in waiting[: 6 * LABELS]:
         text = axes.annotate(
-            _literal(_short(entities.labels[row], 30)),
+            literal(short(entities.labels[row], 30)),
             (float(flat[row, 0]), float(flat[row, 1])),
             textcoords="offset points",
             xytext=(3, 3),
@@ -305,17 +231,3 @@ def _draw_labels(axes: Axes, flat: FloatArray, entities: EntityMap) -> None:
             text.remove()
         if len(taken) >= LABELS:
             break
-
-
-def _short(text: str, width: int) -> str:
-    """At most `width` characters in one line; of paths and dotted names the end is kept, of other texts the start."""
-    text = " ".join(text.split())
-    if len(text) <= width:
-        return text
-    path_like = " " not in text and ("." in text or "/" in text)
-    return f"…{text[-width + 1 :]}" if path_like else f"{text[: width - 1]}…"
-
-
-def _literal(text: str) -> str:
-    """The text with dollar signs as they are, not as the marks of a formula."""
-    return text.replace("$", r"\$")

@@ -285,6 +285,7 @@ class Session:
             run=artifact.manifest.get("run"),
             metrics=artifact.manifest.get("metrics", {}),
             counts=artifact.manifest.get("counts", {}),
+            verdict=artifact.manifest.get("verdict") or "",
         )
 
     def _trained_before(self, model: str, print_: str | None) -> Artifact | None:

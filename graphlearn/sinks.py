@@ -26,6 +26,7 @@ from graphlearn.events import (
     Step,
     to_json,
 )
+from graphlearn.jobs.labels import metrics_line
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
 TRAINING = "train"  # the phase that steps belong to
-METRICS_SHOWN = ("mrr", "hits_at_1", "hits_at_3", "hits_at_10")
 
 
 class Sink(Protocol):
@@ -64,19 +64,6 @@ def duration(seconds: float) -> str:
 def time_left(seconds: float) -> str:
     """An estimate in whole seconds: `12 s left`."""
     return f"{round(seconds)} s left" if seconds < 60 else f"{duration(seconds)} left"
-
-
-def metrics_line(metrics: Mapping[str, float]) -> str:
-    """The usual metrics in one line: `MRR 0.3456 · Hits@1 25.1 % · Hits@10 53.2 %`."""
-    names = [name for name in METRICS_SHOWN if name in metrics] or list(metrics)[:4]
-    parts = []
-    for name in names:
-        value = metrics[name]
-        if name.startswith("hits_at_"):
-            parts.append(f"Hits@{name.removeprefix('hits_at_')} {value:.1%}".replace("%", " %"))
-        else:
-            parts.append(f"{'MRR' if name == 'mrr' else name} {value:.{4 if abs(value) < 10 else 1}f}")
-    return " · ".join(parts)
 
 
 def step_line(event: Step) -> str:
@@ -121,6 +108,7 @@ class PlainSink:
         self._began = 0.0
         self._last = 0.0
         self._training = False
+        self._split = "test"
 
     def __call__(self, event: Event) -> None:
         if (text := self._words(event)) is not None:
@@ -132,6 +120,7 @@ class PlainSink:
         match event:
             case JobStarted():
                 self._model, self._began, self._last = event.model, event.time, event.time
+                self._split = "test"
                 again = f", resumed at step {event.resumed_at:,}" if event.resumed_at is not None else ""
                 return f"{event.family}, run {event.run}{again}"
             case Step():
@@ -145,13 +134,14 @@ class PlainSink:
                     return None
                 return f"{event.phase} took {duration(event.seconds)}{f': {event.detail}' if event.detail else ''}"
             case Evaluated():
+                self._split = event.split
                 best = " (best so far)" if event.best else ""
                 return f"{when(event)}, {event.split}: {metrics_line(event.metrics)}{best}"
             case Note():
                 return f"{event.level}: {event.message}" if event.level != "info" else event.message
             case JobFinished():
                 self._model = ""
-                figures = f" · test {metrics_line(event.metrics)}" if event.metrics else ""
+                figures = f" · {self._split} {metrics_line(event.metrics)}" if event.metrics else ""
                 return finish_line(event) + figures
             case _:
                 return None
@@ -185,10 +175,12 @@ class RichSink:
         self._tasks: dict[str, TaskID] = {}
         self._training = ""
         self._evaluation = ""
+        self._split = "test"
 
     def __call__(self, event: Event) -> None:
         match event:
             case JobStarted():
+                self._split = "test"
                 again = f" · resumed at step {event.resumed_at:,}" if event.resumed_at is not None else ""
                 self._say(f"[bold]{_plain(event.model)}[/] · {event.family} · [dim]run {_plain(event.run)}{again}[/]")
             case PhaseStarted():
@@ -200,6 +192,7 @@ class RichSink:
             case Step():
                 self._step(event)
             case Evaluated():
+                self._split = event.split
                 self._evaluation = f"{event.split}, {when(event)}: {metrics_line(event.metrics)}"
                 best = " [green]best so far[/]" if event.best else ""
                 self._say(f"    [dim]{when(event):<10}[/] {event.split} {metrics_line(event.metrics)}{best}")
@@ -270,7 +263,7 @@ class RichSink:
     def _finish(self, event: JobFinished) -> None:
         self.close()
         marks = {"done": "[green]✓[/]", "unchanged": "[green]=[/]", "failed": "[red]✗[/]"}
-        figures = f" · test {metrics_line(event.metrics)}" if event.metrics else ""
+        figures = f" · {self._split} {metrics_line(event.metrics)}" if event.metrics else ""
         self._say(f"{marks.get(event.status, '[yellow]![/]')} {_plain(finish_line(event))}{figures}")
 
     def close(self) -> None:
@@ -333,7 +326,7 @@ class TensorBoardSink:
             case Step():
                 self._step = (event.epoch - 1) * event.steps + event.step
                 self._scalar("train/loss", event.loss, event)
-                self._scalar("train/triples_per_second", event.triples_per_second, event)
+                self._scalar(f"train/{event.unit}_per_second", event.triples_per_second, event)
             case Evaluated():
                 for name, value in event.metrics.items():
                     self._scalar(f"{event.split}/{name}", value, event)

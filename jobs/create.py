@@ -24,6 +24,7 @@ from graphlearn.events import (
 from graphlearn.jobs import checkpoint
 from graphlearn.jobs.dataflow import Dataflow, execute
 from graphlearn.jobs.families import family
+from graphlearn.jobs.labels import LABELS, SERIES, metrics_line, number, title
 from graphlearn.jobs.machine import memory_available
 from graphlearn.storage.artifacts import ArtifactStore
 from graphlearn.storage.interrupt import interruptible, interruption
@@ -64,19 +65,25 @@ class ModelResult:
     run: str | None = None
     metrics: dict[str, float] = field(default_factory=dict)
     counts: Json = field(default_factory=dict)
+    verdict: str = ""
+    """How the model compares with its baselines, where it has some."""
 
     def __repr__(self) -> str:
         if self.status == "unchanged":
             return f"model {self.model} version {self.version}: unchanged"
-        names = {"mrr": "MRR", "hits_at_1": "Hits@1", "hits_at_3": "Hits@3", "hits_at_10": "Hits@10"}
-        figures = ", ".join(f"{names[k]} {v:.3f}" for k, v in self.metrics.items() if k in names)
         line = f"model {self.model} version {self.version}: {self.family}, trained in {self.seconds:.1f} s"
+        if any(name in self.metrics for name in SERIES):
+            return "; ".join([line, metrics_line(self.metrics, ", "), *([self.verdict] if self.verdict else [])])
+        figures = ", ".join(f"{LABELS[k]} {v:.3f}" for k, v in self.metrics.items() if k in LABELS)
         return f"{line}; filtered test {figures}" if figures else line
 
     def _repr_html_(self) -> str:
         """The same as a table, for notebooks."""
         fields = {"model": self.model, "type": self.family, "version": self.version, "status": self.status}
         shown = {**fields, **{name: f"{value:.4g}" for name, value in self.metrics.items()}}
+        if any(name in self.metrics for name in SERIES):
+            figures = {title(name): number(self.metrics[name]) for name in SERIES if name in self.metrics}
+            shown = {**fields, **figures, "beside the baselines": self.verdict}
         head = "".join(f"<th>{escape(name)}</th>" for name in shown)
         cells = "".join(f"<td>{escape(str(value))}</td>" for value in shown.values())
         return f"<table><thead><tr>{head}</tr></thead><tbody><tr>{cells}</tr></tbody></table>"
@@ -196,7 +203,14 @@ def create_model(
         run=run.id,
         metrics=metrics,
         counts=dict(outputs.get("counts", {})),
+        verdict=_verdict(store, request.name, version),
     )
+
+
+def _verdict(store: ArtifactStore, model: str, version: int) -> str:
+    """The sentence of a stored version about its baselines, empty without one."""
+    found = (a.manifest.get("verdict") for a in store.versions(model) if a.version == version)
+    return next(found, None) or ""
 
 
 def _open_run(workspace: Workspace, request: ModelRequest, print_: str, resume: str | None) -> RunFolder:
@@ -243,6 +257,7 @@ def _published(store: ArtifactStore, model: str, run_id: str) -> ModelResult | N
         run=run_id,
         metrics=manifest.get("metrics", {}),
         counts=manifest.get("counts", {}),
+        verdict=manifest.get("verdict") or "",
     )
 
 
@@ -258,6 +273,7 @@ def _recorder(run: RunFolder) -> Callable[[Event], None]:
                 step=event.step,
                 loss=event.loss,
                 triples_per_second=event.triples_per_second,
+                unit=event.unit,
                 eta_seconds=event.eta_seconds,
             )
         elif isinstance(event, Evaluated):

@@ -364,7 +364,7 @@ class _Net3:
         training: SeriesTraining = data["trained"]
         counts = series.report.to_json()
         with bound.store.stage(bound.request.name) as staged, threads(self.options.threads):
-            save_file(training.weights(), staged.path / "weights.safetensors")
+            save_file({k: v.contiguous() for k, v in training.weights().items()}, staged.path / "weights.safetensors")
             save_file(_intervals(training), staged.path / "intervals.safetensors")
             series.write(staged.path)
             for mode, (source, target, weight) in data["graphs"].items():

@@ -1,0 +1,166 @@
+"""What the pictures of all families share: the history of a run, its curves, and how a figure is made and saved.
+
+matplotlib is optional (`pip install 'graphlearn[plot]'`) and imported inside the functions only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from graphlearn.errors import UserError
+from graphlearn.storage.runs import read_events
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+EPOCHS_ONLY = 10  # from so many epochs on, the loss is drawn once an epoch: within one, its mean is not settled
+COLOURS = ("#3b6fb6", "#e07b39", "#3f9e5f", "#c2453f", "#8a63b8", "#a9742f", "#d06aa8", "#2f9fa8")
+GREY = "#b9bcc2"
+
+
+@dataclass
+class History:
+    """What a run's events tell over its epochs: (epochs done, value) points, and the figures of the stored model."""
+
+    model: str = ""
+    family: str = ""
+    status: str = "running"
+    seconds: float = 0.0
+    speed: float = 0.0
+    unit: str = "triples"
+    loss: list[tuple[float, float]] = field(default_factory=list)
+    mrr: list[tuple[float, float]] = field(default_factory=list)
+    rmse: list[tuple[float, float]] = field(default_factory=list)
+    final: dict[str, float] = field(default_factory=dict)
+
+
+def can_draw() -> bool:
+    """True when matplotlib is installed."""
+    return find_spec("matplotlib") is not None
+
+
+def read_history(run_folder: Path) -> History:
+    """The curves of a run. Steps that a resumed run took twice count once. Raises UserError without events."""
+    history = History()
+    loss: dict[float, float] = {}
+    whole: dict[float, float] = {}
+    valid: dict[str, dict[float, float]] = {"mrr": {}, "rmse": {}}
+    speeds: list[float] = []
+    empty = True
+    for event in read_events(run_folder):
+        empty = False
+        match event:
+            case {"event": "job_started", "model": str(model), "family": str(family)}:
+                history.model, history.family = model, family
+            case {"event": "step", "epoch": epoch, "step": step, "steps": steps, "loss": float(value)}:
+                loss[epoch - 1 + step / max(1, steps)] = value
+                if event.get("epoch_done"):
+                    whole[epoch] = value
+                speeds.append(event.get("triples_per_second") or 0.0)
+                history.unit = event.get("unit") or history.unit
+            case {"event": "evaluated", "epoch": 0, "split": "test", "metrics": dict(metrics)}:
+                history.final = metrics
+            case {"event": "evaluated", "epoch": int(epoch), "split": "valid", "metrics": dict(metrics)} if epoch:
+                for name, points in valid.items():
+                    if isinstance(metrics.get(name), float):
+                        points[epoch] = metrics[name]
+            case {"event": "job_finished", "status": str(status)}:
+                history.status, history.seconds = status, event.get("seconds") or 0.0
+                history.final = event.get("metrics") or history.final
+    if empty:
+        raise UserError(f"run {run_folder.name} has no events", help="graphlearn runs lists the runs there are")
+    history.loss = sorted(whole.items() if len(whole) >= EPOCHS_ONLY else loss.items())
+    history.mrr, history.rmse = sorted(valid["mrr"].items()), sorted(valid["rmse"].items())
+    history.speed = float(np.median(speeds)) if speeds else 0.0
+    return history
+
+
+def save(figure: Figure, target: Path) -> None:
+    """Write the figure as a PNG that appears whole or not at all."""
+    with any_script():
+        partial = target.with_name(f".{target.name}.part")
+        figure.savefig(partial, format="png")
+        partial.replace(target)
+
+
+@contextmanager
+def any_script() -> Iterator[None]:
+    """Keys may be in scripts that the font lacks."""
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing")
+        yield
+
+
+def title(history: History, figures: str) -> str:
+    """Model, its figures on the test part, speed and time in one line."""
+    parts = [
+        f"{history.model} ({history.family})" if history.model else "",
+        figures,
+        f"{history.speed:,.0f} {history.unit}/s" if history.speed else "",
+        f"{history.seconds:.0f} s" if history.seconds else history.status,
+    ]
+    return literal("   ·   ".join(part for part in parts if part))
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure that lays itself out."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    figure = Figure(figsize=(width, height), dpi=110, layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.1))
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def draw_loss(axes: Axes, history: History) -> None:
+    """The loss over the epochs, on a log scale when it falls far."""
+    axes.set_title("training loss", loc="left", fontsize=10)
+    if history.loss:
+        axes.plot(*zip(*history.loss, strict=True), color=COLOURS[0], linewidth=1.6)
+        low, high = min(v for _, v in history.loss), max(v for _, v in history.loss)
+        if low > 0 and high > 20 * low:
+            axes.set_yscale("log")
+    finish_curve(axes, bool(history.loss), "no step was reported")
+
+
+def plain(axes: Axes) -> None:
+    """Small ticks, a faint grid, no frame."""
+    axes.tick_params(labelsize=8)
+    axes.grid(color="#e6e8eb", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def finish_curve(axes: Axes, filled: bool, otherwise: str) -> None:
+    """The look of a curve over epochs; `otherwise` stands in an empty one."""
+    plain(axes)
+    axes.set_xlabel("epochs", fontsize=9)
+    if filled:
+        axes.set_xlim(left=0)
+    else:
+        axes.text(0.5, 0.5, otherwise, ha="center", va="center", transform=axes.transAxes, color="#777777")
+
+
+def short(text: str, width: int) -> str:
+    """At most `width` characters in one line; of paths and dotted names the end is kept, of other texts the start."""
+    text = " ".join(text.split())
+    if len(text) <= width:
+        return text
+    path_like = " " not in text and ("." in text or "/" in text)
+    return f"…{text[-width + 1 :]}" if path_like else f"{text[: width - 1]}…"
+
+
+def literal(text: str) -> str:
+    """The text with dollar signs as they are, not as the marks of a formula."""
+    return text.replace("$", r"\$")
