@@ -1,0 +1,250 @@
+"""Forecasts of other models on the split, cells and scaling of TYPE net3: Graph WaveNet, DCRNN, STID and a linear one.
+
+    python -m benchmarks.peers_series [NAME…] [--peers linear,stid,…] [--seeds 0,1,2] [--budget 150] [--rewrite]
+
+The first three are torch-spatiotemporal's (pip install --no-deps torch-spatiotemporal torch-geometric einops
+pytorch-lightning lightning-utilities torchmetrics tqdm tables pandas scikit-learn …). Its imports of torch-sparse and
+torch-scatter, which have no wheels for torch 2.13, are met by empty stand-ins: what is used here does not call them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+import duckdb
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from benchmarks import data, results
+from benchmarks.series import CASES, NET3, by_method, mean_sd
+from benchmarks.series import measure as measure_job
+from graphlearn.models.series import Metrics, Scaler, TimeSplit, gather
+from graphlearn.types import FloatArray, IdArray
+
+BATCH, PATIENCE, EPOCHS = 32, 5, 100
+
+
+@dataclass(frozen=True)
+class Series:
+    """A data set as the peers read it. values: [T, nodes, channels]; phase: [T] of the cycle; edges: [2, E]."""
+
+    values: FloatArray
+    phase: IdArray
+    period: int
+    edges: Tensor
+    weights: Tensor
+    window: int
+
+
+SOURCES = {  # readings, columns of the nodes and channels, value, edge table, phase of the calendar, window
+    "climate": ("readings", "site", "variable", "value", "site_graph", "month(ts) - 1", 12, 5),
+    "los_loop": ("speed", "sensor", "0", "speed", "road", "hour(ts) * 12 + minute(ts) // 5", 288, 12),
+}
+
+
+def load(name: str) -> Series:
+    """Read a data set: nodes and channels in key order, as a node of TYPE net3's tensor."""
+    table, node, channel, value, graph, phase, period, window = SOURCES[name]
+    folder = data.FOLDER / "series" / name
+    with duckdb.connect() as connection:
+        found = connection.sql(
+            f"SELECT dense_rank() OVER (ORDER BY ts) - 1 AS t, dense_rank() OVER (ORDER BY {node}) - 1 AS n, "
+            f"dense_rank() OVER (ORDER BY {channel}) - 1 AS c, {phase} AS phase, {value}::FLOAT AS v "
+            f"FROM '{folder / table}.parquet'"
+        ).fetchnumpy()
+        keys = f"(SELECT DISTINCT {node} AS key FROM '{folder / table}.parquet')"
+        edges = connection.sql(
+            f"WITH k AS (SELECT key, row_number() OVER (ORDER BY key) - 1 AS id FROM {keys}) "
+            f"SELECT s.id AS source, t.id AS target, weight::FLOAT AS weight FROM '{folder / graph}.parquet' g "
+            "JOIN k s ON g.source = s.key JOIN k t ON g.target = t.key"
+        ).fetchnumpy()
+    at = tuple(found[k].astype(np.int64) for k in ("t", "n", "c"))
+    values = np.full([int(a.max()) + 1 for a in at], np.nan, np.float32)
+    values[at] = found["v"]
+    phases = np.zeros(len(values), np.int64)
+    phases[at[0]] = found["phase"]
+    pairs = torch.from_numpy(np.stack([edges["source"], edges["target"]]).astype(np.int64))
+    return Series(values, phases, period, pairs, torch.from_numpy(edges["weight"].astype(np.float32)), window)
+
+
+class Linear(nn.Module):
+    """After DLinear: a moving mean and what it leaves, each with linear weights over the window for every series.
+
+    Beside them a table of the calendar's phase for every series. Everything starts at zero, the last value at one.
+    """
+
+    def __init__(self, series: Series) -> None:
+        super().__init__()
+        n, window = int(np.prod(series.values.shape[1:])), series.window
+        self.smooth, self.rest = nn.Parameter(torch.zeros(n, window)), nn.Parameter(torch.zeros(n, window))
+        with torch.no_grad():
+            self.smooth[:, -1] = 1
+            self.rest[:, -1] = 1
+        self.season = nn.Parameter(torch.zeros(series.period, n))
+
+    def forward(self, x: Tensor, phase: Tensor) -> Tensor:
+        """shape: [B, W, nodes, channels], [B] -> [B, 1, nodes, channels]"""
+        flat = x.flatten(2)
+        mean = nn.functional.avg_pool1d(flat.transpose(1, 2), 5, 1, 2, count_include_pad=False).transpose(1, 2)
+        out = torch.einsum("bwn,nw->bn", mean, self.smooth) + torch.einsum("bwn,nw->bn", flat - mean, self.rest)
+        return (out + self.season[phase]).reshape(len(x), 1, *x.shape[2:])
+
+
+def linear(series: Series) -> nn.Module:
+    """The linear row."""
+    return Linear(series)
+
+
+def stand_ins() -> None:
+    """Let torch-spatiotemporal import the two extensions that cannot be installed; calling them is an error."""
+    import torch_geometric  # noqa: F401 looks for them itself, and must find them missing
+
+    for name in ("torch_sparse", "torch_scatter", "torch_scatter.utils"):
+        module = ModuleType(name)
+        names = ("fill_diag", "remove_diag", "set_diag", "matmul", "cat", "gather_csr", "scatter", "segment_csr", "broadcast")
+        for function in names:
+            setattr(module, function, None)
+        module.SparseTensor = type("SparseTensor", (), {})  # type: ignore[attr-defined]
+        sys.modules[name] = module
+
+
+class OnGraph(nn.Module):
+    """A model of torch-spatiotemporal on nodes with channels; the phase goes in as sine and cosine."""
+
+    def __init__(self, series: Series, model: nn.Module) -> None:
+        super().__init__()
+        self.model, self.series = model, series
+
+    def forward(self, x: Tensor, phase: Tensor) -> Tensor:
+        """shape: [B, W, nodes, channels], [B] -> [B, 1, nodes, channels]"""
+        back = torch.arange(x.shape[1] - 1, -1, -1)
+        angle = 2 * torch.pi * (phase[:, None] - back) / self.series.period
+        cycle = torch.stack([angle.sin(), angle.cos()], -1)
+        out: Tensor = self.model(x, self.series.edges, self.series.weights, u=cycle)
+        return out
+
+
+def graph_wavenet(series: Series) -> nn.Module:
+    """Graph WaveNet: 4 blocks of 16 channels, diffusion of order 2, learnt adjacency, dropout 0.1."""
+    stand_ins()
+    from tsl.nn.models.stgn.graph_wavenet_model import GraphWaveNetModel
+
+    _, nodes, channels = series.values.shape
+    model = GraphWaveNetModel(
+        channels, channels, 1, 2, hidden_size=16, ff_size=64, n_layers=4, n_nodes=nodes, dropout=0.1
+    )
+    return OnGraph(series, model)
+
+
+def dcrnn(series: Series) -> nn.Module:
+    """DCRNN: one layer of 32 channels, diffusion of order 2, both directions."""
+    stand_ins()
+    from tsl.nn.models.stgn.dcrnn_model import DCRNNModel
+
+    channels = series.values.shape[2]
+    model = DCRNNModel(channels, channels, 1, 2, hidden_size=32, ff_size=64, kernel_size=2, cache_support=True)
+    return OnGraph(series, model)
+
+
+class Identity(nn.Module):
+    """torch-spatiotemporal's STID with a node for every series."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor, phase: Tensor) -> Tensor:
+        """shape: [B, W, nodes, channels], [B] -> [B, 1, nodes, channels]"""
+        out: Tensor = self.model(x.flatten(2).unsqueeze(-1), phase[:, None])
+        return out.reshape(len(x), 1, *x.shape[2:])
+
+
+def stid(series: Series) -> nn.Module:
+    """STID: an MLP of 3 layers on the window and embeddings of 32 numbers for series and phase."""
+    stand_ins()
+    from tsl.nn.models.temporal.stid_model import STIDModel
+
+    n = int(np.prod(series.values.shape[1:]))
+    return Identity(STIDModel(1, n, series.window, 1, n_exog_emb=[series.period], hidden_size=32))
+
+
+PEERS: dict[str, tuple[Callable[[Series], nn.Module], float, str]] = {
+    "linear": (linear, 1e-3, "Linear (after DLinear)"),
+    "stid": (stid, 2e-3, "STID"),
+    "dcrnn": (dcrnn, 3e-3, "DCRNN"),
+    "graph_wavenet": (graph_wavenet, 3e-3, "Graph WaveNet"),
+}
+
+
+def child(name: str, peer: str, seed: int, budget: float) -> dict[str, Any]:
+    """Train a peer with early stopping on validation; the metrics of its best epoch on validation and test."""
+    torch.set_num_threads(1)
+    torch.manual_seed(seed)
+    series = load(name)
+    make, rate, _ = PEERS[peer]
+    began = time.process_time()
+    split = TimeSplit.of(len(series.values))
+    scaler = Scaler.fit(series.values, split.train_end)
+    z = scaler.transform(series.values)
+    model = make(series)
+    optimiser = torch.optim.Adam(model.parameters(), rate)
+
+    def forecast(starts: IdArray) -> Tensor:
+        windows = torch.from_numpy(gather(z, starts, series.window))
+        out: Tensor = model(windows, torch.from_numpy(series.phase[starts + series.window]))
+        return out
+
+    @torch.no_grad()
+    def evaluate(part: Any) -> Metrics:
+        model.eval()
+        metrics = Metrics(scaler.scale, 1)
+        for starts in np.array_split(split.starts(part, series.window, 1), 8):
+            actual = gather(series.values, starts, 1, series.window)
+            metrics.add(scaler.inverse(forecast(starts).numpy()), actual, np.isfinite(actual))
+        return metrics
+
+    order = np.random.default_rng(seed)
+    best, kept, best_epoch, epoch, ended = np.inf, model.state_dict(), 0, 0, "epochs"
+    for epoch in range(1, EPOCHS + 1):
+        model.train()
+        starts = order.permutation(split.starts("train", series.window, 1))
+        for lo in range(0, len(starts), BATCH):
+            chosen = starts[lo : lo + BATCH]
+            actual = torch.from_numpy(gather(z, chosen, 1, series.window))
+            loss = (forecast(chosen) - actual).square().mean()
+            optimiser.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            nn.utils.clip_grad_norm_(model.parameters(), 5.0)
+            optimiser.step()
+            if time.process_time() - began > budget:
+                break
+        score = evaluate("valid").total["z_rmse"]
+        print(f"{name} {peer} {seed} epoch {epoch} valid {score:.4f}", file=sys.stderr, flush=True)
+        if score < best:
+            best, best_epoch = score, epoch
+            kept = {k: v.clone() for k, v in model.state_dict().items()}
+        if epoch - best_epoch >= PATIENCE or time.process_time() - began > budget:
+            ended = "patience" if epoch - best_epoch >= PATIENCE else "time"
+            break
+    model.load_state_dict(kept)
+    test = evaluate("test").total
+    return {
+        **{k: test[k] for k in ("rmse", "mae", "z_rmse", "cells")},
+        "valid": best,
+        "seed": seed,
+        "best": best_epoch,
+        "epochs": epoch,
+        "ended": ended,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "cpu": time.process_time() - began,
+    }
