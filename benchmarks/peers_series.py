@@ -5,6 +5,7 @@
 The first three are torch-spatiotemporal's (pip install --no-deps torch-spatiotemporal torch-geometric einops
 pytorch-lightning lightning-utilities torchmetrics tqdm tables pandas scikit-learn …). Its imports of torch-sparse and
 torch-scatter, which have no wheels for torch 2.13, are met by empty stand-ins: what is used here does not call them.
+net3's row is that of `python -m benchmarks.series`, so measure that first.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import statistics
 import subprocess
 import sys
 import time
@@ -26,8 +28,6 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks import data, results
-from benchmarks.series import CASES, NET3, by_method, mean_sd
-from benchmarks.series import measure as measure_job
 from graphlearn.models.series import Metrics, Scaler, TimeSplit, gather
 from graphlearn.types import FloatArray, IdArray
 
@@ -111,7 +111,17 @@ def stand_ins() -> None:
 
     for name in ("torch_sparse", "torch_scatter", "torch_scatter.utils"):
         module = ModuleType(name)
-        names = ("fill_diag", "remove_diag", "set_diag", "matmul", "cat", "gather_csr", "scatter", "segment_csr", "broadcast")
+        names = (
+            "fill_diag",
+            "remove_diag",
+            "set_diag",
+            "matmul",
+            "cat",
+            "gather_csr",
+            "scatter",
+            "segment_csr",
+            "broadcast",
+        )
         for function in names:
             setattr(module, function, None)
         module.SparseTensor = type("SparseTensor", (), {})  # type: ignore[attr-defined]
@@ -248,3 +258,85 @@ def child(name: str, peer: str, seed: int, budget: float) -> dict[str, Any]:
         "parameters": sum(p.numel() for p in model.parameters()),
         "cpu": time.process_time() - began,
     }
+
+
+BODY = """One step ahead on the split, windows and scaling of `benchmarks.series`; z-scored RMSE on the test part, mean
+± standard deviation over the seeds. Every peer trains with Adam on batches of {batch} windows until
+validation has not improved for {patience} epochs or {budget:g} CPU-seconds are over (marked *), one thread,
+and keeps its best epoch. Learning rates and sizes are the peers' own defaults or the usual ones for data of
+this size, not searched; the phase of the calendar (month; five minutes of the day) is an input of every one.
+net3 has the options of its job file, see the section before."""
+
+
+def table(figures: dict[str, Any]) -> str:
+    """One row a data set and model, best first."""
+    rows = []
+    for name, by_peer in figures.items():
+        net3 = [
+            {**run, **next(r for r in run["rows"] if r["method"] == "net3" and r["split"] == "test"), "ended": ""}
+            for run in (results.stored("series") or {}).get(name, [])
+        ]
+        labelled = {"**net3**": net3, **{PEERS[peer][2]: runs for peer, runs in by_peer.items()}}
+        found = []
+        for label, runs in labelled.items():
+            if not runs:
+                continue
+            scores = [run["z_rmse"] for run in runs]
+            spread = f" ± {statistics.stdev(scores):.4f}" if len(scores) > 1 else ""
+            found.append(
+                {
+                    "data": name,
+                    "model": label + ("*" if any(run["ended"] == "time" for run in runs) else ""),
+                    "z-RMSE, test": f"{statistics.mean(scores):.4f}{spread}",
+                    "seeds": len(runs),
+                    "RMSE": f"{statistics.mean([run['rmse'] for run in runs]):.4g}",
+                    "MAE": f"{statistics.mean([run['mae'] for run in runs]):.4g}",
+                    "CPU-seconds a run": f"{statistics.mean([run['cpu'] for run in runs]):.0f}",
+                }
+            )
+        rows += sorted(found, key=lambda row: row["z-RMSE, test"])
+    return results.markdown(rows)
+
+
+def measure(name: str, peer: str, seed: int, budget: float) -> dict[str, Any]:
+    """One peer with one seed in a process of its own, on one thread."""
+    command = [sys.executable, "-m", "benchmarks.peers_series", name, "--peers", peer, "--child", str(seed)]
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*command, "--budget", str(budget)], stdout=subprocess.PIPE, text=True, check=True, env=env)
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def main() -> None:
+    """Measure the named peers on the named data, and write the section."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(SOURCES))
+    parser.add_argument("--peers", default=",".join(PEERS))
+    parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--budget", type=float, default=150, help="CPU-seconds of a run")
+    parser.add_argument("--rewrite", action="store_true", help="make the table again from the figures at hand")
+    parser.add_argument("--child", type=int, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    peers = given.peers.split(",")
+    for kind, names, known in (("data", given.names, SOURCES), ("peer", peers, PEERS)):
+        unknown = [name for name in names if name not in known]
+        if unknown:
+            parser.error(f"there is no {kind} {unknown[0]}: choose among {', '.join(known)}")
+    if given.child is not None:
+        print(json.dumps(child(given.names[0], peers[0], given.child, given.budget)))
+        return
+    figures: dict[str, Any] = results.stored("peers_series") or {}
+    body = BODY.format(batch=BATCH, patience=PATIENCE, budget=given.budget)
+    if not given.rewrite:
+        for name in given.names or SOURCES:
+            for peer in peers:
+                runs = [measure(name, peer, int(seed), given.budget) for seed in given.seeds.split(",")]
+                figures.setdefault(name, {})[peer] = runs
+                print(name, peer, [round(run["z_rmse"], 4) for run in runs], flush=True)
+    results.write(
+        "peers_series", "Tensor time series: net3 beside other models", f"{body}\n\n{table(figures)}", figures
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -64,7 +64,7 @@ def run_job(job: str, overrides: dict[str, Any]) -> dict[str, Any]:
             if event.best:
                 epochs["best"] = event.epoch
 
-    path = str(data.FOLDER / "series" / job.split("-")[0])
+    path = str(data.FOLDER / "series" / job.split("-", maxsplit=1)[0])
     with tempfile.TemporaryDirectory() as folder, graphlearn.connect(Path(folder) / "s.duckdb", emit=listen) as session:
         session.run_file(JOBS / f"series-{job}.sql", overrides={"path": path, **overrides})
         relation = session.sql("SELECT * FROM evaluate('m') WHERE step IS NULL")
@@ -138,22 +138,24 @@ def table(figures: dict[str, Any]) -> str:
     return results.markdown(rows)
 
 
-BODY = """z-scored RMSE on the test part (Chickenpox: MSE in the values as given); train / validation / test are the first 80 %,
-the next 10 % and the last 10 % of time (Chickenpox 80 / 0 / 20). Mean ± standard deviation over the seeds; one thread,
-on a machine that other work kept busy, so seconds are an upper bound. The baselines are those of `evaluate('m')`, on the
-same cells: last value; seasonal naive; linear AR (one ridge for each series, no calendar); seasonal AR, the closed form
-that net3 starts from, is the fair linear row; iterative SVD for gaps.
+BODY = """z-scored RMSE on the test part (Chickenpox: MSE in the values as given); train / validation / test are the
+first 80 %, the next 10 % and the last 10 % of time (Chickenpox 80 / 0 / 20). Mean ± standard deviation over
+the seeds; one thread, on a machine that other work kept busy, so seconds are an upper bound. The baselines
+are those of `evaluate('m')`, on the same cells: last value; seasonal naive; linear AR (one ridge for each
+series, no calendar); seasonal AR, the closed form that net3 starts from, is the fair linear row; iterative
+SVD for gaps.
 
-How the options were chosen: on validation, each time, but the test figures were printed beside the validation figures
-while net3 was developed, so the test parts were in view and these are not blind figures. `season_rank = 0` for Los-loop
-is a choice for that data set alone (validation .593 against .597), made after both test figures were known. The
-baselines got no such attention. Early stopping and the best weights use validation only. Chickenpox: the number of epochs
-is the best of a run on 70 / 10 / 20; a second run then learns from the first 80 %.
+How the options were chosen: on validation, each time, but the test figures were printed beside the validation
+figures while net3 was developed, so the test parts were in view and these are not blind figures. `season_rank
+= 0` for Los-loop is a choice for that data set alone (validation .593 against .597), made after both test
+figures were known. The baselines got no such attention. Early stopping and the best weights use validation
+only. Chickenpox: the number of epochs is the best of a run on 70 / 10 / 20; a second run then learns from the
+first 80 %.
 
-Gaps: `hidden = 0.3` (0.5) takes that share of all known cells away at random, drawn anew with each seed, so the model, its
-scaling and every baseline see 70 % (50 %). Half of the hidden cells choose the epoch, the other half are the test. A
-random half has the same expected error as all hidden cells, so the figures can be held against a protocol that measures
-all of the 30 % (50 %)."""
+Gaps: `hidden = 0.3` (0.5) takes that share of all known cells away at random, drawn anew with each seed, so
+the model, its scaling and every baseline see 70 % (50 %). Half of the hidden cells choose the epoch, the
+other half are the test. A random half has the same expected error as all hidden cells, so the figures can be
+held against a protocol that measures all of the 30 % (50 %)."""
 
 
 def write(figures: dict[str, Any]) -> None:

@@ -301,8 +301,8 @@ def _warn_of_few(conformal: Conformal, level: float, warn: Warn) -> None:
     if missing:
         needed = math.ceil(level / (1 - level) - 1e-9)
         warn(
-            f"no interval for {len(missing):,} of {len(known):,} steps: level {level:g} takes {needed:,} known cells of "
-            f"the validation part, and there are {min(missing):,}"
+            f"no interval for {len(missing):,} of {len(known):,} steps: level {level:g} takes {needed:,} known cells "
+            f"of the validation part, and there are {min(missing):,}"
         )
 
 

@@ -64,6 +64,8 @@ class Net3JobOptions(Net3Options):
 def resolve_columns(columns: dict[str, str], options: Net3JobOptions) -> tuple[str, list[str], str]:
     """(time, modes, value) of the series: what the options name, and what they leave out where only one will do.
 
+    Spelled as the query spells them: options name columns without regard to case, as SQL does.
+
     Raises OptionError for an option that names no column, InputError when it is not clear which column is which.
     """
     given = [("time", options.time), ("value", options.value), *(("modes", name) for name in options.modes or ())]
@@ -87,8 +89,10 @@ def resolve_columns(columns: dict[str, str], options: Net3JobOptions) -> tuple[s
         value = _only(called or (real if len(real) == 1 else numbers), "value", "a number", columns)
     else:
         value = options.value
+    spelled = {name.lower(): name for name in columns}
+    time, value = spelled[time.lower()], spelled[value.lower()]
     if options.modes is not None:
-        return time, list(options.modes), value
+        return time, [spelled[name.lower()] for name in options.modes], value
     rest = [c for c in free if c.lower() != value.lower()]
     for column in rest:
         if columns[column] in _REAL:

@@ -1,42 +1,22 @@
-"""TYPE net3 from SQL: what its functions answer, what it survives, what it refuses, and whether its figures are true."""
+"""TYPE net3 from SQL: what its functions answer, what it survives, what it refuses; its figures against SQL."""
 
 from __future__ import annotations
 
 import datetime
-import json
-import os
-import signal
-import subprocess
-import sys
 import uuid
 from collections.abc import Iterator
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from graphlearn.errors import (
-    GraphLearnError,
-    InputError,
-    Interrupted,
-    ModelExists,
-    OptionError,
-    ResourceError,
-    UserError,
-)
-from graphlearn.events import Event, Note, Step, silent
-from graphlearn.jobs import create, net3
-from graphlearn.jobs.create import ModelResult
+from graphlearn.events import Event, Note, silent
 from graphlearn.jobs.families import family
 from graphlearn.jobs.functions import ask
-from graphlearn.jobs.net3_options import Net3JobOptions
 from graphlearn.session import Session, connect
 from graphlearn.sql.parser import parse
 from graphlearn.sql.source import Source
-from graphlearn.storage.artifacts import ArtifactStore
-from graphlearn.storage.runs import list_runs
 
 SMALL = "epochs = 2, window = 3, dim = 3, core_limit = 3, learnt_rank = 2"
 READINGS = """
@@ -208,21 +188,37 @@ def test_columns(trained: Session, name: str) -> None:
     ]
 
 
+DAY = "DATE '2024-01-01' + t::INTEGER"
 STRANGE = {
-    "uuid": (f"SELECT DATE '2024-01-01' + t::INTEGER AS ts, ('0000000{{}}-0000-0000-0000-00000000000' || k)::UUID AS k, {WAVE}", ""),
-    "date key": (f"SELECT DATE '2024-01-01' + t::INTEGER AS ts, DATE '2020-01-01' + k::INTEGER AS k, {WAVE}", "time = 'ts'"),
+    "uuid": (f"SELECT {DAY} AS ts, ('0000000{{}}-0000-0000-0000-00000000000' || k)::UUID AS k, {WAVE}", ""),
+    "date key": (f"SELECT {DAY} AS ts, DATE '2020-01-01' + k::INTEGER AS k, {WAVE}", "time = 'ts'"),
     "big integers": (f"SELECT t AS ts, k::HUGEINT * 170141183460469231731687303715884105 AS k, {WAVE}", "time = 'ts'"),
     "quotes": (f"SELECT t AS ts, 'it''s \"q\" é🌍 ' || k AS k, {WAVE}", "time = 'ts'"),
     "enum": (f"SELECT t AS ts, ('a' || k)::ENUM('a0', 'a1', 'a2') AS k, {WAVE}", "time = 'ts'"),
-    "our names": (f"SELECT t AS step, k AS \"select\", 1 AS lower, 2 AS forecast_lower, 3 AS observed, {WAVE}", "time = 'step', value = 'value'"),
-    "internal names": (f"SELECT t AS ts, k AS id, 1 AS key, 2 AS cell, 3 AS stamp, 4 AS raw, {WAVE}", "time = 'ts', value = 'value'"),
-    "other case": (f"SELECT t AS Zeit, k AS Ort, {WAVE}", "time = 'ZEIT', modes = ['ORT'], value = 'VALUE', graphs = {'oRT': 'chain'}"),
-    "no modes": ("SELECT DATE '2024-01-01' + t::INTEGER AS ts, sin(t) AS value FROM range(40) a(t)", ""),
-    "three modes": (f"SELECT t AS ts, k, j, i, {WAVE}, range(2) c(j), range(2) d(i)", "time = 'ts', value = 'value', graphs = {'i': 'chain', 'j': 'identity', 'k': 'pearson'}"),
-    "finer steps": ("SELECT DATE '2024-01-01' + t::INTEGER AS ts, sin(t) AS value FROM range(40) a(t)", "freq = INTERVAL 12 HOUR"),
-    "nanoseconds": ("SELECT (TIMESTAMP '2024-01-01' + to_hours(t))::TIMESTAMP_NS AS ts, sin(t) AS value FROM range(40) a(t)", "horizon = 2"),
+    "our names": (
+        f'SELECT t AS step, k AS "select", 1 AS lower, 2 AS forecast_lower, 3 AS observed, {WAVE}',
+        "time = 'step', value = 'value'",
+    ),
+    "internal names": (
+        f"SELECT t AS ts, k AS id, 1 AS key, 2 AS cell, 3 AS stamp, 4 AS raw, {WAVE}",
+        "time = 'ts', value = 'value'",
+    ),
+    "other case": (
+        f"SELECT t AS Zeit, k AS Ort, {WAVE}",
+        "time = 'ZEIT', modes = ['ORT'], value = 'VALUE', graphs = {'oRT': 'chain'}",
+    ),
+    "no modes": (f"SELECT {DAY} AS ts, sin(t) AS value FROM range(40) a(t)", ""),
+    "three modes": (
+        f"SELECT t AS ts, k, j, i, {WAVE}, range(2) c(j), range(2) d(i)",
+        "time = 'ts', value = 'value', graphs = {'i': 'chain', 'j': 'identity', 'k': 'pearson'}",
+    ),
+    "finer steps": (f"SELECT {DAY} AS ts, sin(t) AS value FROM range(40) a(t)", "freq = INTERVAL 12 HOUR"),
+    "nanoseconds": (
+        "SELECT (TIMESTAMP '2024-01-01' + to_hours(t))::TIMESTAMP_NS AS ts, sin(t) AS value FROM range(40) a(t)",
+        "horizon = 2",
+    ),
     "decimals": ("SELECT t AS ts, (t % 7)::DECIMAL(38, 10) AS value FROM range(40) a(t)", "time = 'ts', horizon = 2"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", STRANGE)
