@@ -85,8 +85,8 @@ def page() -> str:
     lines = [
         "# Options of models",
         "",
-        "Written by `python docs/make_options.py` from the option dataclasses in `models/` and `jobs/`. Values in a job",
-        "are constant SQL expressions, e.g. `OPTIONS (dim = 400, learning_rate = 1 / 20, loss = 'softmax')`.",
+        "Written by `python docs/make_options.py` from the option dataclasses in `models/` and `jobs/`. Values in a",
+        "job are constant SQL expressions, e.g. `OPTIONS (dim = 400, learning_rate = 1 / 20, loss = 'softmax')`.",
         "",
         "## Knowledge-graph embeddings: all types",
         "",
