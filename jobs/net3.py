@@ -27,7 +27,7 @@ from graphlearn.storage.series_graph import check_graph_columns, encode_mode_gra
 
 if TYPE_CHECKING:
     from graphlearn.jobs.functions import ArrowSource, FunctionSpec, LoadedModel, Question
-    from graphlearn.models.net3 import Graph
+    from graphlearn.models.mode_products import Graph
     from graphlearn.models.net3_options import Net3Options
     from graphlearn.models.series import Calendar
     from graphlearn.models.series_training import SeriesTraining

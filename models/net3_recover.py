@@ -12,18 +12,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from graphlearn.models.net3 import (
-    TGCN,
-    TRNN,
-    Embeddings,
-    Graph,
-    Head,
-    _zeros,
-    drop,
-    mode_product,
-    not_in_core,
-    windows_last,
-)
+from graphlearn.models.mode_products import Graph, mode_product
+from graphlearn.models.net3_layers import TGCN, TRNN, Embeddings, Head, drop, not_in_core, windows_last, zeros
 from graphlearn.models.net3_options import Net3Options
 
 MIX_AT_MOST = 512
@@ -55,9 +45,9 @@ class Net3Smooth(nn.Module):
         self.head = Head(shape, 3 * options.dim, 1, options, True, generator)
         W = 2 * options.window + 1
         highway = options.highway != "none"
-        self.highway_time = _zeros(W, *(shape if options.highway == "series" else ())) if highway else None
+        self.highway_time = zeros(W, *(shape if options.highway == "series" else ())) if highway else None
         self.highway_mix = nn.ParameterDict(
-            {str(m): _zeros(n, n) for m, n in enumerate(shape) if highway and 1 < n <= MIX_AT_MOST}
+            {str(m): zeros(n, n) for m, n in enumerate(shape) if highway and 1 < n <= MIX_AT_MOST}
         )
 
     def forward(

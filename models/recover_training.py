@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from graphlearn.models.net3 import Graph, masked_loss
+from graphlearn.models.mode_products import Graph
+from graphlearn.models.net3 import masked_loss
 from graphlearn.models.net3_options import Net3Options
 from graphlearn.models.net3_recover import Net3Smooth
 from graphlearn.models.series import Calendar, Conformal, Mask, Metrics, Part, Scaler, blocks, gather

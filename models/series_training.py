@@ -30,7 +30,8 @@ import torch
 from torch import Tensor, nn
 
 from graphlearn.errors import InputError, OptionError, TrainingDiverged
-from graphlearn.models.net3 import Graph, Net3, masked_loss
+from graphlearn.models.mode_products import Graph
+from graphlearn.models.net3 import Net3, masked_loss
 from graphlearn.models.net3_options import Net3Options
 from graphlearn.models.series import (
     Calendar,

@@ -12,7 +12,9 @@ import torch
 from torch import Tensor
 
 from graphlearn.errors import InputError, OptionError, TrainingDiverged
-from graphlearn.models.net3 import TGCN, TRNN, Head, Highway, Net3, masked_loss, mode_product, normalise
+from graphlearn.models.mode_products import mode_product, normalise
+from graphlearn.models.net3 import Net3, masked_loss
+from graphlearn.models.net3_layers import TGCN, TRNN, Head, Highway
 from graphlearn.models.net3_options import Net3Options
 from graphlearn.models.recover_training import SmoothRecovery, hold_out, make_training
 from graphlearn.models.series import Calendar, measure
