@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute
@@ -21,7 +20,17 @@ import pyarrow.compute
 from graphlearn.errors import InputError, OptionError
 from graphlearn.jobs.functions import VERSION, ArrowSource, CursorFactory, FunctionSpec, LoadedModel, Question, Warn
 from graphlearn.jobs.kge import EVALUATION_MEMORY, PROTOCOL, scorer_type
-from graphlearn.jobs.metrics import metric_rows, metrics_schema, metrics_table, read_metrics
+from graphlearn.jobs.kge_questions import (
+    BATCH,
+    EXAMPLES,
+    Unknown,
+    columns_of,
+    encoded_sql,
+    output_schema,
+    same_key,
+    stream,
+)
+from graphlearn.jobs.metrics import metric_rows, metrics_table, read_metrics
 from graphlearn.storage.artifacts import Artifact
 from graphlearn.storage.columns import common_type, find_column, quoted, subquery
 from graphlearn.storage.dictionary import Dictionary, key_field
@@ -32,12 +41,6 @@ from graphlearn.types import IdArray, Side, Triples
 if TYPE_CHECKING:
     from graphlearn.models.known import KnownAnswers
     from graphlearn.models.ranking import Embedding
-
-BATCH = 8192
-"""Questions answered at a time."""
-
-EXAMPLES = 3
-"""Unknown keys that a warning names."""
 
 FUNCTIONS: dict[str, FunctionSpec] = {
     "predict": FunctionSpec(
@@ -76,7 +79,7 @@ class KgeModel(LoadedModel):
             width = self._width(options["of"])
         connection = cursor()
         try:
-            columns = _columns(function, connection, argument)
+            columns = columns_of(function, connection, argument)
             schema = output_schema(function, entity, relation, width, options, columns, connection, argument)
         finally:
             connection.close()
@@ -138,7 +141,7 @@ def describe_unborn(options: Any, columns: dict[str, str], question: Question) -
         head, tail, relation = (columns[str(find_column(columns, name))] for name in ("head", "tail", "relation"))
         entity_field = key_field(common_type(connection, [head, tail]))
         relation_field = key_field(common_type(connection, [relation]))
-        asked = _columns(function, connection, argument)
+        asked = columns_of(function, connection, argument)
         width = int(options.dim)
         schema = output_schema(function, entity_field, relation_field, width, given, asked, connection, argument)
     finally:
@@ -155,131 +158,6 @@ def _check_of(question: Question) -> None:
         )
 
 
-def output_schema(
-    function: str,
-    entity: pa.Field,
-    relation: pa.Field,
-    width: int,
-    options: dict[str, Any],
-    columns: dict[str, str],
-    cursor: duckdb.DuckDBPyConnection,
-    argument: str | None,
-) -> pa.Schema:
-    """The columns of a call's result. `columns` are those of its relation."""
-    if function == "evaluate":
-        return metrics_schema(relation)
-    if function == "embeddings":
-        key = entity if options["of"] == "entities" else relation
-        return pa.schema([key.with_name("key"), pa.field("embedding", pa.list_(pa.float32(), width))])
-    tail = [pa.field("rank", pa.int32()), pa.field("score", pa.float32())]
-    if function == "similar":
-        return pa.schema([entity.with_name("key"), entity.with_name("neighbour").with_nullable(True), *tail])
-    assert argument is not None
-    asked = cursor.sql(f"FROM {subquery(argument)} LIMIT 0").to_arrow_table().schema
-    mine = {"head": entity, "relation": relation, "tail": entity}
-    fields = [mine[f.name.lower()].with_name(f.name.lower()) if f.name.lower() in mine else f for f in asked]
-    for name in ("head", "relation", "tail"):
-        if find_column(columns, name) is None:
-            fields.append(mine[name].with_name(name))
-    fields = [f.with_nullable(True) for f in fields]
-    return pa.schema([*fields, *tail, pa.field("known", pa.bool_())])
-
-
-def _columns(function: str, cursor: duckdb.DuckDBPyConnection, argument: str | None) -> dict[str, str]:
-    """Columns of the relation, checked for the function. Raises InputError."""
-    if argument is None:
-        return {}
-    columns = describe(cursor, argument)
-    if function == "similar":
-        if len(columns) != 1:
-            raise InputError(
-                f"similar takes one column of keys, not {len(columns)}", help="e.g. similar('m', (SELECT key FROM t))"
-            )
-        return columns
-    wanted = ("relation",) if function == "predict" else ("head", "relation", "tail")
-    for name in wanted:
-        if find_column(columns, name) is None:
-            raise InputError(
-                f'{function} needs a column "{name}"; there is {", ".join(columns)}',
-                help="name the columns head, relation, tail, e.g. SELECT subject AS head, …",
-            )
-    if function == "predict":
-        if find_column(columns, "head") is None and find_column(columns, "tail") is None:
-            raise InputError(
-                f'predict needs a column "head" (to ask for tails) or "tail" (to ask for heads); there is '
-                f"{', '.join(columns)}",
-                help="name the known end, e.g. SELECT person AS head, 'lives_in' AS relation",
-            )
-        taken = [name for name in ("rank", "score", "known") if find_column(columns, name) is not None]
-        if taken:
-            raise InputError(
-                f'the question\'s column "{taken[0]}" collides with a column of predict',
-                help=f"rename it: SELECT * RENAME ({taken[0]} AS my_{taken[0]})",
-            )
-    return columns
-
-
-def _encoded_sql(loaded: KgeModel, argument: str, columns: dict[str, str]) -> str:
-    """The relation with its ids as the last columns __h, __r, __t: -1 unknown to the model, -2 asked for (NULL)."""
-    parts, joins = ["q.*"], []
-    for alias, name, dictionary in (
-        ("__h", "head", loaded.entities),
-        ("__r", "relation", loaded.relations),
-        ("__t", "tail", loaded.entities),
-    ):
-        column = find_column(columns, name)
-        if column is None:
-            parts.append(f"-2::BIGINT AS {alias}")
-            continue
-        where = f"q.{quoted(column)}"
-        parts.append(f"CASE WHEN {where} IS NULL THEN -2 ELSE coalesce({alias}.id, -1) END::BIGINT AS {alias}")
-        joins.append(f"LEFT JOIN {dictionary.sql} {alias} ON {_same_key(dictionary, alias, where, columns[column])}")
-    return f"SELECT {', '.join(parts)} FROM {subquery(argument)} q {' '.join(joins)}"
-
-
-def _same_key(dictionary: Dictionary, alias: str, value: str, kind: str) -> str:
-    """The join condition; a value of another type must survive the cast both ways, so that 5.7 is not the key 6."""
-    there = f"{alias}.key = TRY_CAST({value} AS {dictionary.type})"
-    return there if kind == dictionary.type else f"{there} AND TRY_CAST({alias}.key AS {kind}) = {value}"
-
-
-def _stream(cursor: CursorFactory, sql: str) -> Iterator[pa.RecordBatch]:
-    """Record batches of a query on a connection of its own."""
-    connection = cursor()
-    try:
-        yield from connection.sql(sql).to_arrow_reader(BATCH)
-    finally:
-        connection.close()
-
-
-class _Unknown:
-    """Counts rows with keys that a model does not know, and keeps a few of the keys."""
-
-    def __init__(self) -> None:
-        self.rows = self.lost = 0
-        self.keys: list[str] = []
-
-    def add(self, batch: pa.RecordBatch, ids: dict[str, IdArray]) -> None:
-        """Count a batch; `ids` are those of each column of keys, -1 for an unknown one."""
-        self.rows += batch.num_rows
-        lost = np.zeros(batch.num_rows, bool)
-        for name, column_ids in ids.items():
-            found = np.flatnonzero(column_ids == -1)
-            lost[found] = True
-            for row in found[: 2 * EXAMPLES] if len(self.keys) <= EXAMPLES else ():
-                value = batch.column(name)[int(row)].as_py()
-                key = repr(value) if value is not None else "NULL"
-                if key not in self.keys:
-                    self.keys.append(key)
-        self.lost += int(lost.sum())
-
-    def text(self, what: str) -> str:
-        """`4 of 5 questions ('x', 'y', 'z', …)`."""
-        shown = [key if len(key) <= 40 else f"{key[:39]}…" for key in self.keys[:EXAMPLES]]
-        more = ["…"] if len(self.keys) > EXAMPLES else []
-        return f"{self.lost:,} of {self.rows:,} {what} ({', '.join([*shown, *more])})"
-
-
 def _predict(
     loaded: KgeModel, argument: str, schema: pa.Schema, options: dict[str, Any], cursor: CursorFactory, warn: Warn
 ) -> Iterator[pa.RecordBatch]:
@@ -289,8 +167,8 @@ def _predict(
     finally:
         connection.close()
     keys = {name: column for column in columns if (name := column.lower()) in ("head", "relation", "tail")}
-    unknown = _Unknown()
-    for batch in _stream(cursor, _encoded_sql(loaded, argument, columns)):
+    unknown = Unknown()
+    for batch in stream(cursor, encoded_sql(loaded, argument, columns)):
         if batch.num_rows:
             unknown.add(batch, {column: batch.column(f"__{name[0]}").to_numpy() for name, column in keys.items()})
             yield _answer(loaded, batch, schema, int(options["k"]), bool(options["exclude_known"]))
@@ -401,13 +279,13 @@ def _similar(
     sql = (
         f"SELECT TRY_CAST(q.{quoted(column)} AS {d.type}) AS key, coalesce(e.id, -1)::BIGINT AS id, "
         f"q.{quoted(column)} AS asked "
-        f"FROM {subquery(argument)} q LEFT JOIN {d.sql} e ON {_same_key(d, 'e', 'q.' + quoted(column), kind)}"
+        f"FROM {subquery(argument)} q LEFT JOIN {d.sql} e ON {same_key(d, 'e', 'q.' + quoted(column), kind)}"
     )
     unit = F.normalize(loaded.embedding.entities, dim=1)
     step = max(1, EVALUATION_MEMORY // (4 * len(unit)))
     k = min(k, len(unit) - 1)
-    unknown = _Unknown()
-    for batch in _stream(cursor, sql):
+    unknown = Unknown()
+    for batch in stream(cursor, sql):
         unknown.add(batch, {"asked": batch.column("id").to_numpy()})
         for lo in range(0, batch.num_rows, step):
             part = batch.slice(lo, step)
@@ -461,7 +339,7 @@ def _check_answerable(loaded: KgeModel, argument: str, cursor: CursorFactory) ->
     """
     connection = cursor()
     try:
-        sql = _encoded_sql(loaded, argument, describe(connection, argument))
+        sql = encoded_sql(loaded, argument, describe(connection, argument))
         rows, usable = connection.execute(
             f"SELECT count(*), count(*) FILTER (__h >= 0 AND __r >= 0 AND __t >= 0) FROM ({sql})"
         ).fetchall()[0]
@@ -486,10 +364,10 @@ def _evaluate(loaded: KgeModel, argument: str | None, cursor: CursorFactory, war
     connection = cursor()
     try:
         columns = {k: v for k, v in describe(connection, argument).items() if k.lower() in ("head", "relation", "tail")}
-        sql = _encoded_sql(loaded, argument, columns)
+        sql = encoded_sql(loaded, argument, columns)
         table = connection.sql(f"SELECT DISTINCT __h, __r, __t FROM ({sql}) ORDER BY 2, 1, 3").to_arrow_table()
         ends = {str(find_column(columns, name)): f"__{name[0]}" for name in ("head", "relation", "tail")}
-        unknown = _Unknown()
+        unknown = Unknown()
         unknown.rows, unknown.lost = connection.execute(
             f"SELECT count(*), count(*) FILTER (least(__h, __r, __t) < 0) FROM ({sql})"
         ).fetchall()[0]

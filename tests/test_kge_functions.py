@@ -17,7 +17,7 @@ from graphlearn.jobs import functions
 from graphlearn.jobs.create import create_model
 from graphlearn.jobs.families import family
 from graphlearn.jobs.functions import ArrowSource, ModelReader
-from graphlearn.jobs.kge_functions import BATCH
+from graphlearn.jobs.kge_questions import BATCH
 from graphlearn.storage.workspace import Workspace
 
 
