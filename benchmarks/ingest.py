@@ -2,7 +2,7 @@
 
     python -m benchmarks.ingest [--triples 100000000] [--entities 10000000] [--limit-gib 4]
 
-Keys are texts such as `entity/0123456`; heads and tails are uniform, so that nearly all triples are distinct. The limit is
+Keys are texts such as `entity/0123456`; heads and tails are uniform, so nearly all triples are distinct. The limit is
 DuckDB's `memory_limit`; the id arrays, 12 bytes a triple, and the dictionary come on top.
 """
 
