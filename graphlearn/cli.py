@@ -5,37 +5,40 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shlex
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from graphlearn import __version__
-from graphlearn.errors import GraphLearnError, Interrupted, UserError, WorkspaceError, did_you_mean
+from graphlearn.errors import GraphLearnError, Interrupted, UserError, WorkspaceError
+from graphlearn.running import (
+    COMMAND,
+    SHOWN,
+    Printer,
+    check_syntax,
+    chosen,
+    draw,
+    is_among,
+    note_command,
+    offer_resume,
+    progress,
+    read_settings,
+    resume_command,
+    say,
+)
 
 if TYPE_CHECKING:
-    from graphlearn.events import Emit, Event
-    from graphlearn.jobs.create import ModelResult
-    from graphlearn.printing import Format
-    from graphlearn.session import Result, Session
+    from graphlearn.events import Emit
+    from graphlearn.session import Session
     from graphlearn.sql.source import Source
-    from graphlearn.sql.statements import Statement
 
-SHOWN = frozenset(
-    {"SELECT", "FROM", "WITH", "VALUES", "TABLE", "DESCRIBE", "DESC", "SHOW", "SUMMARIZE"}
-    | {"PRAGMA", "PIVOT", "UNPIVOT", "CALL", "EXPLAIN", "("}
-)
-"""First words of statements whose result a run prints."""
 HARMLESS = frozenset({"SET", "RESET", "COPY", "LOAD", "INSTALL", "ATTACH", "DETACH", "USE"})
 """First words of other statements that change nothing in the database."""
-COMMAND = "command.json"
-"""In a run's folder: the words of the command that began it, and the folder it was typed in."""
 
 
 class Reporting(click.Group):
@@ -67,11 +70,6 @@ def report(error: GraphLearnError) -> None:
         click.echo(one.render(), err=True)
         for note in getattr(one, "__notes__", ()):
             click.echo(f"  = note: {note}", err=True)
-
-
-def say(message: str) -> None:
-    """A message for people."""
-    click.echo(message, err=True)
 
 
 def folder_of(workspace: str) -> Path:
@@ -169,225 +167,6 @@ def run(
             for result in results:
                 if picture:
                     draw(session, result, talk)
-
-
-class Printer:
-    """Prints what statements return. Rows are computed while they are printed; Ctrl-C stops that."""
-
-    def __init__(self, session: Session, form: Format | Literal["rows"]) -> None:
-        self.session = session
-        self.form = form
-
-    def show(self, statement: Statement, result: Result) -> None:
-        """Print the rows of a query or a plan in a job; what other statements return says nothing."""
-        from graphlearn.sql.statements import ExplainModel, Passthrough
-
-        if isinstance(statement, ExplainModel) or (isinstance(statement, Passthrough) and statement.kind in SHOWN):
-            self.print(result)
-
-    def print(self, result: Result) -> None:
-        """Print rows, a plan of DuckDB's, or what became of a model."""
-        from graphlearn.jobs.create import DropResult, ModelResult
-        from graphlearn.printing import print_explained, print_relation, print_rows_event, to_json_line
-        from graphlearn.storage.interrupt import interruptible
-
-        if isinstance(result, ModelResult | DropResult):
-            click.echo(repr(result) if self.form == "box" else to_json_line(vars(result)))
-        elif result is None or result.columns == ["Success"]:
-            return
-        elif self.form == "rows":
-            interruptible(self.session.connection, lambda: print_rows_event(result))
-        elif self.form == "box" and result.columns == ["explain_key", "explain_value"]:
-            print_explained(result)
-        else:
-            form = self.form
-            interruptible(self.session.connection, lambda: print_relation(result, form))
-
-
-@contextmanager
-def progress(*, as_json: bool, quiet: bool) -> Iterator[Emit]:
-    """Where events go: TensorBoard files when installed, and JSON lines, a live view or plain lines."""
-    from graphlearn.events import fan_out
-    from graphlearn.sinks import Sink, choose_sink, json_sink, tensorboard_sink
-
-    sinks: list[Sink] = []
-    if as_json:
-        sinks.append(json_sink(sys.stdout))
-    elif not quiet:
-        sinks.append(choose_sink(sys.stderr))
-    if (board := tensorboard_sink()) is not None:
-        sinks.append(board)
-    try:
-        yield fan_out(*sinks)
-    finally:
-        for sink in sinks:
-            sink.close()
-
-
-def read_settings(settings: tuple[str, ...]) -> dict[str, object]:
-    """key=value pairs as a mapping. Raises UserError for one without a key or an equals sign, or a key given twice."""
-    found: dict[str, object] = {}
-    for setting in settings:
-        key, equals, value = setting.partition("=")
-        key = key.strip()
-        if not equals or not key:
-            raise UserError(f"--set takes KEY=VALUE, not {setting!r}", help="for example --set dim=400")
-        if key in found:
-            raise UserError(f"--set {key} is given twice", help="leave one of them out")
-        found[key] = value
-    return found
-
-
-def check_syntax(files: tuple[Path, ...]) -> dict[Path, list[str]]:
-    """Read and parse all files before the first one runs; a mistake in the last must not wait for the first.
-
-    Returns the models that each file creates. Of a single file, DuckDB's own statements are left to the session.
-    """
-    import duckdb
-
-    from graphlearn.errors import raise_all
-    from graphlearn.sql.engine import statement_type
-    from graphlearn.sql.statements import CreateModel, Passthrough
-
-    created: dict[Path, list[str]] = {}
-    errors: list[GraphLearnError] = []
-    with duckdb.connect() as connection:
-        for path in files:
-            try:
-                statements = statements_of(path)
-                created[path] = [s.name for s in statements if isinstance(s, CreateModel)]
-                for statement in statements if len(files) > 1 else ():
-                    if isinstance(statement, Passthrough):
-                        statement_type(connection, statement.verbatim())
-            except GraphLearnError as error:
-                errors.append(error)
-    raise_all(errors)
-    return created
-
-
-def chosen(
-    created: dict[Path, list[str]], select: tuple[str, ...], resume: str | None, session: Session
-) -> Iterator[Path]:
-    """Of several files, those that create a selected model or the one to resume; a single file is always taken."""
-    from graphlearn.storage.runs import RunFolder
-
-    wanted = list(select)
-    if resume is not None:
-        wanted.append(str(RunFolder.open(session.workspace.folder, resume).info().get("model")))
-    known = [name for names in created.values() for name in names]
-    for name in wanted if len(created) > 1 else ():
-        if not is_among(name, known):
-            raise UserError(f"no file creates a model {name}", help=did_you_mean(name, known))
-    for path, names in created.items():
-        if len(created) == 1 or not wanted or any(is_among(name, names) for name in wanted):
-            yield path
-
-
-def is_among(name: str, names: list[str]) -> bool:
-    """Whether a model is among others, compared as DuckDB compares names."""
-    from graphlearn.storage.artifacts import fold
-
-    return fold(name) in map(fold, names)
-
-
-def statements_of(path: Path) -> list[Statement]:
-    """The statements of a job file. Raises UserError when it cannot be read, SqlError when it does not parse."""
-    from graphlearn.sql.parser import parse
-    from graphlearn.sql.source import Source
-
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}", help="check the path") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 text: {error.reason}", help="save the file as UTF-8 text") from None
-    return parse(Source(str(path), text))
-
-
-def offer_resume(session: Session, models: list[str]) -> None:
-    """Name the newest run of each model when it was stopped and can be continued."""
-    from graphlearn.storage.artifacts import fold
-    from graphlearn.storage.runs import RunFolder, list_runs
-
-    newest = {fold(str(info.get("model"))): info for info in reversed(list_runs(session.workspace.folder))}
-    for model in models:
-        info = newest.get(fold(model), {})
-        stopped = RunFolder.open(session.workspace.folder, str(info["run"])) if info else None
-        if stopped is not None and stopped.resumable:
-            at = f" in epoch {info['epoch']} of {info['epochs']}" if info.get("epoch") else ""
-            say(f"note: run {stopped.id} was {info['status']}{at}")
-            say(f"      to continue it instead: {resume_command(session.workspace.folder, stopped.id)}")
-
-
-def typed() -> list[str]:
-    """The words of the running command, without the program's name."""
-    words: list[str] = click.get_current_context().meta[COMMAND]
-    return words
-
-
-def note_command(event: Event) -> None:
-    """When a run begins, store the command in its folder: --set and the like are part of what a resume needs."""
-    from graphlearn.events import JobStarted
-
-    if isinstance(event, JobStarted) and event.resumed_at is None:
-        from graphlearn.storage.files import disk_errors, write_json
-
-        with disk_errors(event.folder):
-            write_json(Path(event.folder) / COMMAND, {"words": typed(), "folder": str(Path.cwd())})
-
-
-def resume_command(folder: Path, run_id: str | None) -> str:
-    """The command that continues a run: the one that began it, or the running one where that is not known.
-
-    That command itself when no checkpoint was written yet.
-    """
-    from graphlearn.storage.files import read_json
-    from graphlearn.storage.runs import RunFolder
-
-    run = RunFolder.open(folder, run_id) if run_id is not None else None
-    begun: dict[str, Any] = {}
-    if run is not None:
-        with suppress(OSError, ValueError):
-            begun = read_json(run.path / COMMAND)
-    words, home = begun.get("words") or typed(), begun.get("folder") or str(Path.cwd())
-    kept = [
-        word
-        for i, word in enumerate(words)
-        if not word.startswith("--resume=") and "--resume" not in (word, words[i - 1] if i else "")
-    ]
-    if run is not None and run.has_checkpoint:
-        kept += ["--resume", run.id]
-    program = Path(sys.argv[0]).name
-    prefix = [program] if program == "graphlearn" else ["python", "-m", "graphlearn.cli"]
-    there = "" if home == str(Path.cwd()) else f"cd {shlex.quote(home)} && "
-    return there + shlex.join([*prefix, *kept])
-
-
-def draw(session: Session, result: ModelResult, talk: bool) -> None:
-    """Draw the run's picture unless it is there, and say where. A picture that fails does not fail the job."""
-    from graphlearn.report import PICTURE, can_draw, draw_report
-    from graphlearn.storage.artifacts import ArtifactStore
-
-    store = ArtifactStore(session.workspace.folder)
-    stored = store.versions(result.model) if store.exists(result.model) else []  # the file may have dropped it again
-    artifact = next((a for a in stored if a.version == result.version), None)
-    run_id = result.run or (artifact.manifest.get("run") if artifact else None)
-    if artifact is None or run_id is None:
-        return
-    run_folder = session.workspace.folder / "runs" / str(run_id)
-    path = run_folder / PICTURE
-    if not path.exists() and run_folder.exists():
-        if not can_draw():
-            if talk:
-                say("no picture: it needs matplotlib (pip install 'graphlearn[plot]')")
-            return
-        try:
-            draw_report(run_folder, artifact.path)
-        except Exception as error:  # the model is stored: say what went wrong and go on
-            say(f"warning: the picture could not be drawn: {type(error).__name__}: {error}")
-            return
-    if talk and path.exists():
-        say(f"picture of {result.model}: {os.path.relpath(path)}")
 
 
 @main.command()

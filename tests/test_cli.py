@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner, Result
 
-from graphlearn import cli
+from graphlearn import cli, running
 from graphlearn.errors import SqlError
 from graphlearn.storage.runs import RunFolder
 from graphlearn.storage.workspace import Workspace
@@ -269,8 +269,8 @@ def test_ctrl_c_names_the_command_that_resumes(stopped: tuple[Path, str]) -> Non
 )
 def test_the_resume_command_is_what_was_typed(monkeypatch: pytest.MonkeyPatch, typed: list[str], expected: str) -> None:
     monkeypatch.setattr(sys, "argv", ["/usr/bin/graphlearn"])
-    monkeypatch.setattr(cli, "typed", lambda: typed)
-    assert cli.resume_command(Path("nowhere"), None) == expected
+    monkeypatch.setattr(running, "typed", lambda: typed)
+    assert running.resume_command(Path("nowhere"), None) == expected
 
 
 def test_a_run_that_was_begun_otherwise_is_offered_as_it_was_begun(stopped: tuple[Path, str]) -> None:
@@ -278,9 +278,9 @@ def test_a_run_that_was_begun_otherwise_is_offered_as_it_was_begun(stopped: tupl
     (run_id,) = (json.loads(line)["run"] for line in run("runs", "--json").stdout.splitlines())
     again = "run endless.sql --json --set dim=4 --resume " + run_id
     assert again in offered("run", "endless.sql", "--set", "epochs=1", "--set", "dim=2")
-    begun = folder / "kg.graphlearn" / "runs" / run_id / cli.COMMAND
+    begun = folder / "kg.graphlearn" / "runs" / run_id / running.COMMAND
     begun.write_text(json.dumps({"words": ["run", "a b.sql"], "folder": "/some where"}))
-    said = cli.resume_command(folder / "kg.graphlearn", run_id)
+    said = running.resume_command(folder / "kg.graphlearn", run_id)
     assert said == f"cd '/some where' && python -m graphlearn.cli run 'a b.sql' --resume {run_id}"
 
 
