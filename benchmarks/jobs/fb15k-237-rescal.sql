@@ -1,7 +1,8 @@
--- Sampled softmax over 1,000 shared negatives, reciprocal relations, N3 on entities and matrices.
+-- Sampled softmax over 1,000 shared negatives, reciprocal relations, DURA.
 SET VARIABLE path = '../shared/data/kg/fb15k-237.parquet';
 
 CREATE OR REPLACE MODEL m
   TYPE rescal
-  OPTIONS (dim = 128, epochs = 10, negatives = 1000, regularization = 0.02, patience = 0)
+  OPTIONS (dim = 256, epochs = 26, negatives = 1000, regularizer = 'dura', regularization = 0.05, evaluate_every = 4,
+           patience = 0)
   AS FROM read_parquet(getvariable('path'));
