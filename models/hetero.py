@@ -186,7 +186,7 @@ class MultiLabel:
 
 @dataclass(frozen=True)
 class LinkRanking:
-    """Targets of a relation's edges are ranked for their sources. split: [E] places in PARTS, -1 = only passes messages.
+    """Targets of a relation are ranked for their sources. split: [E] places in PARTS, -1 = only passes messages.
 
     Messages run along train edges and those of -1, never along validation and test edges.
     """
