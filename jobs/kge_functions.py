@@ -233,11 +233,11 @@ def _encoded_sql(loaded: KgeModel, argument: str, columns: dict[str, str]) -> st
             continue
         where = f"q.{quoted(column)}"
         parts.append(f"CASE WHEN {where} IS NULL THEN -2 ELSE coalesce({alias}.id, -1) END::BIGINT AS {alias}")
-        joins.append(f"LEFT JOIN {dictionary.sql} {alias} ON {_same_key(dictionary, alias, where, columns[column])}")
+        joins.append(f"LEFT JOIN {dictionary.sql} {alias} ON {same_key(dictionary, alias, where, columns[column])}")
     return f"SELECT {', '.join(parts)} FROM {subquery(argument)} q {' '.join(joins)}"
 
 
-def _same_key(dictionary: Dictionary, alias: str, value: str, kind: str) -> str:
+def same_key(dictionary: Dictionary, alias: str, value: str, kind: str) -> str:
     """The join condition; a value of another type must survive the cast both ways, so that 5.7 is not the key 6."""
     there = f"{alias}.key = TRY_CAST({value} AS {dictionary.type})"
     return there if kind == dictionary.type else f"{there} AND TRY_CAST({alias}.key AS {kind}) = {value}"
@@ -252,7 +252,7 @@ def _stream(cursor: CursorFactory, sql: str) -> Iterator[pa.RecordBatch]:
         connection.close()
 
 
-class _Unknown:
+class Unknown:
     """Counts rows with keys that a model does not know, and keeps a few of the keys."""
 
     def __init__(self) -> None:
@@ -289,7 +289,7 @@ def _predict(
     finally:
         connection.close()
     keys = {name: column for column in columns if (name := column.lower()) in ("head", "relation", "tail")}
-    unknown = _Unknown()
+    unknown = Unknown()
     for batch in _stream(cursor, _encoded_sql(loaded, argument, columns)):
         if batch.num_rows:
             unknown.add(batch, {column: batch.column(f"__{name[0]}").to_numpy() for name, column in keys.items()})
@@ -401,12 +401,12 @@ def _similar(
     sql = (
         f"SELECT TRY_CAST(q.{quoted(column)} AS {d.type}) AS key, coalesce(e.id, -1)::BIGINT AS id, "
         f"q.{quoted(column)} AS asked "
-        f"FROM {subquery(argument)} q LEFT JOIN {d.sql} e ON {_same_key(d, 'e', 'q.' + quoted(column), kind)}"
+        f"FROM {subquery(argument)} q LEFT JOIN {d.sql} e ON {same_key(d, 'e', 'q.' + quoted(column), kind)}"
     )
     unit = F.normalize(loaded.embedding.entities, dim=1)
     step = max(1, EVALUATION_MEMORY // (4 * len(unit)))
     k = min(k, len(unit) - 1)
-    unknown = _Unknown()
+    unknown = Unknown()
     for batch in _stream(cursor, sql):
         unknown.add(batch, {"asked": batch.column("id").to_numpy()})
         for lo in range(0, batch.num_rows, step):
@@ -489,7 +489,7 @@ def _evaluate(loaded: KgeModel, argument: str | None, cursor: CursorFactory, war
         sql = _encoded_sql(loaded, argument, columns)
         table = connection.sql(f"SELECT DISTINCT __h, __r, __t FROM ({sql}) ORDER BY 2, 1, 3").to_arrow_table()
         ends = {str(find_column(columns, name)): f"__{name[0]}" for name in ("head", "relation", "tail")}
-        unknown = _Unknown()
+        unknown = Unknown()
         unknown.rows, unknown.lost = connection.execute(
             f"SELECT count(*), count(*) FILTER (least(__h, __r, __t) < 0) FROM ({sql})"
         ).fetchall()[0]

@@ -14,7 +14,7 @@ import pyarrow as pa
 from graphlearn.errors import InputError
 from graphlearn.storage.columns import key_sql, literal, quoted, subquery
 from graphlearn.storage.files import disk_errors
-from graphlearn.storage.hetero_nodes import Keys, NodeTable, PartCodes, keep_keys, read_parts
+from graphlearn.storage.hetero_nodes import Keys, NodeTable, PartCodes, keep_keys, read_parts, shown
 from graphlearn.storage.hetero_report import EdgeReport
 from graphlearn.storage.hetero_roles import EdgeRole
 from graphlearn.storage.interrupt import interruptible
@@ -87,7 +87,10 @@ class _EdgeIngest:
         self.registered: list[str] = []
 
     def ask(self, sql: str) -> pa.Table:
-        return interruptible(self.cursor, lambda: self.cursor.execute(sql).to_arrow_table())
+        return interruptible(self.cursor, lambda: self.cursor.sql(sql).to_arrow_table())
+
+    def do(self, sql: str) -> None:
+        interruptible(self.cursor, lambda: self.cursor.execute(sql).fetchall())
 
     def value(self, sql: str) -> int:
         return int(self.ask(f"SELECT ({sql}) AS n").column("n")[0].as_py() or 0)
@@ -96,7 +99,7 @@ class _EdgeIngest:
         for name in self.registered:
             self.cursor.unregister(name)
         for table in (self.raw, self.ids):
-            self.ask(f"DROP TABLE IF EXISTS {table}")
+            self.do(f"DROP TABLE IF EXISTS {table}")
 
     def register(self, name: str, keys: Keys) -> None:
         self.cursor.register(name, keys.table())
@@ -112,7 +115,7 @@ class _EdgeIngest:
             f"{quoted(role.relation)}::VARCHAR AS r" if role.relation else "NULL::VARCHAR AS r",
             f"{quoted(role.split)}::VARCHAR AS part" if role.split else "NULL::VARCHAR AS part",
         ]
-        self.ask(f"CREATE TEMP TABLE {self.raw} AS SELECT {', '.join(parts)} FROM {subquery(sql)}")
+        self.do(f"CREATE TEMP TABLE {self.raw} AS SELECT {', '.join(parts)} FROM {subquery(sql)}")
         self.count()
         self.register(self.ends[0], self.nodes[role.source.node].keys)
         hubs = self.hubs() if role.hub else None
@@ -130,7 +133,7 @@ class _EdgeIngest:
         named = " AND r IS NOT NULL" if role.relation else ""
         complete = f"s IS NOT NULL AND t IS NOT NULL AND w IS NOT NULL{named}"
         report.rows = self.value(f"SELECT count(*) FROM {self.raw}")
-        self.ask(f"DELETE FROM {self.raw} WHERE NOT ({complete})")
+        self.do(f"DELETE FROM {self.raw} WHERE NOT ({complete})")
         kept = self.value(f"SELECT count(*) FROM {self.raw}")
         report.null_rows = report.rows - kept
         if not kept:
@@ -172,7 +175,7 @@ class _EdgeIngest:
         if role.split:
             read_parts(self.ask, f"SELECT DISTINCT part FROM ({wrong})", role.name)
         code = "CASE part " + " ".join(f"WHEN {literal(p)} THEN {i}" for i, p in enumerate(("train", "valid", "test")))
-        self.ask(
+        self.do(
             f"CREATE TEMP TABLE {self.ids} AS SELECT r, a, b, fsum(w) AS w, coalesce(min({code} END), -1) AS part "
             f"FROM ({joined}) WHERE a IS NOT NULL AND b IS NOT NULL GROUP BY r, a, b"
         )
@@ -181,19 +184,18 @@ class _EdgeIngest:
 
     def refuse(self, sides: list[int], keys: list[str]) -> None:
         role = self.role
-        tables = [f"{end.node}" for end in (role.source, role.target)]
         texts = []
-        for side in (0, 1):
+        for side, end in enumerate((role.source, role.target)):
             mine = [key for at, key in zip(sides, keys, strict=True) if at == side]
             if mine:
-                some = ", ".join(repr(key) for key in mine[:3]) + (", …" if len(mine) > 3 else "")
-                verb = "is no id" if len(mine) == 1 else "are no ids"
-                texts.append(f"{counted(len(mine), (role.source, role.target)[side].column)} of {verb} {tables[side]}")
-                texts[-1] = f"{counted(len(mine), 'key')} in its {(role.source, role.target)[side].column} {verb} of "
-                texts[-1] += f"{tables[side]}: {some}"
+                texts.append(
+                    f"{counted(len(mine), 'key')} in {end.column} without a row in {end.node} "
+                    f"({shown(mine, end.key_type)})"
+                )
+        one = self.report.unknown_rows == 1
         raise InputError(
-            f"{counted(self.report.unknown_rows, 'row')} of {role.name} "
-            f"{'names' if self.report.unknown_rows == 1 else 'name'} nodes that there are not: {'; '.join(texts)}",
+            f"{counted(self.report.unknown_rows, 'edge')} of {role.name} "
+            f"{'names a node that is' if one else 'name nodes that are'} not there: {' and '.join(texts)}",
             role=role.name,
             help="add them to the node table, filter them out, or drop such edges with OPTIONS (unknown = 'drop')",
         )

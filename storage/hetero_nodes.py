@@ -69,6 +69,13 @@ def keep_keys(cursor: duckdb.DuckDBPyConnection, sql: str, key_type: str) -> Key
         return Keys(found, open(os.open(path, os.O_RDONLY), "rb"))
 
 
+def shown(keys: list[str], key_type: str) -> str:
+    """Some keys for people, texts in quotes: at most three of them."""
+    some = [repr(key) if kind_of(key_type) == "text" else key for key in keys[:3]]
+    short = [key if len(key) <= 40 else f"{key[:39]}…" for key in some]
+    return ", ".join([*short, *(["…"] if len(keys) > 3 else [])])
+
+
 @dataclass(frozen=True)
 class Labels:
     """What is learnt of nodes. ids: [N], -1 = unknown (single); matrix: [N, C] (multi); the classes by place."""
@@ -128,7 +135,7 @@ def read_nodes(
         try:
             return ingest.run(sql, kinds, label)
         finally:
-            ingest.ask(f"DROP TABLE IF EXISTS {ingest.table}")
+            ingest.do(f"DROP TABLE IF EXISTS {ingest.table}")
 
 
 class _NodeIngest:
@@ -140,13 +147,16 @@ class _NodeIngest:
         self.report = NodeReport()
 
     def ask(self, sql: str) -> pa.Table:
-        return interruptible(self.cursor, lambda: self.cursor.execute(sql).to_arrow_table())
+        return interruptible(self.cursor, lambda: self.cursor.sql(sql).to_arrow_table())
+
+    def do(self, sql: str) -> None:
+        interruptible(self.cursor, lambda: self.cursor.execute(sql).fetchall())
 
     def run(self, sql: str, kinds: dict[str, Kind], label: str | None) -> NodeTable:
         role, report = self.role, self.report
         wanted = [*kinds, *([label] if label else []), *([role.split] if role.split else [])]
         listed = "".join(f", {quoted(name)}" for name in wanted)
-        self.ask(
+        self.do(
             f"CREATE TEMP TABLE {self.table} AS SELECT row_number() OVER (ORDER BY {KEY} ASC) - 1 AS {ID}, * FROM "
             f"(SELECT {key_sql(role.id, role.key_type)} AS {KEY}{listed} FROM {subquery(sql)})"
         )
@@ -173,12 +183,13 @@ class _NodeIngest:
             )
         if distinct < rows:
             twice = self.ask(
-                f"SELECT {KEY} AS key FROM {self.table} GROUP BY 1 HAVING count(*) > 1 ORDER BY 1 ASC LIMIT 3"
+                f"SELECT {KEY}::VARCHAR AS key FROM {self.table} GROUP BY {KEY} HAVING count(*) > 1 "
+                f"ORDER BY {KEY} ASC LIMIT 4"
             )
-            some = ", ".join(repr(key) for key in twice.column("key").to_pylist())
+            some = shown(twice.column("key").to_pylist(), self.role.key_type)
             raise InputError(
                 f"{counted(rows - distinct, 'row')} of {name} {'repeats' if rows - distinct == 1 else 'repeat'} an id: "
-                f"{some}{', …' if rows - distinct > 3 else ''}",
+                f"{some}",
                 role=name,
                 help="a node is one row: SELECT DISTINCT, or GROUP BY id",
             )

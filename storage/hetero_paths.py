@@ -115,7 +115,7 @@ def build_path(
     try:
         joins = " ".join(f"JOIN {name} s{i} ON s{i}.a = s{i - 1}.b" for i, name in enumerate(names) if i)
         query = f"SELECT s0.a AS a, s{len(names) - 1}.b AS b FROM {names[0]} s0 {joins} GROUP BY ALL ORDER BY a, b"
-        found: pa.Table = interruptible(cursor, lambda: cursor.execute(query).to_arrow_table())
+        found: pa.Table = interruptible(cursor, lambda: cursor.sql(query).to_arrow_table())
     finally:
         for name in names:
             cursor.unregister(name)
