@@ -18,7 +18,7 @@ from graphlearn.jobs.families import Family, RoleSpec
 from graphlearn.jobs.kge import BASE_MEMORY, check_device
 from graphlearn.jobs.labels import metrics_line
 from graphlearn.jobs.machine import gemm_flops, memory_available
-from graphlearn.storage.hetero_paths import build_path, read_path
+from graphlearn.storage.hetero_paths import Metapath, build_path, read_path
 from graphlearn.storage.hetero_roles import columns_of, find_ends, read_roles
 from graphlearn.storage.report import counted
 
@@ -104,9 +104,9 @@ class _Dhan:
         return not self.cursor.execute(f"SELECT 1 FROM ({self.sql[role].strip().rstrip(';')}\n) LIMIT 1").fetchall()
 
     def _measure(self) -> GraphSize:
-        nodes, edges = self.roles.nodes.items(), self.roles.edges.items()
+        edges = self.roles.edges.items()
         size = GraphSize(
-            {name: node_size(self.cursor, self.sql[name], role, self.kinds[name]) for name, role in nodes},
+            {name: node_size(self.cursor, self.sql[name], self.kinds[name]) for name in self.roles.nodes},
             {name: edge_size(self.cursor, self.sql[name], role) for name, role in edges},
         )
         for path in self.paths:
@@ -200,6 +200,10 @@ class _Dhan:
             return "embeddings from links alone"
         return f"links of {target.relation}" if target.edges else f"{target.column} of {target.node}"
 
+    def _unit(self) -> str:
+        """What a step of the training learns from."""
+        return "nodes" if self.target.node is not None and self.options.target is not None else "edges"
+
     def _node_operators(self, estimate: Any) -> list[Operator]:
         found = []
         for name in self.roles.nodes:
@@ -256,7 +260,7 @@ class _Dhan:
                     name=f"encode {path.name}",
                     inputs=tuple(f"edges {name}" for name in steps),
                     outputs=(f"edges {path.name}",),
-                    run=lambda data, emit, path=path: self.encode_path(path, data),  # type: ignore[misc]
+                    run=partial(self.encode_path, path),
                     detail="at most, " + size.text(self.options) if self.size.known else "",
                     describe=lambda out, name=path.name: counted(out[f"edges {name}"][1].edges, "edge"),  # type: ignore[misc]
                     estimate=estimate(
@@ -291,7 +295,7 @@ class _Dhan:
         found = read_edges(self.cursor, self.sql[name], self.roles.edges[name], nodes, self.options.unknown)
         return {f"edges {name}": found}
 
-    def encode_path(self, path: Any, data: Data) -> Data:
+    def encode_path(self, path: Metapath, data: Data, emit: Emit) -> Data:  # noqa: ARG002
         """A metapath to pairs of positions."""
         table, report = build_path(self.cursor, path, [t for tables, _ in data.values() for t in tables])
         return {f"edges {path.name}": ([table], report)}
@@ -302,23 +306,22 @@ class _Dhan:
         from graphlearn.jobs.dhan_graph import divide, make_graph, make_task
         from graphlearn.jobs.hetero_metrics import metric_row
         from graphlearn.jobs.net3_training import threads
-        from graphlearn.models.dhan_training import HeteroTraining
+        from graphlearn.models.dhan_tasks import make_training
         from graphlearn.models.hetero_baselines import baselines
         from graphlearn.storage.hetero import HeteroTables
 
         options = self.options
         nodes = [data[f"nodes {name}"] for name in self.roles.nodes]
         made = {name: data[f"edges {name}"] for name in (*self.roles.edges, *(p.name for p in self.paths))}
-        tables = HeteroTables.of(
-            nodes, [table for found, _ in made.values() for table in found], {n: report for n, (_, report) in made.items()}
-        )
+        relations = [table for found, _ in made.values() for table in found]
+        tables = HeteroTables.of(nodes, relations, {name: report for name, (_, report) in made.items()})
         tables = divide(tables, self.target, options, emit)
         for message, level in tables.report.notes():
             emit(Note(message=message, level=level))
         with threads(options.threads):
             graph, task = make_graph(tables), make_task(tables, self.target, learnt=options.target is not None)
             settings = model_options(options)
-            training = HeteroTraining(graph, task, settings)
+            training = make_training(graph, task, settings)
             parts = ("valid", "test") if options.target is not None else ("all",)
             rows = [
                 metric_row(method, part, measured)
@@ -336,7 +339,7 @@ class _Dhan:
         assert run is not None
         emit(PhaseStarted(phase="train", total=self.options.epochs, unit="epochs"))
         with threads(self.options.threads):
-            trainer = DhanTrainer(data["training"], run.checkpoints, run.id, emit)
+            trainer = DhanTrainer(data["training"], self._unit(), run.checkpoints, run.id, emit)
             if self.bound.resume:
                 trainer.resume()
             trainer.fit()

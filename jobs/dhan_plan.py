@@ -13,7 +13,7 @@ from graphlearn.jobs.dhan_options import DhanJobOptions
 from graphlearn.storage.columns import quoted, subquery
 from graphlearn.storage.hetero_features import WORDS, Kind
 from graphlearn.storage.hetero_paths import Metapath, count_walks
-from graphlearn.storage.hetero_roles import EdgeRole, NodeRole
+from graphlearn.storage.hetero_roles import EdgeRole
 from graphlearn.storage.interrupt import interruptible
 from graphlearn.storage.report import counted
 
@@ -124,8 +124,8 @@ class GraphSize:
         if not options.fanout:
             help = f"sample neighbours: fanout = [10, 5]; or {help}"
         raise ResourceError(
-            f"the job needs about {human_bytes(need)} of memory to train, and {human_bytes(available)} is free; most of "
-            f"it for {heavy.name}: {heavy.text(options)}",
+            f"the job needs about {human_bytes(need)} of memory to train, and {human_bytes(available)} is free; "
+            f"what costs most is {heavy.name}, {heavy.text(options)}",
             help=help,
         )
 
@@ -135,7 +135,7 @@ def _ask(cursor: duckdb.DuckDBPyConnection, sql: str) -> tuple[int, ...]:
     return tuple(int(value or 0) for value in found)
 
 
-def node_size(cursor: duckdb.DuckDBPyConnection, sql: str, role: NodeRole, kinds: Mapping[str, Kind]) -> NodeSize:
+def node_size(cursor: duckdb.DuckDBPyConnection, sql: str, kinds: Mapping[str, Kind]) -> NodeSize:
     """The size of a node table. One scan, and one more for each bag."""
     table = subquery(sql)
     vectors = [name for name, kind in kinds.items() if kind == "vector"]

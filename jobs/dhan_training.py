@@ -21,16 +21,18 @@ class DhanTrainer(Loop):
 
     unit = "nodes"
 
-    def __init__(self, training: HeteroTraining, folder: Path, run_id: str, emit: Emit) -> None:
+    def __init__(self, training: HeteroTraining, unit: str, folder: Path, run_id: str, emit: Emit) -> None:
         super().__init__(training.options, folder, run_id, emit)
         self.training = training
+        self.unit = unit  # type: ignore[misc]
 
     def steps(self, epoch: int) -> int:  # noqa: ARG002
         return self.training.steps_per_epoch
 
     def train(self, epoch: int, first: int) -> Iterator[tuple[float | Tensor, int]]:
+        size, items = self.training.options.batch_size, len(self.training.items)
         for step in range(first, self.training.steps_per_epoch):
-            examples = self.training.examples(step)
+            examples = items if self.training.steps_per_epoch == 1 else min(size, items - step * size)
             yield self.training.step(epoch, step) * examples, examples
 
     def evaluate(self) -> tuple[float, dict[str, float], str] | None:

@@ -1,6 +1,7 @@
 """What metrics are called where people read them, and how their values are written.
 
-F1, accuracy, AUC, NMI and ARI are between 0 and 1 (ARI can be below 0). RMSE and MAE are in the units of the readings, MAPE is in percent, (z) marks figures on z-scores of the train part.
+RMSE and MAE are in the units of the readings, MAPE is in percent, (z) marks figures on z-scores of the train part.
+F1, accuracy, AUC and NMI lie between 0 and 1, ARI may be below 0.
 """
 
 from __future__ import annotations
