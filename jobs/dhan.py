@@ -26,9 +26,11 @@ if TYPE_CHECKING:
     from graphlearn.jobs.functions import ArrowSource, FunctionSpec, LoadedModel, Question
     from graphlearn.models.dhan_options import DhanOptions
     from graphlearn.models.dhan_training import HeteroTraining
+    from graphlearn.models.hetero import Part
     from graphlearn.storage.artifacts import Artifact
     from graphlearn.storage.hetero import HeteroTables
 
+MEASURED: tuple[Part, ...] = ("valid", "test")
 ONLY = "graph"
 """The role of a query that stands alone, which no graph is."""
 
@@ -322,12 +324,8 @@ class _Dhan:
             graph, task = make_graph(tables), make_task(tables, self.target, learnt=options.target is not None)
             settings = model_options(options)
             training = make_training(graph, task, settings)
-            parts = ("valid", "test") if options.target is not None else ("all",)
-            rows = [
-                metric_row(method, part, measured)
-                for part in parts
-                for method, measured in baselines(graph, task, settings, part).items()
-            ]
+            measured = baselines(graph, task, settings, MEASURED)
+        rows = [metric_row(method, part, found[part]) for method, found in measured.items() for part in MEASURED]
         return {"tables": tables, "training": training, "beside": [row for row in rows if row]}
 
     def train(self, data: Data, emit: Emit) -> Data:
@@ -354,12 +352,12 @@ class _Dhan:
         emit(PhaseStarted(phase="evaluate"))
         rows: list[dict[str, Any]] = []
         with threads(self.options.threads):
-            for part in ("valid", "test") if self.options.target is not None else ("all",):
+            for part in MEASURED if self.options.target is not None else MEASURED[-1:]:
                 measured = training.evaluate(part)
-                row = metric_row(METHOD, part, measured)
+                row = metric_row(METHOD, part if self.options.target is not None else "all", measured)
                 if row:
                     rows.append(row)
-                    emit(Evaluated(epoch=0, split=part, metrics=figures(measured)))
+                    emit(Evaluated(epoch=0, split=row["split"], metrics=figures(measured)))
         rows += data["beside"]
         wins, sentence = verdict(rows)
         if sentence:

@@ -27,6 +27,7 @@ from graphlearn.jobs.hetero_metrics import METRICS, SCHEMA, metrics_table, read_
 from graphlearn.storage.artifacts import Artifact
 from graphlearn.storage.dictionary import key_field
 from graphlearn.storage.hetero import HeteroTables, read_hetero
+from graphlearn.storage.hetero_nodes import Keys
 from graphlearn.storage.hetero_roles import find_ends, plain, read_roles
 from graphlearn.types import FloatArray, IdArray
 
@@ -203,12 +204,8 @@ class DhanModel(LoadedModel):
         rank = np.broadcast_to(np.arange(1, k + 1, dtype=np.int32), labels.shape)
         likely = chances >= LIKELY if several else np.isfinite(chances)
         rows, places = np.nonzero(likely | (rank == 1))
-        for lo in range(0, len(rows), ROWS):
-            row, place = rows[lo : lo + ROWS], places[lo : lo + ROWS]
-            missing = labels[row, place] < 0
-            answers = node.labels.classes.dictionary.take(labels[row, place])
-            figures = [pa.array(values[row, place], mask=missing) for values in (chances, rank)]
-            yield _batch([keys.take(pa.array(row)), answers, *figures], schema)
+        answers = labels[rows, places], chances[rows, places], rank[rows, places]
+        yield from _ranked(keys, node.labels.classes, rows, answers, schema)
 
     def _links(self, question: Question, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
         relation = self.tables.edges[self.target.relation]
@@ -220,20 +217,16 @@ class DhanModel(LoadedModel):
             return
         sources, keys = self._nodes(question, relation.source, source)
         candidates = self.tables.nodes[relation.target].keys
-        k = min(int(question.options["k"] or LINKS), len(candidates))
-        size, without = max(1, ROWS // k), bool(question.options["exclude_known"])
-        for lo in range(0, len(sources), size):
-            ids = sources[lo : lo + size]
-            known = np.flatnonzero(ids >= 0)
-            found, scores = np.full((len(ids), k), -1, np.int64), np.full((len(ids), k), np.nan, np.float32)
-            if len(known):
-                found[known], scores[known] = self.training.predict(ids[known], k, exclude_known=without)
-            rank = np.broadcast_to(np.arange(1, k + 1, dtype=np.int32), found.shape)
-            rows, places = np.nonzero((found >= 0) | ((rank == 1) & (ids < 0)[:, None]))
-            missing = found[rows, places] < 0
-            answers = candidates.dictionary.take(found[rows, places])
-            figures = [pa.array(values[rows, places], mask=missing) for values in (scores, rank)]
-            yield _batch([keys.take(pa.array(rows + lo)), answers, *figures], schema)
+        k, without = min(int(question.options["k"] or LINKS), len(candidates)), bool(question.options["exclude_known"])
+        known = np.flatnonzero(sources >= 0)
+        found, scores = np.full((len(sources), k), -1, np.int64), np.full((len(sources), k), np.nan, np.float32)
+        if len(known):
+            found[known], scores[known] = self.training.predict(sources[known], k, exclude_known=without)
+        rank = np.broadcast_to(np.arange(1, k + 1, dtype=np.int32), found.shape)
+        rows, places = np.nonzero((found >= 0) | ((rank == 1) & (sources < 0)[:, None]))
+        yield from _ranked(
+            keys, candidates, rows, (found[rows, places], scores[rows, places], rank[rows, places]), schema
+        )
 
     def _pairs(self, question: Question, schema: pa.Schema, source: str, target: str) -> Iterator[pa.RecordBatch]:
         """Scores of given links."""
@@ -283,6 +276,17 @@ class DhanModel(LoadedModel):
                 keys = pa.array([None if k is None else str(k) for k in keys.to_pylist()], wanted)
             out = pa.compute.coalesce(out, keys)
         return out
+
+
+def _ranked(
+    asked: pa.Array, answers: Keys, rows: IdArray, found: tuple[IdArray, FloatArray, IdArray], schema: pa.Schema
+) -> Iterator[pa.RecordBatch]:
+    """Batches of (key asked, key of the answer, score, rank); NULL for what follows an unknown key."""
+    for lo in range(0, len(rows), ROWS):
+        places, scores, ranks = (values[lo : lo + ROWS] for values in found)
+        missing = places < 0
+        figures = [pa.array(scores, mask=missing), pa.array(ranks, mask=missing)]
+        yield _batch([asked.take(pa.array(rows[lo : lo + ROWS])), answers.dictionary.take(places), *figures], schema)
 
 
 def _batch(columns: list[pa.Array], schema: pa.Schema) -> pa.RecordBatch:
