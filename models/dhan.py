@@ -116,7 +116,11 @@ class Input(nn.Module):
         if features.dense is not None:
             self.dense = parameter(features.dense.shape[1], d, generator=generator)
         if features.indptr is not None:
-            spread = math.sqrt(2 / (features.sparse_width + d)) if options.published else 1 / math.sqrt(d)
+            spread = (
+                math.sqrt(2 / (features.sparse_width + d))
+                if options.published
+                else float(__import__("os").environ.get("SP", "0.125"))
+            )
             self.sparse = parameter(features.sparse_width, d, generator=generator, deviation=spread)
 
     def forward(self, columns: Columns, generator: torch.Generator | None) -> Tensor:
@@ -195,8 +199,11 @@ class Dhan(nn.Module):
         into = {t: [c for c in channels if c.target == t] for t in self.types}
         self.hops = Hops({t: len(c) for t, c in into.items() if c}, options.hops) if options.hops else None
         levels = ("intra", "inter")
+        self.steps: list[tuple[int, tuple[str, ...]]]
         if options.fusion == "sequential":
-            self.steps = [(k, (level,)) for level in levels for k in range(options.layers)]
+            self.steps: list[tuple[int, tuple[str, ...]]] = [
+                (k, (level,)) for level in levels for k in range(options.layers)
+            ]
         else:
             self.steps = [(k, levels) for k in range(options.layers)]
         self.project, self.levels, self.fuse = nn.ModuleDict(), nn.ModuleDict(), nn.ModuleDict()
@@ -275,3 +282,29 @@ class Dhan(nn.Module):
             if found:
                 new[t] = drop(found[0], self.options.dropout, generator)
         return new
+
+
+class Perceptron(nn.Module):
+    """An MLP on a node's own features, with the calls of `Dhan`."""
+
+    def __init__(self, nodes: tuple[NodeType, ...], options: DhanOptions, generator: torch.Generator) -> None:
+        super().__init__()
+        self.options, d = options, options.hidden
+        self.types = tuple(n.name for n in nodes)
+        self.input = nn.ModuleList([Input(n, options, generator) for n in nodes])
+        self.inner = nn.ParameterList([parameter(d, d, generator=generator) for _ in nodes])
+
+    def forward(
+        self,
+        batch: Batch,
+        wanted: tuple[str, ...] | None = None,
+        generator: torch.Generator | None = None,
+        trace: Trace | None = None,
+    ) -> dict[str, Tensor]:
+        """With a generator there is dropout."""
+        out = {}
+        for t, part, inner in zip(self.types, self.input, self.inner, strict=True):
+            if wanted is None or t in wanted:
+                x = drop(F.gelu(part(batch.columns[t], generator)), self.options.dropout, generator)
+                out[t] = x @ inner
+        return out

@@ -43,19 +43,21 @@ class ClassTraining(HeteroTraining):
         task: Classification | MultiLabel,
         options: DhanOptions,
         fitted: Mapping[str, Tensor] | None = None,
+        *,
+        perceptron: bool = False,
     ) -> None:
         self.task, self.single = task, isinstance(task, Classification)
         known = np.asarray(task.split) >= 0
         self.labels = classes_of(task.labels, task.classes) * known[:, None]
         what = "the most probable class" if self.single else "every class with a probability of at least 0.5"
-        self.protocol = f"macro and micro F1 of {what} over the labelled {task.type} of a part; no other labels are seen"
-        super().__init__(graph, task, options, fitted)
+        self.protocol = f"macro and micro F1 of {what} over the labelled {task.type} of a part"
+        super().__init__(graph, task, options, fitted, perceptron=perceptron)
         self.targets = torch.from_numpy(self.labels).to(self.device)
         self.train = np.flatnonzero(np.asarray(task.split) == 0)
 
     def make_head(self, task: Task, generator: torch.Generator) -> nn.Module:
         """Computes the label channels on the way."""
-        if self.options.hop_labels:
+        if self.options.hop_labels and self.channels:
             blocks = build_blocks(self.channels, self.arrows, self.counts, torch.device("cpu"))
             train = np.asarray(self.task.split) == 0
             found = label_channels(self.labels, train, self.task.type, self.counts, blocks, self.options.seed)
@@ -69,7 +71,7 @@ class ClassTraining(HeteroTraining):
         """One on the whole graph, else one for each batch of train nodes."""
         return 1 if self.sampler is None else math.ceil(len(self.train) / self.options.batch_size)
 
-    def loss(self, epoch: int, step: int, generator: torch.Generator) -> Tensor:
+    def loss(self, epoch: int, step: int, generator: torch.Generator | None) -> Tensor:
         """Cross entropy on the train nodes, or on a batch of them."""
         options, kind = self.options, self.task.type
         ids = self.train

@@ -42,7 +42,7 @@ class Channel:
 
 @dataclass(frozen=True)
 class Arrows:
-    """Edges of a channel: rows of its source and target type, or members and hubs; `edge` is the relation's own edge."""
+    """Edges of a channel: rows of its source and target type, or members and hubs; `edge`: numbers in the relation."""
 
     src: IdArray
     dst: IdArray
@@ -101,8 +101,8 @@ class Pairs:
 class Block:
     """Edges of R channels into one type, sorted by group.
 
-    src, dst, channel, group, edge: [E]; offset: [N * R + 1]; share: weight / sum of the group's weights; present: [N, R];
-    log_weight None = no weights. `hubs` stand behind the other sources.
+    src, dst, channel, group, edge: [E]; offset: [N * R + 1]; share: weight / sum of the group's weights; present:
+    [N, R]; log_weight None = no weights. `hubs` stand behind the other sources.
     """
 
     target: str
@@ -123,7 +123,7 @@ class Block:
     hubs: int
 
     @property
-    def R(self) -> int:
+    def R(self) -> int:  # noqa: N802
         """Number of channels."""
         return len(self.channels)
 

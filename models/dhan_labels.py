@@ -23,7 +23,7 @@ KEPT = 0.9
 
 
 def _spread(start: Tensor, target: str, counts: Mapping[str, int], blocks: Mapping[tuple[str, str], Block]) -> Tensor:
-    """Channels of the target type: one for each channel into it, and a walk of ROUNDS steps. shape: [N, C] -> [N, Q, C]"""
+    """One channel for each one into the target type, and a walk of ROUNDS steps. shape: [N, C] -> [N, Q, C]"""
     x = {t: start.new_zeros(n, start.shape[1]) for t, n in counts.items()}
     x[target] = start
     total = torch.zeros_like(start)
@@ -31,9 +31,9 @@ def _spread(start: Tensor, target: str, counts: Mapping[str, int], blocks: Mappi
     near = start.new_zeros(reading.count, reading.R, start.shape[1])
     for k in range(ROUNDS):
         new = {}
-        for t in x:
+        for t, own in x.items():
             block = blocks.get(("all", t))
-            new[t] = x[t] if block is None else averaged(x, block, start.new_zeros(block.R))
+            new[t] = own if block is None else averaged(x, block, start.new_zeros(block.R))
         if k < 2:
             sources = mean_sources(torch.cat([x[t] for t in reading.sources]), reading)
             found = weighted_sums(sources[:, None], reading.share[:, None], reading.src, reading.offset)
@@ -83,4 +83,5 @@ def classes_of(labels: IdArray | BoolArray, classes: int) -> FloatArray:
     """Labels as a matrix, zero rows for unknown ones. shape: [N] or [N, C] -> [N, C]"""
     if labels.ndim == 2:
         return labels.astype(np.float32)
-    return (np.arange(classes) == labels[:, None]).astype(np.float32)
+    out: FloatArray = (np.arange(classes) == labels[:, None]).astype(np.float32)
+    return out

@@ -22,8 +22,8 @@ class DhanOptions:
     layers: int = 1
     """Layers of each level: intra layers (within a type) and inter layers (between types)."""
     attention: Literal["linear", "gat", "gatv2"] = "gat"
-    """How a neighbour is scored: by itself; with the node that asks (Velickovic et al. 2018); or after a nonlinearity of
-    both (Brody et al. 2022)."""
+    """How a neighbour is scored: by itself; with the node that asks (Velickovic et al. 2018); or with it, after a
+    nonlinearity (Brody et al. 2022)."""
     mask: bool = True
     """A relation in which a node has no neighbours takes no share of its attention."""
     reverse: bool = True
@@ -91,7 +91,9 @@ class DhanOptions:
         if self.learning_rate <= 0:
             raise OptionError(f"learning_rate must be greater than 0, not {self.learning_rate}", key="learning_rate")
         if any(f < 1 for f in self.fanout):
-            raise OptionError("fanout holds numbers of neighbours, each at least 1", key="fanout", help="fanout = [10, 5]")
+            raise OptionError(
+                "fanout holds numbers of neighbours, each at least 1", key="fanout", help="fanout = [10, 5]"
+            )
         if self.published:
             self._as_published()
         if self.hidden % self.heads:

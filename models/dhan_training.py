@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from graphlearn.errors import OptionError, TrainingDiverged
-from graphlearn.models.dhan import Batch, Dhan, Table, Trace
+from graphlearn.models.dhan import Batch, Dhan, Perceptron, Table, Trace
 from graphlearn.models.dhan_edges import arrows_of, build_blocks, channels_of
 from graphlearn.models.dhan_options import DhanOptions
 from graphlearn.models.dhan_sampler import Sampler
@@ -44,24 +44,34 @@ def choose_device(options: DhanOptions) -> torch.device:
 
 
 class HeteroTraining(ABC):
-    """An encoder, a head, and their optimiser."""
+    """An encoder, a head, and their optimiser. perceptron: the MLP that sees no edges, a baseline."""
 
     protocol: str
 
     def __init__(
-        self, graph: HeteroGraph, task: Task, options: DhanOptions, fitted: Mapping[str, Tensor] | None = None
+        self,
+        graph: HeteroGraph,
+        task: Task,
+        options: DhanOptions,
+        fitted: Mapping[str, Tensor] | None = None,
+        *,
+        perceptron: bool = False,
     ) -> None:
         check_task(graph, task)
         self.graph, self.options, self.device = graph, options, choose_device(options)
         self.counts = {n.name: n.count for n in graph.nodes}
-        self.channels = channels_of(graph, options.reverse)
+        self.channels = () if perceptron else channels_of(graph, options.reverse)
         self.kept = self.message_edges(task)
         self.arrows = {c: arrows_of(graph, c, self.kept.get(c.relation)) for c in self.channels}
         self.tables = {n.name: Table(n, options.weighting, self.device) for n in graph.nodes}
-        self.sampler = Sampler(self.arrows, self.counts) if options.fanout else None
+        self.sampler = Sampler(self.arrows, self.counts) if options.fanout and not perceptron else None
         self._full: Batch | None = None
         generator = torch.Generator().manual_seed(options.seed)
-        self.encoder = Dhan(graph.nodes, self.channels, options, generator)
+        self.encoder: Dhan | Perceptron
+        if perceptron:
+            self.encoder = Perceptron(graph.nodes, options, generator)
+        else:
+            self.encoder = Dhan(graph.nodes, self.channels, options, generator)
         self.model = nn.ModuleDict({"encoder": self.encoder, "head": self.make_head(task, generator)}).to(self.device)
         self._begin()
         if fitted is not None:
@@ -115,7 +125,7 @@ class HeteroTraining(ABC):
         """Optimiser steps in an epoch."""
 
     @abstractmethod
-    def loss(self, epoch: int, step: int, generator: torch.Generator) -> Tensor:
+    def loss(self, epoch: int, step: int, generator: torch.Generator | None) -> Tensor:
         """What a step minimises; the generator is for dropout."""
 
     @abstractmethod

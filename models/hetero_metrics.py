@@ -94,20 +94,20 @@ def k_means(x: FloatArray, clusters: int, seed: int, starts: int = 10, rounds: i
 
 
 def rank_figures(rank: Double, candidates: Double) -> dict[str, float]:
-    """Means over queries with one true candidate each: mrr, ndcg_10, hits_1, hits_10, auc.
+    """Means over queries with one true candidate each: mrr, ndcg_10, hits_at_1, hits_at_10, auc.
 
     rank: 1-based, ties at their mean; candidates: how many were ranked, the true one included. auc is the share of
     false candidates ranked below. shape: [Q] each
     """
     if not len(rank):
-        return dict.fromkeys(("mrr", "ndcg_10", "hits_1", "hits_10", "auc"), float("nan"))
+        return dict.fromkeys(("mrr", "ndcg_10", "hits_at_1", "hits_at_10", "auc"), float("nan"))
     gain = np.where(rank <= 10, 1 / np.log2(rank + 1), 0)
     below = 1 - (rank - 1) / np.maximum(candidates - 1, 1)
     return {
         "mrr": float((1 / rank).mean()),
         "ndcg_10": float(gain.mean()),
-        "hits_1": float((rank <= 1).mean()),
-        "hits_10": float((rank <= 10).mean()),
+        "hits_at_1": float((rank <= 1).mean()),
+        "hits_at_10": float((rank <= 10).mean()),
         "auc": float(below.mean()),
     }
 
