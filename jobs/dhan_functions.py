@@ -224,9 +224,8 @@ class DhanModel(LoadedModel):
             found[known], scores[known] = self.training.predict(sources[known], k, exclude_known=without)
         rank = np.broadcast_to(np.arange(1, k + 1, dtype=np.int32), found.shape)
         rows, places = np.nonzero((found >= 0) | ((rank == 1) & (sources < 0)[:, None]))
-        yield from _ranked(
-            keys, candidates, rows, (found[rows, places], scores[rows, places], rank[rows, places]), schema
-        )
+        answers = found[rows, places], scores[rows, places], rank[rows, places]
+        yield from _ranked(keys, candidates, rows, answers, schema)
 
     def _pairs(self, question: Question, schema: pa.Schema, source: str, target: str) -> Iterator[pa.RecordBatch]:
         """Scores of given links."""
@@ -283,7 +282,7 @@ def _ranked(
 ) -> Iterator[pa.RecordBatch]:
     """Batches of (key asked, key of the answer, score, rank); NULL for what follows an unknown key."""
     for lo in range(0, len(rows), ROWS):
-        places, scores, ranks = (values[lo : lo + ROWS] for values in found)
+        places, scores, ranks = found[0][lo : lo + ROWS], found[1][lo : lo + ROWS], found[2][lo : lo + ROWS]
         missing = places < 0
         figures = [pa.array(scores, mask=missing), pa.array(ranks, mask=missing)]
         yield _batch([asked.take(pa.array(rows[lo : lo + ROWS])), answers.dictionary.take(places), *figures], schema)

@@ -30,7 +30,7 @@ class DhanTrainer(Loop):
         return self.training.steps_per_epoch
 
     def train(self, epoch: int, first: int) -> Iterator[tuple[float | Tensor, int]]:
-        size, items = self.training.options.batch_size, len(self.training.items)
+        size, items = self.training.options.batch_size, _items(self.training)
         for step in range(first, self.training.steps_per_epoch):
             examples = items if self.training.steps_per_epoch == 1 else min(size, items - step * size)
             yield self.training.step(epoch, step) * examples, examples
@@ -50,3 +50,9 @@ class DhanTrainer(Loop):
 
     def load(self, tensors: dict[str, Tensor]) -> None:
         self.training.load(tensors)
+
+
+def _items(training: HeteroTraining) -> int:
+    """Nodes or edges that an epoch learns from."""
+    found = getattr(training, "train", None)
+    return len(found) if found is not None else sum(len(edges) for edges in training.learnt.values())
