@@ -235,7 +235,7 @@ class DhanModel(LoadedModel):
         both = (a >= 0) & (b >= 0)
         scores = np.full(len(a), np.nan, np.float32)
         if both.any():
-            scores[both] = self.training.score_pairs(a[both], b[both])
+            scores[both] = self.training.pair_scores(a[both], b[both])
         for lo in range(0, len(a), ROWS):
             part = slice(lo, lo + ROWS)
             ranks = pa.nulls(len(a[part]), pa.int32())
@@ -251,13 +251,15 @@ class DhanModel(LoadedModel):
             yield _batch([keys.take(np.arange(lo, lo + len(part))), lists], schema)
 
     def _explain(self, question: Question, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+        from graphlearn.models.dhan_explain import explain
+
         main = self.shape.main
         ids, keys = self._nodes(question, main, id_column(question, main))
         known = np.flatnonzero(ids >= 0)
         if not len(known):
             return
         wanted, first = np.unique(ids[known], return_index=True)
-        found = self.training.explain(wanted, int(question.options["k"]))
+        found = explain(self.training, wanted, int(question.options["k"]))
         place = np.searchsorted(wanted, np.asarray(found.node))
         types, places = np.asarray(found.neighbour_type, object), np.asarray(found.neighbour)
         texts = [pa.array(list(column), pa.string()) for column in (found.kind, found.relation, types)]

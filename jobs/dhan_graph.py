@@ -40,7 +40,7 @@ def divide(tables: HeteroTables, target: Target, options: DhanJobOptions, emit: 
         lost = (table.split >= 0) & ~labels.known
         table.report.unlabelled = int(np.count_nonzero(lost))
         split = np.where(lost, np.int8(-1), table.split)
-    _check_parts(split, table.name, f"nodes of {table.name} with a {labels.column}", given=table.split is not None)
+    _check_parts(split, table.name, f"nodes of {table.name} with {labels.column}", given=table.split is not None)
     if not (split == 1).any():
         emit(Note(message=f"no node of {table.name} is in the validation part: training runs to its last epoch"))
     _check_classes(table, split, emit)

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from graphlearn.errors import InputError
 from graphlearn.jobs.functions import Question
-from graphlearn.jobs.kge_functions import Unknown, same_key
+from graphlearn.jobs.kge_functions import Unknown, are_text, same_key
 from graphlearn.storage.columns import describe, find_column, quoted, subquery
 from graphlearn.storage.hetero_nodes import Keys
 from graphlearn.types import IdArray
@@ -72,8 +72,8 @@ def find_nodes(question: Question, ends: Mapping[str, Keys], model: str) -> tupl
     out = []
     for keys, places, asked_key in zip(ends.values(), ids, asked_keys, strict=True):
         known = keys.dictionary.take(places)
-        same = asked_key.type == known.type
-        out.append(pa.compute.coalesce(known, asked_key) if same else known)
+        same = asked_key.type == known.type or are_text(asked_key, known)
+        out.append(pa.compute.coalesce(known, asked_key.cast(known.type)) if same else known)
     return ids, out
 
 

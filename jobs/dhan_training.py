@@ -10,6 +10,8 @@ from graphlearn.events import Emit
 from graphlearn.jobs.hetero_metrics import DECIDES, figures
 from graphlearn.jobs.labels import LABELS, number
 from graphlearn.jobs.loop import Loop
+from graphlearn.models.dhan_classes import ClassTraining
+from graphlearn.models.dhan_pairs import PairTraining
 from graphlearn.models.dhan_training import HeteroTraining
 
 if TYPE_CHECKING:
@@ -30,9 +32,10 @@ class DhanTrainer(Loop):
         return self.training.steps_per_epoch
 
     def train(self, epoch: int, first: int) -> Iterator[tuple[float | Tensor, int]]:
+        sampled = self.training.sampler is not None
         size, items = self.training.options.batch_size, _items(self.training)
         for step in range(first, self.training.steps_per_epoch):
-            examples = items if self.training.steps_per_epoch == 1 else min(size, items - step * size)
+            examples = max(1, min(size, items - step * size) if sampled else items // self.training.steps_per_epoch)
             yield self.training.step(epoch, step) * examples, examples
 
     def evaluate(self) -> tuple[float, dict[str, float], str] | None:
@@ -54,5 +57,7 @@ class DhanTrainer(Loop):
 
 def _items(training: HeteroTraining) -> int:
     """Nodes or edges that an epoch learns from."""
-    found = getattr(training, "train", None)
-    return len(found) if found is not None else sum(len(edges) for edges in training.learnt.values())
+    if isinstance(training, ClassTraining):
+        return len(training.train)
+    assert isinstance(training, PairTraining)
+    return sum(len(edges) for edges in training.learnt.values())

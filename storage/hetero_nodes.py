@@ -114,7 +114,7 @@ def check_label(role: NodeRole, column: str) -> LabelKind:
     """Whether a column holds one class or a list of them. Raises InputError when it can hold none."""
     type_name = role.columns[column]
     inner = type_name.removesuffix("[]")
-    if kind_of(inner) in (None, "float", "nested", "json", "blob"):
+    if kind_of(inner) in (None, "float") or inner.endswith("]"):
         raise InputError(
             f"{column} of {role.name} is {type_name}: a class is a text, a whole number, a date or the like",
             role=role.name,

@@ -166,7 +166,9 @@ def ends(cursor: duckdb.DuckDBPyConnection, sql: dict[str, str], **given: tuple[
 def test_ends_by_name_type_alias_and_rows(cursor: duckdb.DuckDBPyConnection) -> None:
     cursor.execute("CREATE TABLE t AS SELECT i AS film, i + 2 AS later, 'p' || i AS who FROM range(2) t(i)")
     sql = {"person": PEOPLE, "film": FILMS, "year": "SELECT i AS id, i AS x FROM range(90) t(i)"}
-    by_name = ends(cursor, sql | {"e": "SELECT film, film AS year FROM t", "f": "SELECT who AS source, 1 AS hub FROM t"})
+    by_name = ends(
+        cursor, sql | {"e": "SELECT film, film AS year FROM t", "f": "SELECT who AS source, 1 AS hub FROM t"}
+    )
     assert (by_name.edges["e"].source.node, by_name.edges["e"].target.node) == ("film", "year")
     person = {"e": "SELECT who AS source, film AS target FROM t", "f": "SELECT film AS source, later AS year FROM t"}
     by_type = ends(cursor, sql | person)
