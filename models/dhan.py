@@ -141,33 +141,29 @@ class Input(nn.Module):
 
 
 class Hops(nn.Module):
-    """Means along paths: x_k of a type is the mix over its channels of their neighbours' mean x_(k-1); the sum over k.
+    """Means along paths: a step goes to the mix over a type's channels of their neighbours' mean, and with the share
+    `restart` back to the node itself (Gasteiger et al. 2019, APPNP).
 
-    Channels and path lengths are mixed by learnt weights, the projection is one for all: with few labels, weights of
-    their own for each path learn the train nodes by heart.
+    Channels are mixed by learnt weights. The projection is one for all paths, and how far paths reach is given: both
+    would be learnt from what the train nodes' own features give away, and that does not carry over to other nodes.
     """
 
-    def __init__(self, channels: Mapping[str, int], hops: int) -> None:
+    def __init__(self, channels: Mapping[str, int], options: DhanOptions) -> None:
         super().__init__()
-        self.hops, self.types = hops, tuple(channels)
-        self.mix = nn.ParameterList([nn.Parameter(torch.zeros(hops, R)) for R in channels.values()])
-        self.length = nn.ParameterList([nn.Parameter(torch.zeros(hops + 1)) for _ in channels])
+        self.hops, self.restart, self.types = options.hops, options.restart, tuple(channels)
+        self.mix = nn.ParameterList([nn.Parameter(torch.zeros(R)) for R in channels.values()])
 
     def forward(self, x: Mapping[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         """shape: {type: [N, d]} -> the same"""
-        current, total = dict(x), dict(x)
-        length = {t: w.softmax(0) for t, w in zip(self.types, self.length, strict=True)}
-        for t in self.types:
-            total[t] = x[t] * length[t][0]
-        for k in range(self.hops):
+        current = dict(x)
+        for _ in range(self.hops):
             new = dict(current)
             for t, mix in zip(self.types, self.mix, strict=True):
                 block = batch.blocks["all", t]
-                mixed = averaged(current, block, mix[k])
+                mixed = (1 - self.restart) * averaged(current, block, mix) + self.restart * x[t]
                 new[t] = torch.where(block.present.any(1, keepdim=True), mixed, current[t])
-                total[t] = total[t] + new[t] * length[t][k + 1]
             current = new
-        return total
+        return current
 
 
 def averaged(x: Mapping[str, Tensor], block: Block, logits: Tensor) -> Tensor:
@@ -197,13 +193,11 @@ class Dhan(nn.Module):
         self.types = tuple(n.name for n in nodes)
         self.input = nn.ModuleList([Input(n, options, generator) for n in nodes])
         into = {t: [c for c in channels if c.target == t] for t in self.types}
-        self.hops = Hops({t: len(c) for t, c in into.items() if c}, options.hops) if options.hops else None
+        self.hops = Hops({t: len(c) for t, c in into.items() if c}, options) if options.hops else None
         levels = ("intra", "inter")
-        self.steps: list[tuple[int, tuple[str, ...]]]
+        self.steps: list[tuple[int, tuple[str, ...]]] = []
         if options.fusion == "sequential":
-            self.steps: list[tuple[int, tuple[str, ...]]] = [
-                (k, (level,)) for level in levels for k in range(options.layers)
-            ]
+            self.steps = [(k, (level,)) for level in levels for k in range(options.layers)]
         else:
             self.steps = [(k, levels) for k in range(options.layers)]
         self.project, self.levels, self.fuse = nn.ModuleDict(), nn.ModuleDict(), nn.ModuleDict()

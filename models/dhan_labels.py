@@ -37,8 +37,8 @@ def _spread(start: Tensor, target: str, counts: Mapping[str, int], blocks: Mappi
         if k < 2:
             sources = mean_sources(torch.cat([x[t] for t in reading.sources]), reading)
             found = weighted_sums(sources[:, None], reading.share[:, None], reading.src, reading.offset)
-            own = [r for r, c in enumerate(reading.channels) if (c.source == target) == (k == 0)]
-            near[:, own] = found.reshape(near.shape)[:, own]
+            mine = [r for r, c in enumerate(reading.channels) if (c.source == target) == (k == 0)]
+            near[:, mine] = found.reshape(near.shape)[:, mine]
         x = new
         total = total + KEPT**k * x[target]
     return torch.cat([near, total[:, None]], 1)

@@ -32,9 +32,10 @@ class DhanOptions:
     """Intra and inter layers one after another; side by side and concatenated; or side by side and mixed by a gate."""
     jumping: bool = True
     """The output reads the states of all layers, not only the last (Xu et al. 2018, jumping knowledge)."""
-    hops: int = 2
-    """Paths of up to so many relations along which features are averaged before training, as channels of their own
-    (Yang et al. 2023, SeHGNN); 0 leaves them out."""
+    hops: int = 8
+    """Steps along relations of all kinds over which features are averaged before any attention; 0 leaves them out."""
+    restart: float = 0.1
+    """Share of its own features that a node keeps in each of these steps."""
     hop_labels: bool = True
     """Average the labels of the train part along the same paths, a node's own label left out."""
     weighting: Literal["raw", "mean", "tfidf"] = "tfidf"
@@ -83,9 +84,7 @@ class DhanOptions:
         self._at_least(1, "hidden", "heads", "layers", "batch_size", "negatives", "epochs")
         self._at_least(0, "hops", "candidates", "weight_decay", "evaluate_every", "patience", "seed", "threads")
         self._at_least(0, "checkpoint_seconds")
-        if self.hops > 2:
-            raise OptionError(f"hops must be 0, 1 or 2, not {self.hops}", key="hops")
-        for name in ("input_dropout", "dropout", "attention_dropout", "averaging"):
+        for name in ("restart", "input_dropout", "dropout", "attention_dropout", "averaging"):
             if not 0 <= getattr(self, name) < 1:
                 raise OptionError(f"{name} must lie in [0, 1), not {getattr(self, name)}", key=name)
         if self.learning_rate <= 0:
