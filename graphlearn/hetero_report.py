@@ -106,12 +106,12 @@ def _attention(model: DhanModel) -> dict[str, float]:
     from graphlearn.models.dhan_explain import explain
 
     name = model.shape.main
-    found = explain(model.training, _some(len(model.tables.nodes[name]), ASKED), 1)
-    kinds, weights = np.asarray(found.kind), np.asarray(found.weight, np.float64)
-    relations = np.asarray(found.relation, object)
-    chosen = kinds == "relation"
-    nodes = max(1, len(np.unique(np.asarray(found.node)[chosen])))
-    sums = {str(r): float(weights[chosen & (relations == r)].sum()) / nodes for r in sorted(set(relations[chosen]))}
+    nodes = _some(len(model.tables.nodes[name]), ASKED)
+    sums: dict[str, float] = {}
+    for reason in explain(model.training, name, nodes, 1):
+        if reason.kind == "relation":
+            label = f"{reason.relation}, backwards" if reason.back else reason.relation
+            sums[label] = sums.get(label, 0.0) + reason.weight / len(nodes)
     return dict(sorted(sums.items(), key=lambda item: -item[1]))
 
 

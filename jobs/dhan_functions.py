@@ -5,7 +5,8 @@ Columns of the results (keys and classes have the types they had in their tables
 predict     id, label, probability FLOAT, rank INTEGER           where classes of nodes were learnt
 predict     source, target, score FLOAT, rank INTEGER            where links were learnt
 embeddings  id, embedding FLOAT[hidden]
-explain     id, kind, relation, type, neighbour, weight FLOAT    kind: 'relation' or 'neighbour'
+explain     id, kind, relation, side, type, neighbour, weight FLOAT   kind: 'relation' or 'neighbour'; side: which end of
+            the relation the neighbours are, 'source' or 'target', or 'hub' where they share one
 evaluate    method, split, figures (macro_f1, mrr, nmi, …; NULL those of other tasks), count, protocol
 """
 
@@ -86,7 +87,7 @@ class Shape:
         if function == "explain":
             kinds = {str(field.type) for field in self.keys.values()}
             neighbour = next(iter(self.keys.values())) if len(kinds) == 1 else pa.field("neighbour", pa.string())
-            texts = [pa.field(name, pa.string()) for name in ("kind", "relation", "type")]
+            texts = [pa.field(name, pa.string()) for name in ("kind", "relation", "side", "type")]
             first, last = self.keys[self.main].with_name("id"), pa.field("weight", pa.float32())
             return pa.schema([first, *texts, neighbour.with_name("neighbour"), last])
         rank = pa.field("rank", pa.int32())
@@ -259,13 +260,27 @@ class DhanModel(LoadedModel):
         if not len(known):
             return
         wanted, first = np.unique(ids[known], return_index=True)
-        found = explain(self.training, wanted, int(question.options["k"]))
-        place = np.searchsorted(wanted, np.asarray(found.node))
-        types, places = np.asarray(found.neighbour_type, object), np.asarray(found.neighbour)
-        texts = [pa.array(list(column), pa.string()) for column in (found.kind, found.relation, types)]
-        neighbours = self._neighbours(types, places, schema.field("neighbour").type)
-        weight = pa.array(np.asarray(found.weight, np.float32))
-        yield _batch([keys.take(pa.array(known[first][place])), *texts, neighbours, weight], schema)
+        found = explain(self.training, main, wanted, int(question.options["k"]))
+        if not found:
+            return
+        place = np.searchsorted(wanted, [reason.node for reason in found])
+        types, places = np.array([r.neighbour_type for r in found]), np.array([r.neighbour for r in found], np.int64)
+        columns = [
+            keys.take(pa.array(known[first][place])),
+            pa.array([r.kind for r in found], pa.string()),
+            pa.array([r.relation for r in found], pa.string()),
+            pa.array([self._side(r.relation, r.back) for r in found], pa.string()),
+            pa.array(types, pa.string()),
+            self._neighbours(types, places, schema.field("neighbour").type),
+            pa.array([r.weight for r in found], pa.float32()),
+        ]
+        yield _batch(columns, schema)
+
+    def _side(self, relation: str, back: bool) -> str:
+        """Which end of the relation the neighbours are."""
+        if self.tables.edges[relation].hubs is not None:
+            return "hub"
+        return "target" if back else "source"
 
     def _neighbours(self, types: Any, places: IdArray, wanted: pa.DataType) -> pa.Array:
         """Keys of nodes of several tables, as text where their types differ; NULL where there is no neighbour."""

@@ -167,13 +167,17 @@ def test_an_explanation_adds_up(trained: Session) -> None:
     assert {row[0] for row in found} == {"paper 0", "paper 1", "paper 2"}
     assert {row[1] for row in found} == {"relation", "neighbour"}
     linked = set(rows(trained, "SELECT paper, author::VARCHAR FROM writes"))
-    for node, kind, relation, table, neighbour, weight in found:
+    for node, kind, relation, side, table, neighbour, weight in found:
         assert 0 <= weight <= 1 + 1e-5
-        if kind == "neighbour" and relation.startswith("writes"):
-            assert table == "author"
+        if kind == "neighbour" and relation == "writes":
+            assert (side, table) == ("source", "author")
             assert (node, neighbour) in linked
         if kind == "relation":
             assert neighbour is None
+    shares = (
+        "SELECT id, sum(weight) FROM explain('area', (SELECT paper FROM paper)) WHERE kind = 'relation' GROUP BY id"
+    )
+    assert all(share == pytest.approx(1, abs=1e-4) for _, share in rows(trained, shares))
 
 
 CALLS: list[tuple[str, str, str | None, dict[str, Any]]] = [
