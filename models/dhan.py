@@ -100,6 +100,7 @@ class Trace:
     """What the encoder looked at, for explanations: by (layer, level, type)."""
 
     seen: dict[tuple[int, str, str], Seen] = field(default_factory=dict)
+    blocks: dict[tuple[int, str, str], Block] = field(default_factory=dict)
 
 
 class Input(nn.Module):
@@ -266,7 +267,7 @@ class Dhan(nn.Module):
                 out, seen = self.levels[f"{s}-{level}-{i}"](sources, projected[t], block, generator)
                 found.append(out)
                 if trace is not None:
-                    trace.seen[layer, level, t] = seen
+                    trace.seen[layer, level, t], trace.blocks[layer, level, t] = seen, block
             if len(found) == 2:
                 both = self.fuse[f"{s}-{i}"](torch.cat(found, 1))
                 if self.options.fusion == "gate":

@@ -108,6 +108,7 @@ class Block:
     target: str
     channels: tuple[Channel, ...]
     sources: tuple[str, ...]
+    sizes: tuple[int, ...]
     count: int
     rows: int
     src: Tensor
@@ -201,6 +202,7 @@ def build_block(
         target,
         tuple(channels),
         sources,
+        tuple(counts[s] for s in sources),
         count,
         rows,
         put(_column(src)[order]),

@@ -136,6 +136,19 @@ class LinkTraining(PairTraining):
         out: FloatArray = self.model["head"](rows, targets, degree).cpu().numpy()
         return out
 
+    def pair_scores(self, sources: IdArray, targets: IdArray) -> FloatArray:
+        """Scores of given pairs. shape: [B], [B] -> [B]"""
+        r, head = self.relation, self.model["head"]
+        assert isinstance(head, LinkHead)
+        with self.using_mean():
+            ends = []
+            for kind, ids in ((r.source, np.asarray(sources, np.int64)), (r.target, np.asarray(targets, np.int64))):
+                unique, place = np.unique(ids, return_inverse=True)
+                states = torch.cat([s for _, s in self.chunks(unique, kind)])
+                ends.append(states[torch.from_numpy(place.reshape(-1)).to(self.device)])
+            out: FloatArray = head.pairs(ends[0], ends[1], self._popular(np.asarray(targets, np.int64))).cpu().numpy()
+        return out
+
     def predict(
         self, nodes: IdArray | None = None, k: int = 10, exclude_known: bool = True
     ) -> tuple[IdArray, FloatArray]:
