@@ -5,8 +5,8 @@ Columns of the results (keys and classes have the types they had in their tables
 predict     id, label, probability FLOAT, rank INTEGER           where classes of nodes were learnt
 predict     source, target, score FLOAT, rank INTEGER            where links were learnt
 embeddings  id, embedding FLOAT[hidden]
-explain     id, kind, relation, side, type, neighbour, weight FLOAT   kind: 'relation' or 'neighbour'; side: which end of
-            the relation the neighbours are, 'source' or 'target', or 'hub' where they share one
+explain     id, kind, relation, side, type, neighbour, weight FLOAT
+            kind: 'relation' or 'neighbour'; side: which end of the relation neighbours are, 'hub' where they share one
 evaluate    method, split, figures (macro_f1, mrr, nmi, …; NULL those of other tasks), count, protocol
 """
 
@@ -284,14 +284,13 @@ class DhanModel(LoadedModel):
 
     def _neighbours(self, types: Any, places: IdArray, wanted: pa.DataType) -> pa.Array:
         """Keys of nodes of several tables, as text where their types differ; NULL where there is no neighbour."""
-        out = pa.nulls(len(places), wanted)
+        parts: list[pa.Array] = []
+        first = np.zeros(len(places), np.int64)
         for name, table in self.tables.nodes.items():
-            mine = (types == name) & (places >= 0)
-            keys = table.keys.dictionary.take(np.where(mine, places, -1))
-            if keys.type != wanted:
-                keys = pa.array([None if k is None else str(k) for k in keys.to_pylist()], wanted)
-            out = pa.compute.coalesce(out, keys)
-        return out
+            first[types == name] = sum(len(part) for part in parts)
+            keys = table.keys.dictionary.keys
+            parts.append(keys if keys.type == wanted else pa.array(map(str, keys.to_pylist()), wanted))
+        return pa.concat_arrays(parts).take(pa.array(first + places, mask=places < 0))
 
 
 def _ranked(

@@ -73,7 +73,8 @@ def find_nodes(question: Question, ends: Mapping[str, Keys], model: str) -> tupl
     for keys, places, asked_key in zip(ends.values(), ids, asked_keys, strict=True):
         known = keys.dictionary.take(places)
         same = asked_key.type == known.type or are_text(asked_key, known)
-        out.append(pa.compute.coalesce(known, asked_key.cast(known.type)) if same else known)
+        plain = same and not isinstance(known.type, pa.BaseExtensionType)  # Arrow cannot coalesce UUIDs and the like
+        out.append(pa.compute.coalesce(known, asked_key.cast(known.type)) if plain else known)
     return ids, out
 
 

@@ -443,7 +443,7 @@ with connect(sys.argv[1], emit=emit) as session:
 """
 
 
-@pytest.mark.parametrize("kind", ["area", "links"])
+@pytest.mark.parametrize("kind", ["area", pytest.param("links", marks=pytest.mark.slow)])
 def test_killed_and_resumed_it_has_the_same_numbers(tmp_path: Path, kind: str) -> None:
     long = MODELS[kind].replace("epochs = 4", "epochs = 6").replace(" OPTIONS (", " OPTIONS (checkpoint_seconds = 0, ")
     answers = []
