@@ -28,7 +28,7 @@ SELECT function, words(function) AS words, large.package FROM all_functions LEFT
 
 CREATE OR REPLACE MODEL package
   TYPE dhan
-  OPTIONS (target = 'package', hidden = 64, epochs = 100)
+  OPTIONS (target = 'package', hidden = 32, epochs = 60)
   AS (function    AS (SELECT function AS id, words, package FROM function),
       class       AS (SELECT class AS id, words FROM class),
       calls       AS (SELECT head AS source, tail AS target FROM facts

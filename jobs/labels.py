@@ -27,7 +27,7 @@ LABELS = {
     "ari": "ARI",
 }
 IN_A_LINE = (
-    "macro_f1", "micro_f1", "accuracy", "mrr", "ndcg_10", "hits_at_1", "hits_at_3", "hits_at_10", "auc", "nmi", "ari",
+    "macro_f1", "micro_f1", "mrr", "ndcg_10", "hits_at_1", "hits_at_3", "hits_at_10", "auc", "nmi", "ari",
     "rmse", "mae", "mape", "z_rmse",
 )  # fmt: skip
 GRAPH = ("macro_f1", "micro_f1", "accuracy", "ndcg_10", "auc", "nmi", "ari")
