@@ -353,9 +353,9 @@ def test_a_metapath_is_counted_before_it_is_made(session: Session) -> None:
 
 
 def test_a_job_that_does_not_fit_is_refused(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
-    from graphlearn.jobs import dhan
+    from graphlearn.jobs import dhan_dataflow
 
-    monkeypatch.setattr(dhan, "memory_available", lambda: 600 << 20)
+    monkeypatch.setattr(dhan_dataflow, "memory_available", lambda: 600 << 20)
     with pytest.raises(
         ResourceError, match=r"needs about .* to train, and 600\.0 MB is free; what costs most is writes"
     ):

@@ -30,13 +30,14 @@ TABLES = {
         "plays": "SELECT i AS movie, 'actor ' || i % 7 AS actor FROM range(60) t(i)",
     },
 }
-FACTS = """
-SELECT 'm' || i % 3 AS head, 'defines_function' AS relation, 'm' || i % 3 || '.someName_' || i AS tail FROM range(60) t(i)
-UNION ALL SELECT 'm' || i % 3, 'defines_class', 'm' || i % 3 || '.Class' || i FROM range(9) t(i)
-UNION ALL SELECT 'm' || i % 3 || '.someName_' || i, 'has_parameter', 'p' || i % 4 || '=' FROM range(60) t(i)
-UNION ALL SELECT 'm' || i % 3 || '.someName_' || i, 'calls', 'm' || (i + 3) % 3 || '.someName_' || (i + 3) FROM range(57) t(i)
-UNION ALL SELECT 'm' || i % 3 || '.someName_' || i, 'raises', 'm' || i % 3 || '.Class' || i % 9 FROM range(60) t(i)
-UNION ALL SELECT 'm' || i % 3 || '.Class' || i, 'inherits', 'm' || (i + 3) % 3 || '.Class' || (i + 3) FROM range(6) t(i)
+FUNCTION, CLASS = "'m' || i % 3 || '.someName_' || i", "'m' || i % 3 || '.Class' || i"
+FACTS = f"""
+SELECT 'm' || i % 3 AS head, 'defines_function' AS relation, {FUNCTION} AS tail FROM range(60) t(i)
+UNION ALL SELECT 'm' || i % 3, 'defines_class', {CLASS} FROM range(9) t(i)
+UNION ALL SELECT {FUNCTION}, 'has_parameter', 'p' || i % 4 || '=' FROM range(60) t(i)
+UNION ALL SELECT {FUNCTION}, 'calls', 'm' || i % 3 || '.someName_' || (i + 3) FROM range(57) t(i)
+UNION ALL SELECT {FUNCTION}, 'raises', 'm' || i % 3 || '.Class' || i % 9 FROM range(60) t(i)
+UNION ALL SELECT {CLASS}, 'inherits', 'm' || i % 3 || '.Class' || (i + 3) FROM range(6) t(i)
 """
 
 
