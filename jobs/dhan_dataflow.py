@@ -13,7 +13,7 @@ from graphlearn.jobs.create import Bound
 from graphlearn.jobs.dataflow import Data, Dataflow, Estimate, Operator
 from graphlearn.jobs.dhan import model_options
 from graphlearn.jobs.dhan_options import DhanJobOptions, check_names, check_nodes, read_target
-from graphlearn.jobs.dhan_plan import SPEED, EdgeSize, GraphSize, NodeSize, edge_size, node_size, path_size
+from graphlearn.jobs.dhan_plan import EdgeSize, GraphSize, NodeSize, edge_size, node_size, path_size
 from graphlearn.jobs.kge import BASE_MEMORY, check_device
 from graphlearn.jobs.labels import metrics_line
 from graphlearn.jobs.machine import gemm_flops, memory_available
@@ -66,14 +66,12 @@ class DhanDataflow:
         options, size = self.options, self.size
         arrays, training = size.bytes, size.memory(options)
         rows = sum(n.rows for n in size.nodes.values()) + sum(e.edges for e in size.edges.values())
-        epoch = sum(e.flops(options) for e in size.edges.values()) / SPEED
         flops = size.flops(options)
 
         def estimate(**kw: Any) -> Estimate:
             return Estimate(**kw) if size.known else Estimate()
 
-        if size.known:
-            epoch += (flops - sum(e.flops(options) for e in size.edges.values())) / (0.3 * gemm_flops())
+        epoch = size.seconds(options, gemm_flops()) if size.known else 0.0
         hubs = sum(role.hub for role in self.roles.edges.values())
         tables = [
             counted(len(self.roles.nodes), "node table"),
@@ -190,7 +188,7 @@ class DhanDataflow:
                         rows=size.edges,
                         bytes=16 * size.edges,
                         flops=size.flops(self.options),
-                        memory=BASE_MEMORY + 120 * size.edges,
+                        memory=BASE_MEMORY + 170 * size.edges,
                         seconds=size.edges / 1e6,
                     ),
                 )

@@ -17,10 +17,15 @@ from graphlearn.storage.hetero_roles import EdgeRole
 from graphlearn.storage.interrupt import interruptible
 from graphlearn.storage.report import counted
 
-SPEED = 1.5e9
+SPEED = 1e9
 """Multiplications and additions a second of sums over edges, which wait for memory more than for arithmetic."""
-COPIES = 3
-"""Arrays of the size of an edge's message that training holds at once: what is sent, its gradient, a temporary."""
+EDGE, EDGE_HEAD, NODE_STATE = 260, 90, 32
+"""Bytes that training was seen to hold for an edge and direction, for each of its heads and layers, and floats of the
+hidden width for a node; without sampling, in float32."""
+SAMPLED_NODE = 6e-6
+"""Seconds for each node that sampling reaches."""
+SAMPLED_EDGE = 160
+"""Bytes of an edge and direction where neighbours are sampled: the graph, and what finds a node's edges in it."""
 
 
 @dataclass(frozen=True)
@@ -55,13 +60,14 @@ class EdgeSize:
     paths: int = 0
 
     def flops(self, options: DhanJobOptions) -> float:
-        """Arithmetic of an epoch: every edge's message is weighed and summed, there and back, three times to learn."""
-        return 3.0 * self.steps(options) * self.edges * (2 * options.hidden + 8 * options.heads) * options.layers
+        """Arithmetic of an epoch: along every edge, there and back, once a layer and hop, and thrice that to learn."""
+        passes = self.steps(options) * (options.layers + options.hops)
+        return 3.0 * passes * self.edges * (2 * options.hidden + 8 * options.heads)
 
     def memory(self, options: DhanJobOptions) -> int:
-        """Bytes of its messages while training."""
-        width = options.hidden + 4 * options.heads
-        return 4 * COPIES * self.steps(options) * self.edges * width * options.layers
+        """Bytes of its edges and of what is computed for them while training."""
+        whole = EDGE + EDGE_HEAD * options.heads * options.layers
+        return self.steps(options) * self.edges * (SAMPLED_EDGE if options.fanout else whole)
 
     @staticmethod
     def steps(options: DhanJobOptions) -> int:
@@ -101,18 +107,26 @@ class GraphSize:
         deep = sum(6.0 * n.rows * options.hidden**2 * (len(self.edges) + 1) for n in self.nodes.values())
         return wide + deep * options.layers + sum(e.flops(options) for e in self.edges.values())
 
+    def reached(self, options: DhanJobOptions) -> int:
+        """Nodes that a step computes: all, or those that sampling reaches from a batch."""
+        rows, reached = sum(n.rows for n in self.nodes.values()), options.batch_size
+        for fanout in options.fanout:
+            reached *= 1 + fanout * max(1, len(self.edges))
+        return min(rows, reached) if options.fanout else rows
+
+    def seconds(self, options: DhanJobOptions, gemm: float) -> float:
+        """Of an epoch; `gemm` is the machine's arithmetic in matrix products a second."""
+        if options.fanout:
+            steps = max(1, max(n.rows for n in self.nodes.values()) // options.batch_size)
+            return steps * self.reached(options) * SAMPLED_NODE
+        edges = sum(e.flops(options) for e in self.edges.values())
+        return edges / SPEED + (self.flops(options) - edges) / (0.3 * gemm)
+
     def memory(self, options: DhanJobOptions) -> int:
         """Bytes of what training holds beside the graph, at most."""
-        rows = sum(n.rows for n in self.nodes.values())
-        states = 4 * COPIES * rows * options.hidden * (2 * len(self.edges) + 4) * options.layers
+        states = 4 * NODE_STATE * self.reached(options) * options.hidden * options.layers
         weights = 16 * sum((n.dense + n.sparse or n.rows) * options.hidden for n in self.nodes.values())
-        whole = states + sum(e.memory(options) for e in self.edges.values())
-        if options.fanout:
-            reached = options.batch_size
-            for fanout in options.fanout:
-                reached *= 1 + fanout * max(1, len(self.edges))
-            whole = min(whole, 4 * COPIES * reached * (options.hidden + 4 * options.heads) * (options.layers + 1))
-        return whole + weights
+        return states + weights + sum(e.memory(options) for e in self.edges.values())
 
     def check(self, options: DhanJobOptions, base: int, available: int) -> None:
         """Raise ResourceError when training does not fit, with the relation that costs most."""
