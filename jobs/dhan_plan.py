@@ -130,7 +130,7 @@ class GraphSize:
 
     def check(self, options: DhanJobOptions, base: int, available: int) -> None:
         """Raise ResourceError when training does not fit, with the relation that costs most."""
-        need = base + self.bytes + self.memory(options)
+        need = base + 3 * self.bytes + self.memory(options)
         if need <= available or not self.edges:
             return
         heavy = max(self.edges.values(), key=lambda e: e.memory(options))

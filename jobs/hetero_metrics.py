@@ -20,7 +20,7 @@ FIGURES = (
 )  # fmt: skip
 DECIDES = ("macro_f1", "mrr", "nmi")
 """The figure that tells which of two methods is better, by task."""
-_OTHER_NAMES = {"hits_1": "hits_at_1", "hits_10": "hits_at_10", "ndcg_at_10": "ndcg_10"}
+_COUNTS = ("count", "nodes", "edges")
 
 SCHEMA = pa.schema(
     [
@@ -35,15 +35,16 @@ SCHEMA = pa.schema(
 
 
 def figures(measured: Mapping[str, float]) -> dict[str, float]:
-    """The figures among what was measured, finite ones only, under the names of the house."""
-    named = {_OTHER_NAMES.get(name, name): float(value) for name, value in measured.items()}
-    return {name: named[name] for name in FIGURES if name in named and math.isfinite(named[name])}
+    """The figures among what was measured, finite ones only; none of an empty part."""
+    if "nmi" not in measured and any(measured.get(name) == 0 for name in _COUNTS):
+        return {}
+    return {name: float(measured[name]) for name in FIGURES if name in measured and math.isfinite(measured[name])}
 
 
 def metric_row(method: str, split: str, measured: Mapping[str, float]) -> dict[str, Any]:
     """One record; empty when nothing was measured."""
     found = figures(measured)
-    count = next((int(measured[name]) for name in ("count", "nodes", "edges") if name in measured), None)
+    count = next((int(measured[name]) for name in _COUNTS if name in measured), None)
     return {"method": method, "split": split, **found, "count": count} if found else {}
 
 

@@ -422,6 +422,29 @@ def test_a_random_split_is_stratified(session: Session) -> None:
     assert found == {(k, p): (18, 6, 6)[p] for k in range(3) for p in range(3)}
 
 
+def test_options_of_the_job_change_it(session: Session) -> None:
+    """text, embeddings, split and a relation of a table with several."""
+    titled = "SELECT paper AS id, 'about ' || area || ' and so on' AS title, area FROM paper"
+    session.sql(model("target = 'area', text = ['title'], epochs = 40", f"paper AS ({titled}), {SUBJECT}"))
+    assert rows(session, "SELECT accuracy FROM evaluate('m') WHERE method = 'MLP' AND split = 'test'") == [(1.0,)]
+    bare = f"paper AS (SELECT paper AS id, area FROM paper), {SUBJECT}"
+    session.sql(model("target = 'area', embeddings = ['paper'], split = [0.5, 0, 0.5]", bare))
+    assert rows(session, "SELECT DISTINCT split, count FROM evaluate('m')") == [("test", 45)]
+    rated = "SELECT author, paper, ['good', 'bad'][1 + author % 2] AS relation, 1 AS time, 'train' AS split FROM writes"
+    parts = "SELECT * REPLACE (['train', 'valid', 'test'][1 + author % 3] AS split) FROM rated"
+    with_split = f"rates AS (WITH rated AS ({rated}) {parts})"
+    roles = ", ".join([PAPER.replace("area, split", "score AS s"), AUTHOR, with_split])
+    heard: list[Event] = []
+    session._emit = heard.append
+    session.sql(model("target = 'rates.good', candidates = 9", roles))
+    expected = "SELECT count(*) FROM writes WHERE author % 2 = 0 AND author % 3 = 2"
+    told = rows(session, "SELECT count FROM evaluate('m') WHERE method = 'dhan' AND split = 'test'")
+    assert told == rows(session, expected)
+    assert "rates: time is read, but the model does not use it" in [e.message for e in heard if isinstance(e, Note)]
+    with pytest.raises(OptionError, match=r"target = 'rates\.god' is none of the relations of rates"):
+        session.sql(model("target = 'rates.god'", roles))
+
+
 # resume
 
 CHILD = """
