@@ -33,6 +33,8 @@ class Columns:
     values: Tensor | None
     nodes: Tensor
     """Positions of the rows in their type; what learnt rows are looked up with."""
+    width: int = 0
+    """Columns of the sparse part."""
 
 
 def _weights(features: Features, weighting: str) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
@@ -84,7 +86,7 @@ class Table:
             offset = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
             places = np.arange(offset[-1]) + np.repeat(features.indptr[ids] - offset[:-1], lengths)
             indices, values = features.indices[places].astype(np.int64), self.values[places]
-        return Columns(dense, put(offset), put(indices), put(values), put(ids))
+        return Columns(dense, put(offset), put(indices), put(values), put(ids), features.sparse_width)
 
 
 @dataclass(frozen=True)
