@@ -105,6 +105,10 @@ class Trace:
     blocks: dict[tuple[int, str, str], Block] = field(default_factory=dict)
 
 
+QUIET = 0.01
+"""Deviation of sparse weights at the start: a word that no train node has should add little to nodes that have it."""
+
+
 class Input(nn.Module):
     """Features of a type to d columns; a learnt row for each node of a type without features."""
 
@@ -119,11 +123,7 @@ class Input(nn.Module):
         if features.dense is not None:
             self.dense = parameter(features.dense.shape[1], d, generator=generator)
         if features.indptr is not None:
-            spread = (
-                math.sqrt(2 / (features.sparse_width + d))
-                if options.published
-                else float(__import__("os").environ.get("SP", "0.125"))
-            )
+            spread = math.sqrt(2 / (features.sparse_width + d)) if options.published else QUIET
             self.sparse = parameter(features.sparse_width, d, generator=generator, deviation=spread)
 
     def forward(self, columns: Columns, generator: torch.Generator | None) -> Tensor:
