@@ -33,6 +33,8 @@ class Columns:
     values: Tensor | None
     nodes: Tensor
     """Positions of the rows in their type; what learnt rows are looked up with."""
+    width: int = 0
+    """Columns of the sparse part."""
 
 
 def _weights(features: Features, weighting: str) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
@@ -84,7 +86,7 @@ class Table:
             offset = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
             places = np.arange(offset[-1]) + np.repeat(features.indptr[ids] - offset[:-1], lengths)
             indices, values = features.indices[places].astype(np.int64), self.values[places]
-        return Columns(dense, put(offset), put(indices), put(values), put(ids))
+        return Columns(dense, put(offset), put(indices), put(values), put(ids), features.sparse_width)
 
 
 @dataclass(frozen=True)
@@ -103,6 +105,10 @@ class Trace:
     blocks: dict[tuple[int, str, str], Block] = field(default_factory=dict)
 
 
+QUIET = 0.01
+"""Deviation of sparse weights at the start: a word that no train node has should add little to nodes that have it."""
+
+
 class Input(nn.Module):
     """Features of a type to d columns; a learnt row for each node of a type without features."""
 
@@ -117,11 +123,7 @@ class Input(nn.Module):
         if features.dense is not None:
             self.dense = parameter(features.dense.shape[1], d, generator=generator)
         if features.indptr is not None:
-            spread = (
-                math.sqrt(2 / (features.sparse_width + d))
-                if options.published
-                else float(__import__("os").environ.get("SP", "0.125"))
-            )
+            spread = math.sqrt(2 / (features.sparse_width + d)) if options.published else QUIET
             self.sparse = parameter(features.sparse_width, d, generator=generator, deviation=spread)
 
     def forward(self, columns: Columns, generator: torch.Generator | None) -> Tensor:

@@ -8,10 +8,10 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from graphlearn.models.dhan_attention import parameter
 from graphlearn.models.dhan_edges import build_blocks
+from graphlearn.models.dhan_highway import Highway, cost, cross_entropy
 from graphlearn.models.dhan_labels import classes_of, label_channels
 from graphlearn.models.dhan_options import DhanOptions
 from graphlearn.models.dhan_training import HeteroTraining
@@ -28,10 +28,18 @@ class ClassHead(nn.Module):
         self.states = parameter(hidden, classes, generator=generator)
         self.labels = nn.Parameter(torch.zeros(channels, classes))
         self.bias = nn.Parameter(torch.zeros(classes))
+        self.highway: Highway | None = None
+        self.share: Tensor
+        self.register_buffer("share", torch.full((), 0.5))
 
     def forward(self, states: Tensor, channels: Tensor) -> Tensor:
         """The sum of what both say."""
         return states @ self.states + channels @ self.labels + self.bias
+
+
+AFFORDABLE = 20_000_000_000
+"""Multiplications that fitting the linear part may cost."""
+SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
 class ClassTraining(HeteroTraining):
@@ -54,6 +62,8 @@ class ClassTraining(HeteroTraining):
         super().__init__(graph, task, options, fitted, perceptron=perceptron)
         self.targets = torch.from_numpy(self.labels).to(self.device)
         self.train = np.flatnonzero(np.asarray(task.split) == 0)
+        if fitted is None:
+            self.fit_highway()
 
     def make_head(self, task: Task, generator: torch.Generator) -> nn.Module:
         """Computes the label channels on the way."""
@@ -64,7 +74,27 @@ class ClassTraining(HeteroTraining):
         else:
             found = torch.zeros(len(self.labels), 0)
         self.shown = found.to(self.device)
-        return ClassHead(self.options.hidden, found.shape[1], self.task.classes, generator)
+        head = ClassHead(self.options.hidden, found.shape[1], self.task.classes, generator)
+        if not (self.options.highway and self.channels) or self.sampler is not None:
+            return head
+        if cost(self.full_batch()) <= AFFORDABLE:
+            head.highway = Highway(self.graph.nodes, self.task.type, self.task.classes)
+        return head
+
+    def fit_highway(self) -> None:
+        """Find the linear part, which the steps then leave as it is."""
+        highway = self.head.highway
+        if highway is not None:
+            split = np.asarray(self.task.split)
+            train, valid = (torch.from_numpy(np.flatnonzero(split == k)).to(self.device) for k in (0, 1))
+            highway.fit(self.full_batch(), self.targets, train, valid, self.single)
+
+    @property
+    def head(self) -> ClassHead:
+        """Turns states into logits."""
+        head = self.model["head"]
+        assert isinstance(head, ClassHead)
+        return head
 
     @property
     def steps_per_epoch(self) -> int:
@@ -84,19 +114,30 @@ class ClassTraining(HeteroTraining):
             batch, _ = self.sampled_batch({kind: ids}, np.random.default_rng([options.seed, 4, epoch, step]))
             rows = torch.from_numpy(ids).to(self.device)
             states = self.encoder(batch, (kind,), generator)[kind][: len(ids)]
-        logits = self.model["head"](states, self.shown[rows])
-        if self.single:
-            return F.cross_entropy(logits, self.targets[rows])
-        return F.binary_cross_entropy_with_logits(logits, self.targets[rows])
+        logits = self.head(states, self.shown[rows])
+        return cross_entropy(logits, self.targets[rows], self.single)
 
     def logits(self, nodes: IdArray) -> Tensor:
-        """shape: [B] -> [B, C]"""
-        found = []
+        """Log-probabilities up to a constant: of the network and of the linear part, mixed. shape: [B] -> [B, C]"""
+        return self._mix(*self._both(nodes), float(self.head.share))
+
+    def _mix(self, deep: Tensor, wide: Tensor | None, share: float) -> Tensor:
+        if wide is None:
+            return deep
+        if self.single:
+            deep, wide = deep.log_softmax(1), wide.log_softmax(1)
+        return (1 - share) * deep + share * wide
+
+    def _both(self, nodes: IdArray) -> tuple[Tensor, Tensor | None]:
+        found, highway = [], self.head.highway
         with self.using_mean():
+            wide = None
+            if highway is not None:
+                wide = highway(self.full_batch())[torch.from_numpy(np.asarray(nodes, np.int64)).to(self.device)]
             for part, states in self.chunks(np.asarray(nodes, np.int64), self.task.type):
                 rows = torch.from_numpy(part).to(self.device)
-                found.append(self.model["head"](states, self.shown[rows]))
-        return torch.cat(found) if found else torch.zeros(0, self.task.classes)
+                found.append(self.head(states, self.shown[rows]))
+        return (torch.cat(found) if found else torch.zeros(0, self.task.classes)), wide
 
     def probabilities(self, nodes: IdArray) -> FloatArray:
         """shape: [B] -> [B, C]; of several classes each on its own"""
@@ -128,15 +169,23 @@ class ClassTraining(HeteroTraining):
         return self.figures(self.probabilities(nodes), nodes)
 
     def score(self) -> float:
-        """Half the cross entropy and minus the mean of both F1 of the validation part."""
+        """Half the cross entropy and minus the mean of both F1 of the validation part.
+
+        On it the share of the linear part is chosen, each time.
+        """
         nodes = self._part("valid")
         if not len(nodes):
             nodes = self._part("train")
-        logits, actual = self.logits(nodes), self.targets[torch.from_numpy(nodes).to(self.device)]
-        if self.single:
-            loss = float(F.cross_entropy(logits, actual))
-        else:
-            loss = float(F.binary_cross_entropy_with_logits(logits, actual))
-        found = (logits.softmax(1) if self.single else logits.sigmoid()).cpu().numpy()
-        figures = self.figures(found, nodes)
-        return 0.5 * loss - (figures["macro_f1"] + figures["micro_f1"]) / 2
+        deep, wide = self._both(nodes)
+        actual = self.targets[torch.from_numpy(nodes).to(self.device)]
+        best, measured = math.inf, (np.asarray(self.task.split) == 1).any()
+        for share in SHARES if measured and wide is not None else (float(self.head.share),):
+            logits = self._mix(deep, wide, share)
+            loss = float(cross_entropy(logits, actual, self.single))
+            found = (logits.softmax(1) if self.single else logits.sigmoid()).cpu().numpy()
+            figures = self.figures(found, nodes)
+            score = 0.5 * loss - (figures["macro_f1"] + figures["micro_f1"]) / 2
+            if score < best:
+                best = score
+                self.head.share.fill_(share)
+        return best

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from graphlearn.models.dhan_attention import parameter
 from graphlearn.models.dhan_options import DhanOptions
 from graphlearn.models.dhan_pairs import PairTraining, contrast
 from graphlearn.models.dhan_sampler import Sorted
@@ -48,8 +47,8 @@ class LinkHead(nn.Module):
 
     def __init__(self, hidden: int, generator: torch.Generator) -> None:
         super().__init__()
-        self.form = parameter(hidden, hidden, generator=generator)
-        self.popularity = nn.Parameter(torch.ones(()))
+        self.form = nn.Parameter(torch.eye(hidden) + 0.1 * torch.randn(hidden, hidden, generator=generator))
+        self.popularity = nn.Parameter(torch.zeros(()))
 
     def forward(self, x: Tensor, y: Tensor, degree: Tensor) -> Tensor:
         """shape: [B, d], [N, d], [N] -> [B, N]"""

@@ -36,6 +36,9 @@ class DhanOptions:
     """Steps along relations of all kinds over which features are averaged before any attention; 0 leaves them out."""
     restart: float = 0.1
     """Share of its own features that a node keeps in each of these steps."""
+    highway: bool = True
+    """Classes: a linear model on averaged features stands beside the network; the validation part chooses how far they
+    are averaged and how much it counts. Not when neighbours are sampled."""
     hop_labels: bool = True
     """Average the labels of the train part along the same paths, a node's own label left out."""
     weighting: Literal["raw", "mean", "tfidf"] = "tfidf"
@@ -110,6 +113,7 @@ class DhanOptions:
             "jumping": False,
             "hops": 0,
             "hop_labels": False,
+            "highway": False,
             "weighting": "raw",
             "input_dropout": 0.0,
             "attention_dropout": 0.0,

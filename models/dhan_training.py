@@ -86,7 +86,8 @@ class HeteroTraining(ABC):
         """What turns states into answers."""
 
     def _begin(self) -> None:
-        options, named = self.options, dict(self.model.named_parameters())
+        options = self.options
+        named = {n: p for n, p in self.model.named_parameters() if not n.startswith("head.highway.")}
         decayed = [n for n, p in named.items() if p.ndim > 1 and "norm_" not in n]
         groups = [
             {"params": [named[n] for n in decayed], "weight_decay": options.weight_decay},

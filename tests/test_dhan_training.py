@@ -41,6 +41,7 @@ CHANGES = {
     "jumping": False,
     "hops": 1,
     "restart": 0.5,
+    "highway": False,
     "hop_labels": False,
     "weighting": "mean",
     "input_dropout": 0.0,
@@ -91,7 +92,8 @@ def test_every_option_changes_something(name: str) -> None:
 @pytest.mark.parametrize("fusion", ["sequential", "concat", "gate"])
 @pytest.mark.parametrize("attention", ["linear", "gat", "gatv2"])
 def test_forms_differ_and_learn(fusion: str, attention: str) -> None:
-    training = trained(DhanOptions(**SMALL | {"fusion": fusion, "attention": attention}), epochs=0)
+    given = {"fusion": fusion, "attention": attention, "dropout": 0.0, "input_dropout": 0.0, "learning_rate": 0.02}
+    training = trained(DhanOptions(**SMALL | given), epochs=0)
     losses = [training.train_epoch(epoch) for epoch in range(40)]
     assert losses[-1] < 0.8 * losses[0]
 
@@ -200,7 +202,9 @@ def test_links(fanout: tuple[int, ...]) -> None:
     graph, _ = blocks_graph()
     split = random_split(len(graph.relation("friend")), (0.8, 0.1, 0.1), 0)
     task = LinkRanking("friend", split)
-    options = DhanOptions(hidden=16, heads=2, epochs=15, fanout=fanout, batch_size=256, negatives=50, device="cpu")
+    options = DhanOptions(
+        hidden=16, heads=2, epochs=15, fanout=fanout, batch_size=256, negatives=50, hops=1, restart=0.5, device="cpu"
+    )
     training = make_training(graph, task, options)
     assert isinstance(training, LinkTraining)
     kept = training.arrows[training.channels[1]].edge
