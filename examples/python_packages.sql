@@ -28,7 +28,7 @@ SELECT function, words(function) AS words, large.package FROM all_functions LEFT
 
 CREATE OR REPLACE MODEL package
   TYPE dhan
-  OPTIONS (target = 'package', hidden = 32, epochs = 60)
+  OPTIONS (target = 'package', hidden = 32, epochs = 40, evaluate_every = 2)
   AS (function    AS (SELECT function AS id, words, package FROM function),
       class       AS (SELECT class AS id, words FROM class),
       calls       AS (SELECT head AS source, tail AS target FROM facts
@@ -58,7 +58,8 @@ FROM predict('package', (SELECT unnest(['shlex.split', 'socket.create_connection
                                         'smtplib.SMTP.sendmail', 'sqlite3.dump._iterdump']) AS id))
 ORDER BY predict.probability DESC;
 
--- What carried a decision: relations, and the strongest neighbours in each
-SELECT kind, relation, neighbour, round(weight, 3) AS weight
+-- What carried a decision: relations, and the neighbours that count most in each. The source of a call is a function that
+-- calls this one, the target one that it calls.
+SELECT kind, relation, side, neighbour, round(weight, 3) AS weight
 FROM explain('package', (SELECT 'email.message.Message.get_payload' AS id), k := 3)
-ORDER BY kind DESC, weight DESC;
+WHERE weight > 0 ORDER BY kind DESC, relation, side, explain.weight DESC;
