@@ -43,8 +43,9 @@ class NodeSize:
         return 4 * self.rows * self.dense + 8 * self.ones + 8 * self.rows
 
     def text(self) -> str:
-        """`4,019 nodes, 1,902 sparse features`."""
-        kinds = [f"{n:,} {what}" for n, what in ((self.dense, "dense"), (self.sparse, "sparse")) if n]
+        """`4,019 nodes, about 1,902 sparse features`."""
+        dense = [f"{self.dense:,} dense"] if self.dense else []
+        kinds = [*dense, *([f"about {self.sparse:,} sparse"] if self.sparse else [])]
         return counted(self.rows, "node") + (f", {' and '.join(kinds)} features" if kinds else ", vectors learnt")
 
 

@@ -70,6 +70,8 @@ def feature_kinds(role: NodeRole, text: list[str], leave: str | None) -> dict[st
         if name == leave:
             continue
         kind = feature_kind(type_name)
+        if type_name.strip('"') == "NULL":
+            raise InputError(f"{name} of {role.name} is NULL in every row", role=role.name, help="leave it out")
         if kind is None:
             raise InputError(
                 f"{name} of {role.name} is {type_name}, which is no feature",

@@ -116,6 +116,7 @@ def test_words_count_when_two_nodes_have_them(cursor: duckdb.DuckDBPyConnection)
         ("(1, [1.0]), (2, [1.0, 2]), (3, [3.0])", "x of n has vectors of 2 lengths: 2 of 1, 1 of 2"),
         ("(1, [1.0, NULL]), (2, [1.0, 2])", "x of n has NULLs inside its vectors"),
         ("(1, []::INTEGER[]), (2, NULL)", "x of n holds nothing in any row"),
+        ("(1, NULL)", "x of n is NULL in every row"),
         ("(1, 'a')", "x of n is VARCHAR: a feature is a number or a list"),
         ("(1, DATE '2024-01-01')", "x of n is DATE, which is no feature"),
         ("(NULL, 1), (2, 1)", "1 row of n has a NULL id"),
