@@ -87,7 +87,10 @@ class ClassTraining(HeteroTraining):
         if highway is not None:
             split = np.asarray(self.task.split)
             train, valid = (torch.from_numpy(np.flatnonzero(split == k)).to(self.device) for k in (0, 1))
-            highway.fit(self.full_batch(), self.targets, train, valid, self.single)
+            nodes = valid.cpu().numpy()
+            highway.fit(
+                self.full_batch(), self.targets, train, valid, self.single, lambda found: self._score(found, nodes)
+            )
 
     @property
     def head(self) -> ClassHead:
@@ -168,6 +171,13 @@ class ClassTraining(HeteroTraining):
         nodes = self._part(part)
         return self.figures(self.probabilities(nodes), nodes)
 
+    def _score(self, logits: Tensor, nodes: IdArray) -> float:
+        actual = self.targets[torch.from_numpy(nodes).to(self.device)]
+        loss = float(cross_entropy(logits, actual, self.single))
+        found = (logits.softmax(1) if self.single else logits.sigmoid()).cpu().numpy()
+        figures = self.figures(found, nodes)
+        return 0.5 * loss - (figures["macro_f1"] + figures["micro_f1"]) / 2
+
     def score(self) -> float:
         """Half the cross entropy and minus the mean of both F1 of the validation part.
 
@@ -177,14 +187,10 @@ class ClassTraining(HeteroTraining):
         if not len(nodes):
             nodes = self._part("train")
         deep, wide = self._both(nodes)
-        actual = self.targets[torch.from_numpy(nodes).to(self.device)]
         best, measured = math.inf, (np.asarray(self.task.split) == 1).any()
         for share in SHARES if measured and wide is not None else (float(self.head.share),):
             logits = self._mix(deep, wide, share)
-            loss = float(cross_entropy(logits, actual, self.single))
-            found = (logits.softmax(1) if self.single else logits.sigmoid()).cpu().numpy()
-            figures = self.figures(found, nodes)
-            score = 0.5 * loss - (figures["macro_f1"] + figures["micro_f1"]) / 2
+            score = self._score(logits, nodes)
             if score < best:
                 best = score
                 self.head.share.fill_(share)

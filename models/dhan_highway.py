@@ -7,7 +7,7 @@ the same for a linear model. Shapes: N nodes, C classes.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -68,8 +68,19 @@ class Highway(nn.Module):
         x = {t: part(batch.columns[t]) for t, part in zip(self.types, self.linear, strict=True)}
         return spread(x, batch, float(self.restart))[self.target] + self.bias
 
-    def fit(self, batch: Batch, actual: Tensor, train: Tensor, valid: Tensor, single: bool) -> None:
-        """Weights and restart; both are chosen on the validation part. shape: [N, C], [n], [m]"""
+    def fit(
+        self,
+        batch: Batch,
+        actual: Tensor,
+        train: Tensor,
+        valid: Tensor,
+        single: bool,
+        measure: Callable[[Tensor], float],
+    ) -> None:
+        """Weights and restart, chosen by what `measure` gives for the logits of the validation part, lower is better.
+
+        shape: [N, C], [n], [m]
+        """
         restarts = RESTARTS if len(valid) else RESTARTS[1:2]
         rows = torch.cat([train, valid])
         features = averaged_rows(batch, self.types, self.target, rows, restarts)
@@ -89,7 +100,7 @@ class Highway(nn.Module):
                 score = -math.inf
                 if len(valid):
                     with torch.no_grad():
-                        score = float(cross_entropy(x[n:] @ weights + bias, actual[valid], single))
+                        score = measure(x[n:] @ weights + bias)
                 since = 0 if score < least else since + 1
                 least = min(least, score)
                 if score < best or not len(valid):

@@ -32,9 +32,9 @@ class DhanOptions:
     """Intra and inter layers one after another; side by side and concatenated; or side by side and mixed by a gate."""
     jumping: bool = True
     """The output reads the states of all layers, not only the last (Xu et al. 2018, jumping knowledge)."""
-    hops: int = 8
+    hops: int = 2
     """Steps along relations of all kinds over which features are averaged before any attention; 0 leaves them out."""
-    restart: float = 0.1
+    restart: float = 0.5
     """Share of its own features that a node keeps in each of these steps."""
     highway: bool = True
     """Classes: a linear model on averaged features stands beside the network; the validation part chooses how far they

@@ -40,7 +40,7 @@ CHANGES = {
     "fusion": "gate",
     "jumping": False,
     "hops": 1,
-    "restart": 0.5,
+    "restart": 0.2,
     "highway": False,
     "hop_labels": False,
     "weighting": "mean",
@@ -203,7 +203,7 @@ def test_links(fanout: tuple[int, ...]) -> None:
     split = random_split(len(graph.relation("friend")), (0.8, 0.1, 0.1), 0)
     task = LinkRanking("friend", split)
     options = DhanOptions(
-        hidden=16, heads=2, epochs=15, fanout=fanout, batch_size=256, negatives=50, hops=1, restart=0.5, device="cpu"
+        hidden=16, heads=2, epochs=15, fanout=fanout, batch_size=256, negatives=50, learning_rate=0.02, dropout=0.2, device="cpu"
     )
     training = make_training(graph, task, options)
     assert isinstance(training, LinkTraining)
