@@ -46,7 +46,7 @@ class DhanOptions:
     input_dropout: float = 0.3
     """Share of the features that is dropped while training."""
     dropout: float = -1.0
-    """Share of the hidden states that is dropped while training; -1 is 0.5 for classes, 0.1 for links and embeddings."""
+    """Share of the hidden states that is dropped while training; -1: 0.5 for classes, 0.1 for links and embeddings."""
     attention_dropout: float = 0.2
     """Share of the neighbours that is dropped while training."""
     fanout: tuple[int, ...] = ()

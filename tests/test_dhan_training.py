@@ -197,7 +197,7 @@ def test_the_graph_beats_the_perceptron_and_that_beats_the_majority() -> None:
     assert training.evaluate("test")["nodes"] == (task.split == 2).sum()
 
 
-@pytest.mark.parametrize("fanout", [(), (5, 5)])
+@pytest.mark.parametrize("fanout", [(), (10, 10, 10)])
 def test_links(fanout: tuple[int, ...]) -> None:
     graph, _ = blocks_graph()
     split = random_split(len(graph.relation("friend")), (0.8, 0.1, 0.1), 0)
