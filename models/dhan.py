@@ -105,14 +105,14 @@ class Trace:
     blocks: dict[tuple[int, str, str], Block] = field(default_factory=dict)
 
 
-QUIET = 0.01
-"""Deviation of sparse weights at the start: a word that no train node has should add little to nodes that have it."""
+QUIET, LOUD = 0.01, 0.2
+"""Deviation of sparse weights at the start. With few labels a word that no train node has should say little."""
 
 
 class Input(nn.Module):
     """Features of a type to d columns; a learnt row for each node of a type without features."""
 
-    def __init__(self, node: NodeType, options: DhanOptions, generator: torch.Generator) -> None:
+    def __init__(self, node: NodeType, options: DhanOptions, generator: torch.Generator, quiet: bool) -> None:
         super().__init__()
         self.p = options.input_dropout
         d, features = options.hidden, node.features
@@ -123,7 +123,9 @@ class Input(nn.Module):
         if features.dense is not None:
             self.dense = parameter(features.dense.shape[1], d, generator=generator)
         if features.indptr is not None:
-            spread = math.sqrt(2 / (features.sparse_width + d)) if options.published else QUIET
+            spread = QUIET if quiet else LOUD
+            if options.published:
+                spread = math.sqrt(2 / (features.sparse_width + d))
             self.sparse = parameter(features.sparse_width, d, generator=generator, deviation=spread)
 
     def forward(self, columns: Columns, generator: torch.Generator | None) -> Tensor:
@@ -190,11 +192,12 @@ class Dhan(nn.Module):
         channels: tuple[Channel, ...],
         options: DhanOptions,
         generator: torch.Generator,
+        quiet: bool = True,
     ) -> None:
         super().__init__()
         self.options, d = options, options.hidden
         self.types = tuple(n.name for n in nodes)
-        self.input = nn.ModuleList([Input(n, options, generator) for n in nodes])
+        self.input = nn.ModuleList([Input(n, options, generator, quiet) for n in nodes])
         into = {t: [c for c in channels if c.target == t] for t in self.types}
         self.hops = Hops({t: len(c) for t, c in into.items() if c}, options) if options.hops else None
         levels = ("intra", "inter")
@@ -284,11 +287,13 @@ class Dhan(nn.Module):
 class Perceptron(nn.Module):
     """An MLP on a node's own features, with the calls of `Dhan`."""
 
-    def __init__(self, nodes: tuple[NodeType, ...], options: DhanOptions, generator: torch.Generator) -> None:
+    def __init__(
+        self, nodes: tuple[NodeType, ...], options: DhanOptions, generator: torch.Generator, quiet: bool = True
+    ) -> None:
         super().__init__()
         self.options, d = options, options.hidden
         self.types = tuple(n.name for n in nodes)
-        self.input = nn.ModuleList([Input(n, options, generator) for n in nodes])
+        self.input = nn.ModuleList([Input(n, options, generator, quiet) for n in nodes])
         self.inner = nn.ParameterList([parameter(d, d, generator=generator) for _ in nodes])
 
     def forward(

@@ -45,8 +45,8 @@ class DhanOptions:
     """Sparse features as they are, scaled to rows that add up to 1, or by rarity to rows of length 1."""
     input_dropout: float = 0.3
     """Share of the features that is dropped while training."""
-    dropout: float = 0.5
-    """Share of the hidden states that is dropped while training."""
+    dropout: float = -1.0
+    """Share of the hidden states that is dropped while training; -1: 0.5 for classes, 0.1 for links and embeddings."""
     attention_dropout: float = 0.2
     """Share of the neighbours that is dropped while training."""
     fanout: tuple[int, ...] = ()
@@ -87,9 +87,11 @@ class DhanOptions:
         self._at_least(1, "hidden", "heads", "layers", "batch_size", "negatives", "epochs")
         self._at_least(0, "hops", "candidates", "weight_decay", "evaluate_every", "patience", "seed", "threads")
         self._at_least(0, "checkpoint_seconds")
-        for name in ("restart", "input_dropout", "dropout", "attention_dropout", "averaging"):
+        for name in ("restart", "input_dropout", "attention_dropout", "averaging"):
             if not 0 <= getattr(self, name) < 1:
                 raise OptionError(f"{name} must lie in [0, 1), not {getattr(self, name)}", key=name)
+        if self.dropout != -1 and not 0 <= self.dropout < 1:
+            raise OptionError(f"dropout must lie in [0, 1) or be -1, not {self.dropout}", key="dropout")
         if self.learning_rate <= 0:
             raise OptionError(f"learning_rate must be greater than 0, not {self.learning_rate}", key="learning_rate")
         if any(f < 1 for f in self.fanout):

@@ -21,6 +21,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -31,7 +32,7 @@ from graphlearn.models.dhan import Batch, Dhan, Perceptron, Table, Trace
 from graphlearn.models.dhan_edges import arrows_of, build_blocks, channels_of
 from graphlearn.models.dhan_options import DhanOptions
 from graphlearn.models.dhan_sampler import Sampler
-from graphlearn.models.hetero import HeteroGraph, Part, Task, check_task
+from graphlearn.models.hetero import Classification, HeteroGraph, MultiLabel, Part, Task, check_task
 from graphlearn.types import BoolArray, FloatArray, IdArray
 
 
@@ -58,6 +59,9 @@ class HeteroTraining(ABC):
         perceptron: bool = False,
     ) -> None:
         check_task(graph, task)
+        few = isinstance(task, Classification | MultiLabel)
+        if options.dropout < 0:
+            options = replace(options, dropout=0.5 if few else 0.1)
         self.graph, self.options, self.device = graph, options, choose_device(options)
         self.counts = {n.name: n.count for n in graph.nodes}
         self.channels = () if perceptron else channels_of(graph, options.reverse)
@@ -69,9 +73,9 @@ class HeteroTraining(ABC):
         generator = torch.Generator().manual_seed(options.seed)
         self.encoder: Dhan | Perceptron
         if perceptron:
-            self.encoder = Perceptron(graph.nodes, options, generator)
+            self.encoder = Perceptron(graph.nodes, options, generator, few)
         else:
-            self.encoder = Dhan(graph.nodes, self.channels, options, generator)
+            self.encoder = Dhan(graph.nodes, self.channels, options, generator, few)
         self.model = nn.ModuleDict({"encoder": self.encoder, "head": self.make_head(task, generator)}).to(self.device)
         self._begin()
         if fitted is not None:
