@@ -11,14 +11,12 @@ CREATE OR REPLACE TABLE movie AS FROM read_parquet(getvariable('path') || '/movi
 CREATE OR REPLACE TABLE directs AS FROM read_parquet(getvariable('path') || '/directs.parquet');
 CREATE OR REPLACE TABLE plays AS FROM read_parquet(getvariable('path') || '/plays.parquet');
 
--- A keyword is a phrase ('love triangle'), and so are its words. Directors and actors are hubs: what they are is whom they
--- bring together.
+-- Features are the words of the plot's keywords ('love triangle|new york'). Directors and actors are hubs: movies that share
+-- one are neighbours.
 CREATE OR REPLACE MODEL imdb
   TYPE dhan
   OPTIONS (target = 'genre')
-  AS (movie    AS (SELECT movie AS id, string_split(plot_keywords, '|') AS phrases,
-                          regexp_extract_all(plot_keywords, '\w+') AS words, genre, split
-                   FROM movie),
+  AS (movie    AS (SELECT movie AS id, regexp_extract_all(plot_keywords, '\w+') AS words, genre, split FROM movie),
       director AS (SELECT movie AS source, director AS hub FROM directs),
       actor    AS (SELECT movie AS source, actor AS hub FROM plays));
 
