@@ -116,12 +116,9 @@ def _edge_notes(e: EdgeReport) -> list[tuple[str, str]]:
         (e.duplicate_rows, "merged {n} into others with the same ends", "row", "info"),
         (e.self_loops, "kept {n}: source and target are the same", "self-loop", "info"),
         (e.lonely_hubs, "{n} of a single node, which links nothing", "hub", "info"),
-        (
-            e.dense_nodes,
-            "{n} on average: if they share something (a subject, a user), give that as a hub: source, hub",
-            "edge a node",
-            "warning",
-        ),
     ]
     notes = [(text.format(n=counted(k, noun)), level) for k, text, noun, level in rows if k]
+    if e.dense_nodes:
+        shares = "if such nodes share something (a subject, a user), give that as a hub: source, hub"
+        notes.append((f"{e.dense_nodes:,} edges a node on average: {shares}", "warning"))
     return notes + ([("time is read, but the model does not use it", "info")] if e.has_time else [])

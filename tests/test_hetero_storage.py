@@ -235,6 +235,13 @@ def test_edges_are_counted_to_the_last(cursor: duckdb.DuckDBPyConnection) -> Non
     assert "likes: dropped 2 rows with 2 keys that no node has" in told
 
 
+def test_pairs_of_what_nodes_share_are_noticed(cursor: duckdb.DuckDBPyConnection) -> None:
+    films = "SELECT i AS id, i AS x FROM range(600) t(i)"
+    pairs = "SELECT a.i AS source, b.i AS target FROM range(600) a(i), range(600) b(i) WHERE a.i % 2 = b.i % 2"
+    told = [text for text, _ in graph(cursor, {"film": films, "same": pairs}).report.notes()]
+    assert told[-1].startswith("same: 300 edges a node on average: if such nodes share something")
+
+
 def test_several_relations_in_one_table(cursor: duckdb.DuckDBPyConnection) -> None:
     rows = "(0, 1, 'b'), (1, 2, 'a'), (0, 1, 'a'), (2, 2, NULL)"
     tables = graph(cursor, {"film": FILMS, "e": f"FROM (VALUES {rows}) t(source, target, relation)"})
