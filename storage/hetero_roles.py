@@ -226,9 +226,9 @@ def find_ends(
     Raises InputError when several do.
     """
     known = {name: role.key_type for name, role in roles.nodes.items()}
-    edges = {}
+    edges, said = {}, {name.lower(): ends for name, ends in given.items()}
     for role in roles.edges.values():
-        told = given.get(role.name, ())
+        told = said.get(role.name.lower(), ())
         written = _written_as(cursor, sql[role.name])
         ends = [role.source] if role.hub else [role.source, role.target]
         done = []
