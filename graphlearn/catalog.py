@@ -16,7 +16,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from graphlearn.jobs.labels import SERIES
+from graphlearn.jobs.labels import GRAPH, SERIES
 from graphlearn.storage.artifacts import Artifact, ArtifactStore
 from graphlearn.storage.files import dump_json
 from graphlearn.storage.runs import RunFolder, list_runs
@@ -24,7 +24,7 @@ from graphlearn.types import Json
 
 _TIME = pa.timestamp("us", tz="UTC")
 _RANKING = ("mrr", "mr", "amri", "hits_at_1", "hits_at_3", "hits_at_10")
-_METRICS = [(name, pa.float64()) for name in (*_RANKING, *SERIES)]
+_METRICS = [(name, pa.float64()) for name in (*_RANKING, *SERIES, *GRAPH)]
 
 _VERSION = [
     *_METRICS,
@@ -37,6 +37,8 @@ _VERSION = [
     ("steps", pa.int64()),
     ("freq", pa.string()),
     ("series", pa.int64()),
+    ("nodes", pa.int64()),
+    ("edges", pa.int64()),
     ("verdict", pa.string()),  # whether the model beats its baselines, in a sentence
     ("metrics", pa.json_()),
     ("options", pa.json_()),
@@ -154,7 +156,7 @@ def _version_row(artifact: Artifact) -> Json:
         "train_triples": counts.get("train"),
         "valid_triples": counts.get("valid"),
         "test_triples": counts.get("test"),
-        **{key: counts.get(key) for key in ("steps", "freq", "series")},
+        **{key: counts.get(key) for key in ("steps", "freq", "series", "nodes", "edges")},
         "verdict": manifest.get("verdict") or None,
         "metrics": metrics or None,
         "options": manifest.get("options"),

@@ -16,6 +16,7 @@ import numpy as np
 
 from graphlearn.errors import UserError
 from graphlearn.storage.runs import read_events
+from graphlearn.types import FloatArray
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 EPOCHS_ONLY = 10  # from so many epochs on, the loss is drawn once an epoch: within one, its mean is not settled
 COLOURS = ("#3b6fb6", "#e07b39", "#3f9e5f", "#c2453f", "#8a63b8", "#a9742f", "#d06aa8", "#2f9fa8")
 GREY = "#b9bcc2"
+CURVES = ("macro_f1", "micro_f1", "mrr", "auc", "nmi")  # of models of graphs
 
 
 @dataclass
@@ -39,6 +41,8 @@ class History:
     loss: list[tuple[float, float]] = field(default_factory=list)
     mrr: list[tuple[float, float]] = field(default_factory=list)
     rmse: list[tuple[float, float]] = field(default_factory=list)
+    graph: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
+    """Of a graph: macro_f1 and micro_f1, or mrr, or auc on the validation part."""
     final: dict[str, float] = field(default_factory=dict)
 
 
@@ -52,7 +56,7 @@ def read_history(run_folder: Path) -> History:
     history = History()
     loss: dict[float, float] = {}
     whole: dict[float, float] = {}
-    valid: dict[str, dict[float, float]] = {"mrr": {}, "rmse": {}}
+    valid: dict[str, dict[float, float]] = {name: {} for name in ("mrr", "rmse", *CURVES)}
     speeds: list[float] = []
     empty = True
     for event in read_events(run_folder):
@@ -79,6 +83,7 @@ def read_history(run_folder: Path) -> History:
         raise UserError(f"run {run_folder.name} has no events", help="graphlearn runs lists the runs there are")
     history.loss = sorted(whole.items() if len(whole) >= EPOCHS_ONLY else loss.items())
     history.mrr, history.rmse = sorted(valid["mrr"].items()), sorted(valid["rmse"].items())
+    history.graph = {name: sorted(valid[name].items()) for name in CURVES if valid[name]}
     history.speed = float(np.median(speeds)) if speeds else 0.0
     return history
 
@@ -132,6 +137,21 @@ def draw_loss(axes: Axes, history: History) -> None:
         if low > 0 and high > 20 * low:
             axes.set_yscale("log")
     finish_curve(axes, bool(history.loss), "no step was reported")
+
+
+def principal(vectors: FloatArray, width: int = 2) -> tuple[FloatArray, float]:
+    """The vectors along their `width` directions of most variance, and the share of the variance these hold.
+
+    shape: vectors [n, D] -> [n, width]
+    """
+    centred = vectors - vectors.mean(axis=0)
+    _, values, directions = np.linalg.svd(centred, full_matrices=False)
+    flat = centred @ directions[:width].T
+    missing = width - flat.shape[1]
+    if missing > 0:
+        flat = np.pad(flat, ((0, 0), (0, missing)))
+    total = float((values**2).sum())
+    return flat.astype(np.float32), float((values[:width] ** 2).sum()) / total if total > 0 else 1.0
 
 
 def plain(axes: Axes) -> None:

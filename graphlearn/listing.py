@@ -11,7 +11,8 @@ from typing import cast
 import click
 
 from graphlearn.catalog import LiveTable, catalog_tables
-from graphlearn.jobs.labels import LABELS, number
+from graphlearn.hetero_listing import beside, graph_fields, is_graph, print_graph_metrics
+from graphlearn.jobs.labels import LABELS, metrics_line, number
 from graphlearn.jobs.metrics import read_metrics
 from graphlearn.printing import print_fields, print_table, to_json_line
 from graphlearn.series_listing import baseline_of, is_series, print_series_metrics, series_fields
@@ -44,13 +45,13 @@ def print_models(folder: Path, *, as_json: bool) -> None:
         click.echo("no model is stored yet; CREATE MODEL makes one", err=True)
     else:
         series = [row for row in rows if row["series"] is not None]
-        triples = [row for row in rows if row["series"] is None]
-        if triples:
-            _print_triple_models(triples)
-        if triples and series:
-            sys.stdout.write("\n")
-        if series:
-            _print_series_models(series)
+        graphs = [row for row in rows if row["edges"] is not None]
+        triples = [row for row in rows if row not in series and row not in graphs]
+        listed = [(_print_triple_models, triples), (_print_series_models, series), (_print_graph_models, graphs)]
+        for i, (show, some) in enumerate((show, some) for show, some in listed if some):
+            if i:
+                sys.stdout.write("\n")
+            show(some)
 
 
 def _print_triple_models(rows: list[Json]) -> None:
@@ -81,6 +82,25 @@ def _print_series_models(rows: list[Json]) -> None:
                 (row["options"] or {}).get("task", ""),
                 *(row[name] for name in ("series", "steps", "freq", "rmse", "z_rmse")),
                 baseline_of(Path(row["path"])),
+                moment(row["created_at"]),
+                _damage(row),
+            )
+            for row in rows
+        ],
+    )
+
+
+def _print_graph_models(rows: list[Json]) -> None:
+    """The figures of a model are those of its test part (NMI, ARI: of all labelled nodes)."""
+    print_table(
+        ("model", "type", "version", "learns", "nodes", "edges", "measured", "beside it", "made", ""),
+        [
+            (
+                *(row[name] for name in ("model", "family", "version")),
+                (row["options"] or {}).get("target") or "embeddings",
+                *(row[name] for name in ("nodes", "edges")),
+                metrics_line(dict(list((row["metrics"] or {}).items())[:2]), ", "),
+                beside(Path(row["path"])),
                 moment(row["created_at"]),
                 _damage(row),
             )
@@ -127,7 +147,7 @@ def print_runs(folder: Path, model: str | None, *, as_json: bool) -> None:
 
 
 def _figure(row: Json) -> str:
-    return "mrr" if row["rmse"] is None else "rmse"
+    return next((name for name in ("rmse", "macro_f1", "nmi") if row[name] is not None), "mrr")
 
 
 def _measured(row: Json, *, with_names: bool) -> tuple[object, object]:
@@ -159,7 +179,7 @@ def print_model(folder: Path, model: str, version: int | None, *, as_json: bool)
         click.echo(to_json_line({**manifest, "path": str(artifact.path)}))
         return
     versions = [a.version for a in store.versions(model)]
-    series = is_series(artifact.path)
+    series, graph = is_series(artifact.path), is_graph(artifact.path)
     counts, options = manifest.get("counts", {}), manifest.get("options", {})
     print_fields(
         {
@@ -170,6 +190,7 @@ def print_model(folder: Path, model: str, version: int | None, *, as_json: bool)
             "made": moment(datetime.fromisoformat(manifest["created_at"])),
             "run": manifest.get("run"),
             **(series_fields(artifact) if series else {}),
+            **(graph_fields(artifact) if graph else {}),
             "entities": f"{counts['entities']:,} ({manifest.get('entity_type')})" if "entities" in counts else None,
             "relations": f"{counts['relations']:,} ({manifest.get('relation_type')})"
             if "relations" in counts
@@ -183,6 +204,8 @@ def print_model(folder: Path, model: str, version: int | None, *, as_json: bool)
     )
     if series:
         print_series_metrics(artifact.path, manifest.get("protocol"))
+    elif graph:
+        print_graph_metrics(artifact.path, manifest.get("protocol"))
     else:
         _print_metrics(artifact.path, manifest.get("protocol"))
 

@@ -24,12 +24,14 @@ from graphlearn.drawing import (
     finish_curve,
     literal,
     new_figure,
+    principal,
     read_history,
     save,
     short,
     title,
 )
 from graphlearn.errors import UserError
+from graphlearn.hetero_report import draw_graph
 from graphlearn.series_report import draw_series
 from graphlearn.storage.dictionary import Dictionary
 from graphlearn.storage.snapshot import ENTITIES, RELATIONS, SNAPSHOT
@@ -39,10 +41,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["PICTURE", "can_draw", "draw_report", "read_history", "read_map"]
+__all__ = ["PICTURE", "can_draw", "draw_report", "principal", "read_history", "read_map"]
 
 PICTURE = "report.png"
-SERIES = ("net3",)  # families whose picture is that of `series_report`
+DRAWN = {"net3": draw_series, "dhan": draw_graph}  # families with a picture of their own
 POINTS = 1500  # entities on the map: those with most triples
 LABELS = 70  # at most so many names on it; fewer where they would overlap
 GROUPS = 8  # colours; what is left is grey
@@ -96,21 +98,6 @@ def read_map(version_folder: Path, points: int = POINTS) -> EntityMap:
     return EntityMap(vectors, names, groups, rows["degree"].astype(np.int64))
 
 
-def principal(vectors: FloatArray, width: int = 2) -> tuple[FloatArray, float]:
-    """The vectors along their `width` directions of most variance, and the share of the variance these hold.
-
-    shape: vectors [n, D] -> [n, width]
-    """
-    centred = vectors - vectors.mean(axis=0)
-    _, values, directions = np.linalg.svd(centred, full_matrices=False)
-    flat = centred @ directions[:width].T
-    missing = width - flat.shape[1]
-    if missing > 0:
-        flat = np.pad(flat, ((0, 0), (0, missing)))
-    total = float((values**2).sum())
-    return flat.astype(np.float32), float((values[:width] ** 2).sum()) / total if total > 0 else 1.0
-
-
 def draw_report(run_folder: Path, version_folder: Path | None = None, path: Path | None = None) -> Path:
     """Draw the run as a PNG, by default report.png in its folder; the map needs the stored version's folder.
 
@@ -119,7 +106,7 @@ def draw_report(run_folder: Path, version_folder: Path | None = None, path: Path
     if not can_draw():
         raise UserError("the picture needs matplotlib", help="pip install 'graphlearn[plot]'")
     history = read_history(run_folder)
-    figure = (draw_series if history.family in SERIES else draw_triples)(history, version_folder)
+    figure = DRAWN.get(history.family, draw_triples)(history, version_folder)
     target = path or run_folder / PICTURE
     save(figure, target)
     return target

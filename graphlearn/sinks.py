@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
 TRAINING = "train"  # the phase that steps belong to
+EVALUATIONS = 2.0  # seconds between lines about evaluations while training: short epochs would fill the screen
 
 
 class Sink(Protocol):
@@ -106,7 +107,7 @@ class PlainSink:
         self._stream = stream
         self._model = ""
         self._began = 0.0
-        self._last = 0.0
+        self._last = self._evaluated = 0.0
         self._training = False
         self._split = "test"
 
@@ -135,6 +136,9 @@ class PlainSink:
                 return f"{event.phase} took {duration(event.seconds)}{f': {event.detail}' if event.detail else ''}"
             case Evaluated():
                 self._split = event.split
+                if event.epoch and event.time - self._evaluated < EVALUATIONS:
+                    return None
+                self._evaluated = event.time
                 best = " (best so far)" if event.best else ""
                 return f"{when(event)}, {event.split}: {metrics_line(event.metrics)}{best}"
             case Note():
@@ -175,6 +179,7 @@ class RichSink:
         self._tasks: dict[str, TaskID] = {}
         self._training = ""
         self._evaluation = ""
+        self._evaluated = 0.0
         self._split = "test"
 
     def __call__(self, event: Event) -> None:
@@ -194,6 +199,9 @@ class RichSink:
             case Evaluated():
                 self._split = event.split
                 self._evaluation = f"{event.split}, {when(event)}: {metrics_line(event.metrics)}"
+                if event.epoch and event.time - self._evaluated < EVALUATIONS:
+                    return
+                self._evaluated = event.time
                 best = " [green]best so far[/]" if event.best else ""
                 self._say(f"    [dim]{when(event):<10}[/] {event.split} {metrics_line(event.metrics)}{best}")
             case Note():

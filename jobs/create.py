@@ -24,7 +24,7 @@ from graphlearn.events import (
 from graphlearn.jobs import checkpoint
 from graphlearn.jobs.dataflow import Dataflow, execute
 from graphlearn.jobs.families import family
-from graphlearn.jobs.labels import LABELS, SERIES, metrics_line, number, title
+from graphlearn.jobs.labels import GRAPH, LABELS, SERIES, metrics_line, number, title
 from graphlearn.jobs.machine import memory_available
 from graphlearn.storage.artifacts import ArtifactStore
 from graphlearn.storage.interrupt import interruptible, interruption
@@ -72,7 +72,7 @@ class ModelResult:
         if self.status == "unchanged":
             return f"model {self.model} version {self.version}: unchanged"
         line = f"model {self.model} version {self.version}: {self.family}, trained in {self.seconds:.1f} s"
-        if any(name in self.metrics for name in SERIES):
+        if any(name in self.metrics for name in (*SERIES, *GRAPH)):
             return "; ".join([line, metrics_line(self.metrics, ", "), *([self.verdict] if self.verdict else [])])
         figures = ", ".join(f"{LABELS[k]} {v:.3f}" for k, v in self.metrics.items() if k in LABELS)
         return f"{line}; filtered test {figures}" if figures else line
@@ -83,6 +83,9 @@ class ModelResult:
         shown = {**fields, **{name: f"{value:.4g}" for name, value in self.metrics.items()}}
         if any(name in self.metrics for name in SERIES):
             figures = {title(name): number(self.metrics[name]) for name in SERIES if name in self.metrics}
+            shown = {**fields, **figures, "beside the baselines": self.verdict}
+        elif any(name in self.metrics for name in GRAPH):
+            figures = {title(name): number(value) for name, value in self.metrics.items()}
             shown = {**fields, **figures, "beside the baselines": self.verdict}
         head = "".join(f"<th>{escape(name)}</th>" for name in shown)
         cells = "".join(f"<td>{escape(str(value))}</td>" for value in shown.values())

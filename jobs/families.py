@@ -1,7 +1,7 @@
 """Model families: what may stand after TYPE, which inputs it takes and what it makes of them.
 
 A family declares its options (a frozen dataclass), its input roles and a `compile` that turns bound inputs into a
-dataflow. Later families (graph networks, time series) enter here with roles of their own.
+dataflow.
 """
 
 from __future__ import annotations
@@ -68,6 +68,7 @@ _KGE = "graphlearn.jobs.kge:KgeFamily"
 FAMILIES: dict[str, str] = {
     **dict.fromkeys(("transe", "distmult", "complex", "rotate", "simple", "cp", "rescal", "tucker"), _KGE),
     "net3": "graphlearn.jobs.net3:Net3Family",
+    "dhan": "graphlearn.jobs.dhan:DhanFamily",
 }
 """Names after TYPE -> the class that implements them, imported when first used."""
 

@@ -24,6 +24,7 @@ from graphlearn.jobs.kge_questions import (
     BATCH,
     EXAMPLES,
     Unknown,
+    are_text,
     columns_of,
     encoded_sql,
     output_schema,
@@ -242,16 +243,12 @@ def _answer(loaded: KgeModel, batch: pa.RecordBatch, schema: pa.Schema, k: int, 
             ids = {"head": heads, "relation": r[rows], "tail": tails}[f.name]
             dictionary = loaded.relations if f.name == "relation" else loaded.entities
             column = dictionary.take(np.where(ids < 0, -1, ids))
-            if asked is not None and (asked.type == column.type or _are_text(asked, column)):
+            if asked is not None and (asked.type == column.type or are_text(asked, column)):
                 column = pa.compute.coalesce(column, asked.cast(column.type))  # an unknown key stays as it was asked
         else:
             column = asked
         out.append(column if column.type == f.type else column.cast(f.type))
     return pa.record_batch(out, schema=schema)
-
-
-def _are_text(*columns: pa.Array) -> bool:
-    return all(pa.types.is_string(c.type) or pa.types.is_large_string(c.type) for c in columns)
 
 
 def is_known(known: KnownAnswers, anchors: IdArray, relations: IdArray, answers: IdArray) -> Any:
@@ -305,7 +302,7 @@ def _similar(
             values = np.concatenate([best.values.numpy().ravel(), nothing.astype(np.float32)])[order]
             missing = neighbours < 0
             keys, asked = d.take(ids), part.column("key")
-            if asked.type == keys.type or _are_text(asked, keys):
+            if asked.type == keys.type or are_text(asked, keys):
                 keys = pa.compute.coalesce(keys, asked.cast(keys.type))  # an unknown key stays as it was asked
             yield pa.record_batch(
                 [

@@ -150,3 +150,8 @@ class Unknown:
         shown = [key if len(key) <= 40 else f"{key[:39]}…" for key in self.keys[:EXAMPLES]]
         more = ["…"] if len(self.keys) > EXAMPLES else []
         return f"{self.lost:,} of {self.rows:,} {what} ({', '.join([*shown, *more])})"
+
+
+def are_text(*columns: pa.Array) -> bool:
+    """Whether all columns hold text, of either width."""
+    return all(pa.types.is_string(c.type) or pa.types.is_large_string(c.type) for c in columns)

@@ -1,6 +1,7 @@
 """What metrics are called where people read them, and how their values are written.
 
 RMSE and MAE are in the units of the readings, MAPE is in percent, (z) marks figures on z-scores of the train part.
+F1, accuracy, AUC and NMI lie between 0 and 1, ARI may be below 0.
 """
 
 from __future__ import annotations
@@ -17,8 +18,20 @@ LABELS = {
     "mape": "MAPE",
     "z_rmse": "RMSE (z)",
     "z_mae": "MAE (z)",
+    "macro_f1": "macro-F1",
+    "micro_f1": "micro-F1",
+    "accuracy": "accuracy",
+    "ndcg_10": "NDCG@10",
+    "auc": "AUC",
+    "nmi": "NMI",
+    "ari": "ARI",
 }
-IN_A_LINE = ("mrr", "hits_at_1", "hits_at_3", "hits_at_10", "rmse", "mae", "mape", "z_rmse")
+IN_A_LINE = (
+    "macro_f1", "micro_f1", "mrr", "ndcg_10", "hits_at_1", "hits_at_3", "hits_at_10", "auc", "nmi", "ari",
+    "rmse", "mae", "mape", "z_rmse",
+)  # fmt: skip
+GRAPH = ("macro_f1", "micro_f1", "accuracy", "ndcg_10", "auc", "nmi", "ari")
+"""Figures that only models of graphs have."""
 SERIES = ("rmse", "mae", "mape", "z_rmse", "z_mae")
 
 

@@ -23,7 +23,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
@@ -386,6 +386,14 @@ def conformal_of(targets: Iterator[tuple[FloatArray, FloatArray, Mask]], scaler:
     return Conformal.fit([np.concatenate(f) if f else np.zeros(0, np.float32) for f in found])
 
 
+class Weighted(Protocol):
+    """Anything whose best weights are to be kept."""
+
+    def weights(self) -> dict[str, Tensor]:
+        """What predictions need."""
+        ...
+
+
 class EarlyStop:
     """Keeps the weights of the best evaluation; stops after `patience` in a row without a better one (0 never does)."""
 
@@ -393,7 +401,7 @@ class EarlyStop:
         self.patience, self.best_score, self.since = patience, math.inf, 0
         self.best: dict[str, Tensor] = {}
 
-    def update(self, score: float, training: SeriesTraining) -> bool:
+    def update(self, score: float, training: Weighted) -> bool:
         """Count an evaluation (lower is better; NaN counts as worse). True: stop."""
         if not self.best or score < self.best_score:
             self.best_score = score if math.isfinite(score) else math.inf

@@ -69,5 +69,5 @@ class IngestReport:
 
 def counted(n: int, noun: str) -> str:
     """The number and its noun: 1 row, 2,000 rows."""
-    plural = {"entity": "entities", "series": "series"}
+    plural = {"entity": "entities", "series": "series", "class": "classes"}
     return f"{n:,} {noun if n == 1 else plural.get(noun, noun + 's')}"

@@ -1,0 +1,40 @@
+-- Papers, authors and subjects of the ACM digital library: to which of three areas does a paper belong?
+--
+--   graphlearn run examples/acm.sql --workspace build/acm.duckdb --set path=/where/it/is/acm
+--
+-- The folder has paper.parquet (paper, subject_area, words INTEGER[], split_20), author.parquet (author, words INTEGER[]),
+-- writes.parquet (paper, author) and about.parquet (paper, subject). 60 papers are labelled for the training.
+
+SET VARIABLE path = '../shared/data/hetero/acm';
+
+CREATE OR REPLACE TABLE paper AS FROM read_parquet(getvariable('path') || '/paper.parquet');
+CREATE OR REPLACE TABLE author AS FROM read_parquet(getvariable('path') || '/author.parquet');
+CREATE OR REPLACE TABLE writes AS FROM read_parquet(getvariable('path') || '/writes.parquet');
+CREATE OR REPLACE TABLE about AS FROM read_parquet(getvariable('path') || '/about.parquet');
+
+-- Papers of one subject are neighbours through their subject, a hub: two small steps instead of 4.3 million pairs.
+CREATE OR REPLACE MODEL acm
+  TYPE dhan
+  OPTIONS (target = 'subject_area')
+  AS (paper   AS (SELECT paper AS id, words, subject_area, split_20 AS split FROM paper),
+      author  AS (SELECT author AS id, words FROM author),
+      writes  AS (SELECT author AS source, paper AS target FROM writes),
+      subject AS (SELECT paper AS source, subject AS hub FROM about));
+
+-- How often is it right, and how often are methods that see no links?
+SELECT method, split, round(macro_f1, 3) AS macro_f1, round(micro_f1, 3) AS micro_f1, count
+FROM evaluate('acm')
+ORDER BY split, macro_f1 DESC;
+
+-- Of every hundred papers of an area, how many are taken for which?
+PIVOT (SELECT subject_area, label, 100 / count(*) OVER (PARTITION BY subject_area) AS share
+       FROM predict('acm') JOIN paper ON id = paper WHERE split_20 = 'test')
+ON 'as ' || label USING round(sum(share), 1) ORDER BY subject_area;
+
+-- The papers it is least sure of
+SELECT id, label, subject_area, round(probability, 2) AS probability
+FROM predict('acm') JOIN paper ON id = paper
+WHERE split_20 = 'test' ORDER BY predict.probability LIMIT 5;
+
+-- What carried the decision: which relations, and which neighbours in them?
+SELECT * REPLACE (round(weight, 3) AS weight) FROM explain('acm', (SELECT 0 AS id), k := 3);

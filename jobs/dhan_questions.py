@@ -1,0 +1,91 @@
+"""The relations that a model of a graph is asked about: which of their columns are nodes, and which nodes those are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pyarrow as pa
+
+from graphlearn.errors import InputError
+from graphlearn.jobs.functions import Question
+from graphlearn.jobs.kge_questions import Unknown, are_text, same_key
+from graphlearn.storage.columns import describe, find_column, quoted, subquery
+from graphlearn.storage.hetero_nodes import Keys
+from graphlearn.types import IdArray
+
+
+def id_column(question: Question, table: str) -> str:
+    """The column with nodes of a table. Raises InputError when there is none."""
+    columns = _columns(question)
+    found = find_column(columns, "id") or find_column(columns, table.lower())
+    if found is None and len(columns) == 1:
+        found = next(iter(columns))
+    if found is None:
+        raise InputError(
+            f"the relation has no column id (its columns: {', '.join(columns)})",
+            help=f"name the ids of {table} with AS: SELECT … AS id",
+        )
+    return found
+
+
+def link_columns(question: Question, source: str, target: str) -> tuple[str, str | None]:
+    """The columns with the sources and, where links are given, the targets. Raises InputError without a source."""
+    columns = _columns(question)
+    first = find_column(columns, "source") or find_column(columns, source.lower())
+    last = find_column(columns, "target") or (find_column(columns, target.lower()) if target != source else None)
+    if first is None and last is None and len(columns) == 1:
+        first = next(iter(columns))
+    if first is None:
+        raise InputError(
+            f"the relation has no column source (its columns: {', '.join(columns)})",
+            help=f"name the ids of {source} with AS: SELECT … AS source",
+        )
+    return first, last
+
+
+def find_nodes(question: Question, ends: Mapping[str, Keys], model: str) -> tuple[list[IdArray], list[pa.Array]]:
+    """For each column of nodes (name -> keys of its table) their positions, -1 for unknown ones, and their keys.
+
+    Unknown keys stay as they were asked, and are warned of.
+    """
+    assert question.argument is not None
+    kinds = _columns(question)
+    parts, joins = [], []
+    for i, (column, keys) in enumerate(ends.items()):
+        d, asked = keys.dictionary, f"q.{quoted(column)}"
+        parts += [f"coalesce(n{i}.id, -1)::BIGINT AS id{i}", f"TRY_CAST({asked} AS {d.type}) AS key{i}"]
+        joins.append(f"LEFT JOIN {d.sql} n{i} ON {same_key(d, f'n{i}', asked, kinds[column])}")
+    connection = question.cursor()
+    try:
+        sql = f"SELECT {', '.join(parts)} FROM {subquery(question.argument)} q {' '.join(joins)}"
+        found = connection.sql(sql).to_arrow_table().combine_chunks()
+    finally:
+        connection.close()
+    ids = [np.asarray(found.column(f"id{i}").to_numpy()) for i in range(len(ends))]
+    asked_keys = [_array(found.column(f"key{i}")) for i in range(len(ends))]
+    unknown = Unknown()
+    unknown.add(pa.record_batch(asked_keys, names=list(ends)), dict(zip(ends, ids, strict=True)))
+    if unknown.lost:
+        what = "nodes" if len(ends) == 1 else "links"
+        question.warn(f"{question.function}: {model} has never seen a key of {unknown.text(what)}")
+    out = []
+    for keys, places, asked_key in zip(ends.values(), ids, asked_keys, strict=True):
+        known = keys.dictionary.take(places)
+        same = asked_key.type == known.type or are_text(asked_key, known)
+        plain = same and not isinstance(known.type, pa.BaseExtensionType)  # Arrow cannot coalesce UUIDs and the like
+        out.append(pa.compute.coalesce(known, asked_key.cast(known.type)) if plain else known)
+    return ids, out
+
+
+def _array(column: pa.ChunkedArray) -> pa.Array:
+    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+
+
+def _columns(question: Question) -> dict[str, str]:
+    assert question.argument is not None
+    connection = question.cursor()
+    try:
+        return describe(connection, question.argument)
+    finally:
+        connection.close()

@@ -1,0 +1,197 @@
+"""Classification of nodes by DHAN, into one class or any number of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from graphlearn.models.dhan_attention import parameter
+from graphlearn.models.dhan_edges import build_blocks
+from graphlearn.models.dhan_highway import Highway, cost, cross_entropy
+from graphlearn.models.dhan_labels import classes_of, label_channels
+from graphlearn.models.dhan_options import DhanOptions
+from graphlearn.models.dhan_training import HeteroTraining
+from graphlearn.models.hetero import PARTS, Classification, HeteroGraph, MultiLabel, Part, Task
+from graphlearn.models.hetero_metrics import f1_scores, one_hot
+from graphlearn.types import FloatArray, IdArray
+
+
+class ClassHead(nn.Module):
+    """Logits from a state and label channels. shape: [B, d], [B, Q] -> [B, C]"""
+
+    def __init__(self, hidden: int, channels: int, classes: int, generator: torch.Generator) -> None:
+        super().__init__()
+        self.states = parameter(hidden, classes, generator=generator)
+        self.labels = nn.Parameter(torch.zeros(channels, classes))
+        self.bias = nn.Parameter(torch.zeros(classes))
+        self.highway: Highway | None = None
+        self.share: Tensor
+        self.register_buffer("share", torch.full((), 0.5))
+
+    def forward(self, states: Tensor, channels: Tensor) -> Tensor:
+        """The sum of what both say."""
+        return states @ self.states + channels @ self.labels + self.bias
+
+
+AFFORDABLE = 20_000_000_000
+"""Multiplications that fitting the linear part may cost."""
+SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
+
+
+class ClassTraining(HeteroTraining):
+    """Single-label: softmax and cross entropy; multi-label: a sigmoid and binary cross entropy a class."""
+
+    def __init__(
+        self,
+        graph: HeteroGraph,
+        task: Classification | MultiLabel,
+        options: DhanOptions,
+        fitted: Mapping[str, Tensor] | None = None,
+        *,
+        perceptron: bool = False,
+    ) -> None:
+        self.task, self.single = task, isinstance(task, Classification)
+        known = np.asarray(task.split) >= 0
+        self.labels = classes_of(task.labels, task.classes) * known[:, None]
+        what = "the most probable class" if self.single else "every class with a probability of at least 0.5"
+        self.protocol = f"macro and micro F1 of {what} over the labelled {task.type} of a part"
+        super().__init__(graph, task, options, fitted, perceptron=perceptron)
+        self.targets = torch.from_numpy(self.labels).to(self.device)
+        self.train = np.flatnonzero(np.asarray(task.split) == 0)
+        if fitted is None:
+            self.fit_highway()
+
+    def make_head(self, task: Task, generator: torch.Generator) -> nn.Module:
+        """Computes the label channels on the way."""
+        if self.options.hop_labels and self.channels:
+            blocks = build_blocks(self.channels, self.arrows, self.counts, torch.device("cpu"))
+            train = np.asarray(self.task.split) == 0
+            found = label_channels(self.labels, train, self.task.type, self.counts, blocks, self.options.seed)
+        else:
+            found = torch.zeros(len(self.labels), 0)
+        self.shown = found.to(self.device)
+        head = ClassHead(self.options.hidden, found.shape[1], self.task.classes, generator)
+        if not (self.options.highway and self.channels) or self.sampler is not None:
+            return head
+        if cost(self.full_batch()) <= AFFORDABLE:
+            head.highway = Highway(self.graph.nodes, self.task.type, self.task.classes)
+        return head
+
+    def fit_highway(self) -> None:
+        """Find the linear part, which the steps then leave as it is."""
+        highway = self.head.highway
+        if highway is not None:
+            split = np.asarray(self.task.split)
+            train, valid = (torch.from_numpy(np.flatnonzero(split == k)).to(self.device) for k in (0, 1))
+            nodes = valid.cpu().numpy()
+            highway.fit(
+                self.full_batch(), self.targets, train, valid, self.single, lambda found: self._score(found, nodes)
+            )
+
+    @property
+    def head(self) -> ClassHead:
+        """Turns states into logits."""
+        head = self.model["head"]
+        assert isinstance(head, ClassHead)
+        return head
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """One on the whole graph, else one for each batch of train nodes."""
+        return 1 if self.sampler is None else math.ceil(len(self.train) / self.options.batch_size)
+
+    def loss(self, epoch: int, step: int, generator: torch.Generator | None) -> Tensor:
+        """Cross entropy on the train nodes, or on a batch of them."""
+        options, kind = self.options, self.task.type
+        ids = self.train
+        if self.sampler is None:
+            rows = torch.from_numpy(ids).to(self.device)
+            states = self.encoder(self.full_batch(), (kind,), generator)[kind][rows]
+        else:
+            order = np.random.default_rng([options.seed, 3, epoch]).permutation(len(ids))
+            ids = np.sort(ids[order[step * options.batch_size : (step + 1) * options.batch_size]])
+            batch, _ = self.sampled_batch({kind: ids}, np.random.default_rng([options.seed, 4, epoch, step]))
+            rows = torch.from_numpy(ids).to(self.device)
+            states = self.encoder(batch, (kind,), generator)[kind][: len(ids)]
+        logits = self.head(states, self.shown[rows])
+        return cross_entropy(logits, self.targets[rows], self.single)
+
+    def logits(self, nodes: IdArray) -> Tensor:
+        """Log-probabilities up to a constant: of the network and of the linear part, mixed. shape: [B] -> [B, C]"""
+        return self._mix(*self._both(nodes), float(self.head.share))
+
+    def _mix(self, deep: Tensor, wide: Tensor | None, share: float) -> Tensor:
+        if wide is None:
+            return deep
+        if self.single:
+            deep, wide = deep.log_softmax(1), wide.log_softmax(1)
+        return (1 - share) * deep + share * wide
+
+    def _both(self, nodes: IdArray) -> tuple[Tensor, Tensor | None]:
+        found, highway = [], self.head.highway
+        with self.using_mean():
+            wide = None
+            if highway is not None:
+                wide = highway(self.full_batch())[torch.from_numpy(np.asarray(nodes, np.int64)).to(self.device)]
+            for part, states in self.chunks(np.asarray(nodes, np.int64), self.task.type):
+                rows = torch.from_numpy(part).to(self.device)
+                found.append(self.head(states, self.shown[rows]))
+        return (torch.cat(found) if found else torch.zeros(0, self.task.classes)), wide
+
+    def probabilities(self, nodes: IdArray) -> FloatArray:
+        """shape: [B] -> [B, C]; of several classes each on its own"""
+        logits = self.logits(nodes)
+        out: FloatArray = (logits.softmax(1) if self.single else logits.sigmoid()).cpu().numpy()
+        return out
+
+    def predict(self, nodes: IdArray | None = None, k: int = 1) -> tuple[IdArray, FloatArray]:
+        """The k most probable classes of each node, by default of all nodes, and their probabilities. shape: [B, k]"""
+        ids = np.arange(self.counts[self.task.type]) if nodes is None else np.asarray(nodes, np.int64)
+        found = self.probabilities(ids)
+        order = np.argsort(-found, axis=1, kind="stable")[:, :k]
+        return order, np.take_along_axis(found, order, axis=1)
+
+    def _part(self, part: Part) -> IdArray:
+        return np.flatnonzero(np.asarray(self.task.split) == PARTS.index(part))
+
+    def figures(self, found: FloatArray, nodes: IdArray) -> dict[str, float]:
+        """macro_f1, micro_f1, accuracy of probabilities. shape: [B, C], [B]"""
+        actual = self.labels[nodes] > 0
+        predicted = one_hot(found.argmax(1), self.task.classes) if self.single else found >= 0.5
+        out = f1_scores(actual, predicted)
+        out["accuracy"] = float((actual == predicted).all(1).mean()) if len(nodes) else math.nan
+        return out | {"nodes": float(len(nodes))}
+
+    def evaluate(self, part: Part) -> dict[str, float]:
+        """macro_f1, micro_f1, accuracy (all classes of a node right), nodes."""
+        nodes = self._part(part)
+        return self.figures(self.probabilities(nodes), nodes)
+
+    def _score(self, logits: Tensor, nodes: IdArray) -> float:
+        actual = self.targets[torch.from_numpy(nodes).to(self.device)]
+        loss = float(cross_entropy(logits, actual, self.single))
+        found = (logits.softmax(1) if self.single else logits.sigmoid()).cpu().numpy()
+        figures = self.figures(found, nodes)
+        return 0.5 * loss - (figures["macro_f1"] + figures["micro_f1"]) / 2
+
+    def score(self) -> float:
+        """Half the cross entropy and minus the mean of both F1 of the validation part.
+
+        On it the share of the linear part is chosen, each time.
+        """
+        nodes = self._part("valid")
+        if not len(nodes):
+            nodes = self._part("train")
+        deep, wide = self._both(nodes)
+        best, measured = math.inf, (np.asarray(self.task.split) == 1).any()
+        for share in SHARES if measured and wide is not None else (float(self.head.share),):
+            logits = self._mix(deep, wide, share)
+            score = self._score(logits, nodes)
+            if score < best:
+                best = score
+                self.head.share.fill_(share)
+        return best

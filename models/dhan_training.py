@@ -1,0 +1,241 @@
+"""Training of DHAN, without files: what a job builds checkpoints, events and tables on.
+
+    training = make_training(graph, task, options)             (dhan_tasks.py)
+    stop = EarlyStop(options.patience)
+    for epoch in range(options.epochs):
+        for step in range(training.steps_per_epoch):
+            training.step(epoch, step)
+        if stop.update(training.score(), training):
+            break
+    training.load(stop.best)
+    training.evaluate("test")
+
+A step depends on (seed, epoch, step) and on `training.state()`, a flat dict of tensors: weights, their running mean,
+Adam's state. A training made from the same graph, task and options with `fitted=state` goes on bit for bit on a CPU;
+`training.weights()` is the part that predictions need, and `fitted` and `load` take either.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from graphlearn.errors import OptionError, TrainingDiverged
+from graphlearn.models.dhan import Batch, Dhan, Perceptron, Table, Trace
+from graphlearn.models.dhan_edges import arrows_of, build_blocks, channels_of
+from graphlearn.models.dhan_options import DhanOptions
+from graphlearn.models.dhan_sampler import Sampler
+from graphlearn.models.hetero import Classification, HeteroGraph, MultiLabel, Part, Task, check_task
+from graphlearn.types import BoolArray, FloatArray, IdArray
+
+
+def choose_device(options: DhanOptions) -> torch.device:
+    """The device that the options ask for. Raises OptionError when there is no GPU and one is asked for."""
+    if options.device == "cuda" and not torch.cuda.is_available():
+        raise OptionError("device = 'cuda', but torch sees no GPU here", key="device", help="use device = 'auto'")
+    wanted = options.device != "cpu" and torch.cuda.is_available()
+    return torch.device("cuda" if wanted else "cpu")
+
+
+class HeteroTraining(ABC):
+    """An encoder, a head, and their optimiser. perceptron: the MLP that sees no edges, a baseline."""
+
+    protocol: str
+
+    def __init__(
+        self,
+        graph: HeteroGraph,
+        task: Task,
+        options: DhanOptions,
+        fitted: Mapping[str, Tensor] | None = None,
+        *,
+        perceptron: bool = False,
+    ) -> None:
+        check_task(graph, task)
+        few = isinstance(task, Classification | MultiLabel)
+        if options.dropout < 0:
+            options = replace(options, dropout=0.5 if few else 0.1)
+        self.graph, self.options, self.device = graph, options, choose_device(options)
+        self.counts = {n.name: n.count for n in graph.nodes}
+        self.channels = () if perceptron else channels_of(graph, options.reverse)
+        self.kept = self.message_edges(task)
+        self.arrows = {c: arrows_of(graph, c, self.kept.get(c.relation)) for c in self.channels}
+        self.tables = {n.name: Table(n, options.weighting, self.device) for n in graph.nodes}
+        self.sampler = Sampler(self.arrows, self.counts) if options.fanout and not perceptron else None
+        self._full: Batch | None = None
+        generator = torch.Generator().manual_seed(options.seed)
+        self.encoder: Dhan | Perceptron
+        if perceptron:
+            self.encoder = Perceptron(graph.nodes, options, generator, few)
+        else:
+            self.encoder = Dhan(graph.nodes, self.channels, options, generator, few)
+        self.model = nn.ModuleDict({"encoder": self.encoder, "head": self.make_head(task, generator)}).to(self.device)
+        self._begin()
+        if fitted is not None:
+            self.load(fitted)
+
+    def message_edges(self, task: Task) -> dict[str, BoolArray]:
+        """By relation, the edges along which messages run, where that is not all of them."""
+        return {}
+
+    @abstractmethod
+    def make_head(self, task: Task, generator: torch.Generator) -> nn.Module:
+        """What turns states into answers."""
+
+    def _begin(self) -> None:
+        options = self.options
+        named = {n: p for n, p in self.model.named_parameters() if not n.startswith("head.highway.")}
+        decayed = [n for n, p in named.items() if p.ndim > 1 and "norm_" not in n]
+        groups = [
+            {"params": [named[n] for n in decayed], "weight_decay": options.weight_decay},
+            {"params": [p for n, p in named.items() if n not in decayed], "weight_decay": 0.0},
+        ]
+        self.optimiser = torch.optim.AdamW(groups, lr=options.learning_rate)
+        self.moments = {
+            name: {"step": torch.zeros(()), "exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
+            for name, p in named.items()
+        }
+        for name, p in named.items():
+            self.optimiser.state[p] = self.moments[name]
+        self.mean_weights = {name: p.detach().clone() for name, p in named.items()} if options.averaging else {}
+        self.done = torch.zeros(1, dtype=torch.int64)
+
+    def full_batch(self) -> Batch:
+        """The whole graph."""
+        if self._full is None:
+            columns = {t: table.take() for t, table in self.tables.items()}
+            self._full = Batch(columns, build_blocks(self.channels, self.arrows, self.counts, self.device))
+        return self._full
+
+    def sampled_batch(
+        self, seeds: Mapping[str, IdArray], rng: np.random.Generator, banned: Mapping[str, BoolArray] | None = None
+    ) -> tuple[Batch, dict[str, IdArray]]:
+        """A neighbourhood of the seeds, and its nodes by type; the seeds come first, sorted."""
+        assert self.sampler is not None
+        nodes, arrows = self.sampler.sample(seeds, self.options.fanout, rng, banned)
+        columns = {t: self.tables[t].take(ids) for t, ids in nodes.items()}
+        counts = {t: len(ids) for t, ids in nodes.items()}
+        return Batch(columns, build_blocks(self.channels, arrows, counts, self.device)), nodes
+
+    @property
+    @abstractmethod
+    def steps_per_epoch(self) -> int:
+        """Optimiser steps in an epoch."""
+
+    @abstractmethod
+    def loss(self, epoch: int, step: int, generator: torch.Generator | None) -> Tensor:
+        """What a step minimises; the generator is for dropout."""
+
+    @abstractmethod
+    def evaluate(self, part: Part) -> dict[str, float]:
+        """Figures of a part; `nodes` or `edges` is how many were measured."""
+
+    @abstractmethod
+    def score(self) -> float:
+        """What early stopping goes by, lower is better: of the validation part, or of the train part without one."""
+
+    def step(self, epoch: int, step: int) -> float:
+        """One optimiser step; returns its loss. Raises TrainingDiverged when that is not finite."""
+        number = (self.options.seed * 1_000_003 + epoch) * 1_000_003 + step
+        generator = torch.Generator(self.device).manual_seed(number)
+        self.model.train()
+        self.optimiser.zero_grad(set_to_none=True)
+        loss = self.loss(epoch, step, generator)
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise TrainingDiverged(f"the loss is {value} in epoch {epoch + 1}", help="lower learning_rate")
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimiser.step()
+        self.done += 1
+        memory = min(self.options.averaging, (1 + int(self.done)) / (10 + int(self.done)))
+        for name, mean in self.mean_weights.items():
+            mean.lerp_(self.model.get_parameter(name).detach(), 1 - memory)
+        return value
+
+    def train_epoch(self, epoch: int) -> float:
+        """All steps of an epoch; the mean of their losses."""
+        return float(np.mean([self.step(epoch, step) for step in range(self.steps_per_epoch)]))
+
+    @contextmanager
+    def using_mean(self) -> Iterator[None]:
+        """The weights that predict are in the model: their running mean, where there is one."""
+        kept = {name: self.model.get_parameter(name).detach().clone() for name in self.mean_weights}
+        self.model.eval()
+        try:
+            self._put(self.mean_weights)
+            with torch.no_grad():
+                yield
+        finally:
+            self._put(kept)
+
+    def _put(self, weights: Mapping[str, Tensor]) -> None:
+        with torch.no_grad():
+            for name, value in weights.items():
+                self.model.get_parameter(name).copy_(value)
+
+    def weights(self) -> dict[str, Tensor]:
+        """What predictions need, as copies on the CPU."""
+        state = {f"model.{k}": v for k, v in self.model.state_dict().items()}
+        state |= {f"model.{k}": v for k, v in self.mean_weights.items()}
+        return {k: v.detach().cpu().clone() for k, v in state.items()}
+
+    def state(self) -> dict[str, Tensor]:
+        """All that changes while training, as copies on the CPU."""
+        out = {f"model.{k}": v for k, v in self.model.state_dict().items()}
+        out |= {f"mean.{k}": v for k, v in self.mean_weights.items()}
+        out |= {f"adam.{name}.{k}": v for name, moments in self.moments.items() for k, v in moments.items()}
+        out |= {"steps": self.done}
+        return {k: v.detach().cpu().clone() for k, v in out.items()}
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take over `state()` or `weights()` of a training of the same graph and options."""
+        model = {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}
+        self.model.load_state_dict(model)
+        with torch.no_grad():
+            for name, mean in self.mean_weights.items():
+                mean.copy_(tensors.get(f"mean.{name}", model[name]))
+            for name, moments in self.moments.items():
+                for k, v in moments.items():
+                    if f"adam.{name}.{k}" in tensors:
+                        v.copy_(tensors[f"adam.{name}.{k}"])
+            self.done.copy_(tensors.get("steps", self.done))
+
+    def chunks(self, nodes: IdArray, kind: str) -> Iterator[tuple[IdArray, Tensor]]:
+        """Nodes of a type and their states, in order; the model's weights are used as they are."""
+        if self.sampler is None:
+            states = self.encoder(self.full_batch(), (kind,))[kind]
+            yield nodes, states[torch.from_numpy(nodes).to(self.device)]
+            return
+        size = self.options.batch_size
+        for lo in range(0, len(nodes), size):
+            part = nodes[lo : lo + size]
+            batch, found = self.sampled_batch({kind: part}, np.random.default_rng([self.options.seed, 5, lo]))
+            place = torch.from_numpy(np.searchsorted(found[kind][: len(np.unique(part))], part)).to(self.device)
+            yield part, self.encoder(batch, (kind,))[kind][place]
+
+    def embeddings(self, kind: str, nodes: IdArray | None = None) -> FloatArray:
+        """States of nodes of a type, by default of all. shape: [N, hidden]"""
+        self.graph.node(kind)
+        ids = np.arange(self.counts[kind], dtype=np.int64) if nodes is None else np.asarray(nodes, np.int64)
+        with self.using_mean():
+            found = [states.cpu().numpy() for _, states in self.chunks(ids, kind)]
+        return np.concatenate([np.zeros((0, self.options.hidden), np.float32), *found])
+
+    def traced(self, kind: str, nodes: IdArray) -> tuple[Trace, Batch, dict[str, IdArray]]:
+        """What the encoder looks at to find the states of the nodes; the batch and its nodes by type."""
+        if self.sampler is None:
+            batch = self.full_batch()
+            found = {t: np.arange(n, dtype=np.int64) for t, n in self.counts.items()}
+        else:
+            batch, found = self.sampled_batch({kind: nodes}, np.random.default_rng([self.options.seed, 6]))
+        trace = Trace()
+        with self.using_mean():
+            self.encoder(batch, (kind,), None, trace)
+        return trace, batch, found
