@@ -17,10 +17,10 @@ from graphlearn.types import FloatArray
 Figures = dict[Part, dict[str, float]]
 
 
-def fit(training: HeteroTraining) -> None:
-    """All epochs with early stopping; leaves the best weights in the training."""
+def fit(training: HeteroTraining) -> int:
+    """Trains with early stopping and leaves the best weights in the training; how many epochs were run."""
     options = training.options
-    stop = EarlyStop(options.patience)
+    stop, epoch = EarlyStop(options.patience), 0
     for epoch in range(options.epochs):
         training.train_epoch(epoch)
         last = epoch == options.epochs - 1
@@ -28,6 +28,7 @@ def fit(training: HeteroTraining) -> None:
         if (last or (every and (epoch + 1) % every == 0)) and stop.update(training.score(), training):
             break
     training.load(stop.best)
+    return epoch + 1
 
 
 def baselines(

@@ -209,10 +209,11 @@ def test_links(fanout: tuple[int, ...]) -> None:
     assert isinstance(training, LinkTraining)
     kept = training.arrows[training.channels[1]].edge
     assert (split[kept] == 0).all()
-    fit(training)
+    for epoch in range(options.epochs):
+        training.train_epoch(epoch)
     figures = training.evaluate("test")
     assert figures["auc"] > 0.6
-    assert figures["mrr"] > baselines(graph, task, options)["degree"]["test"]["mrr"]
+    assert figures["auc"] > baselines(graph, task, options)["degree"]["test"]["auc"]
     nodes = np.array([3, 0])
     targets, scores = training.predict(nodes, k=4)
     assert targets.shape == scores.shape == (2, 4)
