@@ -39,6 +39,8 @@ class ClassHead(nn.Module):
 
 AFFORDABLE = 20_000_000_000
 """Multiplications that fitting the linear part may cost."""
+SHARPENING = 2.0
+"""Power to which the mean of two passes is raised (a temperature of 1/2)."""
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
@@ -108,6 +110,8 @@ class ClassTraining(HeteroTraining):
         """Cross entropy on the train nodes, or on a batch of them."""
         options, kind = self.options, self.task.type
         ids = self.train
+        if self.sampler is None and options.consistency:
+            return self._consistent_loss(generator)
         if self.sampler is None:
             rows = torch.from_numpy(ids).to(self.device)
             states = self.encoder(self.full_batch(), (kind,), generator)[kind][rows]
@@ -119,6 +123,19 @@ class ClassTraining(HeteroTraining):
             states = self.encoder(batch, (kind,), generator)[kind][: len(ids)]
         logits = self.head(states, self.shown[rows])
         return cross_entropy(logits, self.targets[rows], self.single)
+
+    def _consistent_loss(self, generator: torch.Generator | None) -> Tensor:
+        """Mean cross entropy of two passes, and how far each is from their sharpened mean (Feng et al. 2020)."""
+        kind, rows = self.task.type, torch.from_numpy(self.train).to(self.device)
+        passes = [self.head(self.encoder(self.full_batch(), (kind,), generator)[kind], self.shown) for _ in range(2)]
+        known = torch.stack([cross_entropy(logits[rows], self.targets[rows], self.single) for logits in passes]).mean()
+        said = torch.stack([logits.softmax(1) if self.single else logits.sigmoid() for logits in passes])
+        with torch.no_grad():
+            mean = said.mean(0)
+            sharp = mean**SHARPENING
+            sharp = sharp / (sharp.sum(1, keepdim=True) if self.single else sharp + (1 - mean) ** SHARPENING)
+        apart = (said - sharp).square().sum(2).mean()
+        return known + self.options.consistency * apart
 
     def logits(self, nodes: IdArray) -> Tensor:
         """Log-probabilities up to a constant: of the network and of the linear part, mixed. shape: [B] -> [B, C]"""

@@ -63,6 +63,9 @@ class DhanOptions:
     """Step size of Adam."""
     weight_decay: float = 0.001
     """Decoupled weight decay."""
+    consistency: float = 0.0
+    """Classes: weight of the difference between what two passes with different dropout say of every node, labelled or
+    not (Feng et al. 2020, GRAND). Not when neighbours are sampled."""
     averaging: float = 0.9
     """Predictions use an exponential mean of the weights over steps with this memory; 0 uses the last weights."""
     evaluate_every: int = 1
@@ -86,7 +89,7 @@ class DhanOptions:
                 raise OptionError(f"{field.name} must be a finite number, not {value}", key=field.name)
         self._at_least(1, "hidden", "heads", "layers", "batch_size", "negatives", "epochs")
         self._at_least(0, "hops", "candidates", "weight_decay", "evaluate_every", "patience", "seed", "threads")
-        self._at_least(0, "checkpoint_seconds")
+        self._at_least(0, "checkpoint_seconds", "consistency")
         for name in ("restart", "input_dropout", "attention_dropout", "averaging"):
             if not 0 <= getattr(self, name) < 1:
                 raise OptionError(f"{name} must lie in [0, 1), not {getattr(self, name)}", key=name)
@@ -119,6 +122,7 @@ class DhanOptions:
             "weighting": "raw",
             "input_dropout": 0.0,
             "attention_dropout": 0.0,
+            "consistency": 0.0,
             "averaging": 0.0,
         }
         for name, value in theirs.items():
