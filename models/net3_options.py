@@ -110,7 +110,11 @@ class Net3Options:
         if not 0 < self.hidden < 1:
             raise OptionError(f"hidden must lie in (0, 1), not {self.hidden}", key="hidden")
         if len(self.split) != 3 or not all(math.isfinite(s) and s >= 0 for s in self.split):
-            raise OptionError("split needs three fractions: train, validation, test", key="split")
+            raise OptionError(
+                "split needs three fractions, none of them negative: train, validation, test",
+                key="split",
+                help="for example split = [0.8, 0.1, 0.1]",
+            )
         if self.split[0] <= 0 or abs(sum(self.split) - 1) > 1e-6:
             raise OptionError(
                 f"split must add up to 1 and begin with a train part, not {list(self.split)}",
@@ -121,6 +125,12 @@ class Net3Options:
             raise OptionError(
                 "task = 'recover' fills cells, it has no horizon", key="horizon", help="leave it out, or forecast"
             )
+        if self.task == "forecast":
+            for name in ("recovery", "hidden", "rank"):
+                if getattr(self, name) != type(self).__dataclass_fields__[name].default:
+                    raise OptionError(
+                        f"{name} is an option of task = 'recover'", key=name, help="leave it out, or recover"
+                    )
         if self.published:
             self._as_published()
 

@@ -53,6 +53,8 @@ ID, KEY = "graphlearn_id", "graphlearn_key"
 """Columns of the tables of keys, which are joined to a query that may have columns id and key."""
 _FEW = 1 << 20
 """Up to this many repeated cells are looked up one by one, above that all rows are grouped."""
+FEW_ROWS = 50
+"""Below, a key may have about as many values as there are rows."""
 _BLOCK = 1 << 20
 BATCH_ROWS = 1 << 18
 
@@ -138,6 +140,7 @@ class _Ingest:
         source.count()
         axis = source.find_axis(freq, start)
         sizes = [self.number_keys(axis, i) for i in range(len(self.tables))]
+        self.check_keys(sizes)
         free = shutil.disk_usage(place).free
         estimate = source.estimate(axis, sizes)
         estimate.check(free, f"the free space in {place}")
@@ -172,6 +175,17 @@ class _Ingest:
             f"FROM (SELECT DISTINCT {self.source.keys[i]} AS {KEY} FROM {self.source.covered(axis)})"
         )
         return int(self.source.execute(f"SELECT count(*) FROM {self.tables[i]}")[0][0])
+
+    def check_keys(self, sizes: list[int]) -> None:
+        """Raise InputError for a key that has about as many values as there are readings: an index, or a value."""
+        rows = self.report.rows - self.report.null_rows
+        for name, size in zip(self.source.modes, sizes, strict=True):
+            if rows >= FEW_ROWS and 2 * size > rows:
+                raise InputError(
+                    f"{name} has {size:,} values in {rows:,} rows, so hardly any series would have two readings",
+                    role="series",
+                    help=f"leave {name} out of the query when it numbers rows or is measured; a key names what is read",
+                )
 
     def modes(self) -> list[Mode]:
         """The modes with their dictionaries."""

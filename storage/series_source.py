@@ -26,6 +26,8 @@ LARGEST = 3.4028235e38
 
 _STAMPS = 20_000_000
 """This many distinct stamps are looked at to find the axis."""
+FAR, COARSE = 1e4, 0.02
+"""Readings beyond FAR are checked: rounding them to float32 must not move them by COARSE of their series' range."""
 _STEPS = 1 << 40
 """More steps than any machine holds."""
 
@@ -175,9 +177,10 @@ class SeriesSource:
             f"count(*) FILTER ({valid} AND {value} IS NULL)",
             f"count(*) FILTER ({valid} AND NOT isfinite({value}))",
             f"count(*) FILTER ({valid} AND isfinite({value}) AND abs({value}) > {LARGEST!r})",
+            f"max(abs({value})) FILTER ({valid} AND isfinite({value}))",
             *(f"count(*) FILTER (isnan({quoted(name)}))" for name in floats),
         ]
-        rows, nulls, empty, odd, large, *nans = self.execute(f"SELECT {', '.join(counts)} FROM {self.relation}")[0]
+        rows, nulls, empty, odd, large, top, *nans = self.execute(f"SELECT {', '.join(counts)} FROM {self.relation}")[0]
         report = self.report
         report.rows, report.null_rows, report.null_values, report.nonfinite_values = rows, nulls, empty, odd
         if rows == 0:
@@ -207,6 +210,31 @@ class SeriesSource:
                     role="series",
                     help=f"filter them out, e.g. WHERE NOT isnan({name})",
                 )
+        if top > FAR:
+            self._check_precision()
+
+    def _check_precision(self) -> None:
+        """Raise InputError for series whose readings differ by little more than float32 can tell at their size."""
+        names = [quoted(name) for name in self.modes]
+        value, coarse = (
+            self.value,
+            f"max(abs({self.value})) * {2.0**-24!r} > {COARSE} * (max({self.value}) - min({self.value}))",
+        )
+        found = self.execute(
+            f"SELECT {', '.join([*names, f'max({value}) - min({value})', f'max(abs({value}))'])} FROM {self.relation} "
+            f"WHERE {self.valid} AND isfinite({value}) {'GROUP BY ALL' if names else ''} "
+            f"HAVING {coarse} AND max({value}) > min({value}) ORDER BY ALL"
+        )
+        if found:
+            *keys, spread, top = found[0]
+            which = ", ".join(f"{name} = {key!r}" for name, key in zip(self.modes, keys, strict=True))
+            raise InputError(
+                f"{counted(len(found), 'series')} would lose their detail in float32, which keeps 7 digits: "
+                f"{self.value_name} moves by {spread:.3g} around {top:.3g}{f' where {which}' if which else ''}",
+                role="series",
+                help=f"take an offset off in the query, or give what was added since the reading before, e.g. "
+                f"{self.value_name} - lag({self.value_name}) OVER (PARTITION BY … ORDER BY {self.time_name})",
+            )
 
     def find_axis(self, freq: Any, start: Any) -> TimeAxis:
         """The axis; counts the rows before it and off its steps, and names its ends in the report."""

@@ -153,9 +153,11 @@ def _check_axis(axis: TimeAxis, stamps: Stamps, on: np.ndarray[Any, Any], inferr
             f"only {fits:.0%} of the stamps fit it" if fits < REGULAR else f"it leaves {1 - occupied:.0%} steps empty"
         )
         raise InputError(
-            f"the stamps are irregular: their most common distance is {axis.freq_text}, but {what}",
+            f"the stamps are irregular: their most common distance is {axis.freq_text}, but from {begin} to {end} "
+            f"{what}",
             role="series",
-            help="declare the step, e.g. freq = INTERVAL 1 HOUR; stamps then move to the start of their step",
+            help="leave outlying stamps out of the query, or declare the step, e.g. freq = INTERVAL 1 HOUR; stamps "
+            "then move to the start of their step",
         )
 
 
