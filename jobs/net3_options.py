@@ -107,11 +107,19 @@ def resolve_columns(columns: dict[str, str], options: Net3JobOptions) -> tuple[s
 def _only(found: list[str], what: str, kind: str, columns: dict[str, str]) -> str:
     if len(found) == 1:
         return found[0]
-    there = ", ".join(f"{name} {kind}" for name, kind in columns.items())
-    several = (
-        f"several columns could be the {what}: {', '.join(found)}" if found else f"no column of the series is {kind}"
+    there = ", ".join(f"{name} {type_}" for name, type_ in columns.items())
+    if found:
+        several = f"several columns could be the {what}: {', '.join(found)}"
+        wide = "; a column for each series becomes rows by UNPIVOT" if what == "value" and len(found) > 2 else ""
+        raise InputError(f"{several} (there is {there})", role="series", help=f"say which: {what} = 'column'{wide}")
+    called = next((name for name in columns if name.lower() == what), "column")
+    cast = {"value": "DOUBLE", "time": "TIMESTAMP"}[what]
+    number = f", or name a whole number: {what} = 'column'" if what == "time" else ""
+    raise InputError(
+        f"no column of the series is {kind} (there is {there})",
+        role="series",
+        help=f"cast it, e.g. {called}::{cast} AS {called}{number}",
     )
-    raise InputError(f"{several} (there is {there})", role="series", help=f"say which: {what} = 'column'")
 
 
 def check_modes(options: Net3JobOptions, modes: list[str], roles: list[str]) -> None:
