@@ -50,6 +50,7 @@ CHANGES = {
     "fanout": (2, 2),
     "learning_rate": 0.1,
     "weight_decay": 0.9,
+    "consistency": 1.0,
     "averaging": 0.0,
     "seed": 1,
 }
