@@ -17,31 +17,23 @@ Adam's state. A training made from the same graph, task and options with `fitted
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from graphlearn.errors import OptionError, TrainingDiverged
+from graphlearn.models.device import choose_device
 from graphlearn.models.dhan import Batch, Dhan, Perceptron, Table, Trace
 from graphlearn.models.dhan_edges import arrows_of, build_blocks, channels_of
 from graphlearn.models.dhan_options import DhanOptions
 from graphlearn.models.dhan_sampler import Sampler
 from graphlearn.models.hetero import Classification, HeteroGraph, MultiLabel, Part, Task, check_task
+from graphlearn.models.learner import Learner
 from graphlearn.types import BoolArray, FloatArray, IdArray
-
-
-def choose_device(options: DhanOptions) -> torch.device:
-    """The device that the options ask for. Raises OptionError when there is no GPU and one is asked for."""
-    if options.device == "cuda" and not torch.cuda.is_available():
-        raise OptionError("device = 'cuda', but torch sees no GPU here", key="device", help="use device = 'auto'")
-    wanted = options.device != "cpu" and torch.cuda.is_available()
-    return torch.device("cuda" if wanted else "cpu")
 
 
 class HeteroTraining(ABC):
@@ -62,7 +54,7 @@ class HeteroTraining(ABC):
         few = isinstance(task, Classification | MultiLabel)
         if options.dropout < 0:
             options = replace(options, dropout=0.5 if few else 0.1)
-        self.graph, self.options, self.device = graph, options, choose_device(options)
+        self.graph, self.options, self.device = graph, options, choose_device(options.device)
         self.counts = {n.name: n.count for n in graph.nodes}
         self.channels = () if perceptron else channels_of(graph, options.reverse)
         self.kept = self.message_edges(task)
@@ -90,22 +82,15 @@ class HeteroTraining(ABC):
         """What turns states into answers."""
 
     def _begin(self) -> None:
-        options = self.options
         named = {n: p for n, p in self.model.named_parameters() if not n.startswith("head.highway.")}
-        decayed = [n for n, p in named.items() if p.ndim > 1 and "norm_" not in n]
-        groups = [
-            {"params": [named[n] for n in decayed], "weight_decay": options.weight_decay},
-            {"params": [p for n, p in named.items() if n not in decayed], "weight_decay": 0.0},
-        ]
-        self.optimiser = torch.optim.AdamW(groups, lr=options.learning_rate)
-        self.moments = {
-            name: {"step": torch.zeros(()), "exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
-            for name, p in named.items()
-        }
-        for name, p in named.items():
-            self.optimiser.state[p] = self.moments[name]
-        self.mean_weights = {name: p.detach().clone() for name, p in named.items()} if options.averaging else {}
-        self.done = torch.zeros(1, dtype=torch.int64)
+        self.learner = Learner(
+            self.model,
+            decayed=[name for name, p in named.items() if p.ndim > 1 and "norm_" not in name],
+            learning_rate=self.options.learning_rate,
+            weight_decay=self.options.weight_decay,
+            averaging=self.options.averaging,
+            fixed=[name for name, _ in self.model.named_parameters() if name not in named],
+        )
 
     def full_batch(self) -> Batch:
         """The whole graph."""
@@ -146,66 +131,27 @@ class HeteroTraining(ABC):
         number = (self.options.seed * 1_000_003 + epoch) * 1_000_003 + step
         generator = torch.Generator(self.device).manual_seed(number)
         self.model.train()
-        self.optimiser.zero_grad(set_to_none=True)
-        loss = self.loss(epoch, step, generator)
-        value = float(loss.detach())
-        if not math.isfinite(value):
-            raise TrainingDiverged(f"the loss is {value} in epoch {epoch + 1}", help="lower learning_rate")
-        loss.backward()  # type: ignore[no-untyped-call]
-        self.optimiser.step()
-        self.done += 1
-        memory = min(self.options.averaging, (1 + int(self.done)) / (10 + int(self.done)))
-        for name, mean in self.mean_weights.items():
-            mean.lerp_(self.model.get_parameter(name).detach(), 1 - memory)
-        return value
+        return self.learner.step(self.loss(epoch, step, generator), epoch, "lower learning_rate")
 
     def train_epoch(self, epoch: int) -> float:
         """All steps of an epoch; the mean of their losses."""
         return float(np.mean([self.step(epoch, step) for step in range(self.steps_per_epoch)]))
 
-    @contextmanager
-    def using_mean(self) -> Iterator[None]:
-        """The weights that predict are in the model: their running mean, where there is one."""
-        kept = {name: self.model.get_parameter(name).detach().clone() for name in self.mean_weights}
-        self.model.eval()
-        try:
-            self._put(self.mean_weights)
-            with torch.no_grad():
-                yield
-        finally:
-            self._put(kept)
-
-    def _put(self, weights: Mapping[str, Tensor]) -> None:
-        with torch.no_grad():
-            for name, value in weights.items():
-                self.model.get_parameter(name).copy_(value)
+    def using_mean(self) -> AbstractContextManager[None]:
+        """The weights that predict are in the model."""
+        return self.learner.using_mean()
 
     def weights(self) -> dict[str, Tensor]:
         """What predictions need, as copies on the CPU."""
-        state = {f"model.{k}": v for k, v in self.model.state_dict().items()}
-        state |= {f"model.{k}": v for k, v in self.mean_weights.items()}
-        return {k: v.detach().cpu().clone() for k, v in state.items()}
+        return self.learner.weights()
 
     def state(self) -> dict[str, Tensor]:
         """All that changes while training, as copies on the CPU."""
-        out = {f"model.{k}": v for k, v in self.model.state_dict().items()}
-        out |= {f"mean.{k}": v for k, v in self.mean_weights.items()}
-        out |= {f"adam.{name}.{k}": v for name, moments in self.moments.items() for k, v in moments.items()}
-        out |= {"steps": self.done}
-        return {k: v.detach().cpu().clone() for k, v in out.items()}
+        return self.learner.state()
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Take over `state()` or `weights()` of a training of the same graph and options."""
-        model = {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}
-        self.model.load_state_dict(model)
-        with torch.no_grad():
-            for name, mean in self.mean_weights.items():
-                mean.copy_(tensors.get(f"mean.{name}", model[name]))
-            for name, moments in self.moments.items():
-                for k, v in moments.items():
-                    if f"adam.{name}.{k}" in tensors:
-                        v.copy_(tensors[f"adam.{name}.{k}"])
-            self.done.copy_(tensors.get("steps", self.done))
+        self.learner.load(tensors)
 
     def chunks(self, nodes: IdArray, kind: str) -> Iterator[tuple[IdArray, Tensor]]:
         """Nodes of a type and their states, in order; the model's weights are used as they are."""

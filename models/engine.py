@@ -14,10 +14,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from graphlearn.models.batches import Batch, table_rows
+from graphlearn.models.device import choose_device
 from graphlearn.models.device_batches import DeviceBatch
 from graphlearn.models.losses import MASKED, one_vs_all_loss, sampled_loss
 from graphlearn.models.optimisers import RowOptimiser
-from graphlearn.models.options import KgeOptions
 from graphlearn.models.scorer import DOT, Scorer
 from graphlearn.types import IdArray, Side
 
@@ -239,21 +239,11 @@ class AutogradEngine(Engine):
         optimiser.update_fused(every, every, 0, self.n_entities, gradient.numpy(), rate)
 
 
-def choose_device(options: KgeOptions) -> torch.device:
-    """The device that the options ask for. Raises OptionError when there is no GPU and one is asked for."""
-    from graphlearn.errors import OptionError
-
-    if options.device == "cuda" and not torch.cuda.is_available():
-        raise OptionError("device = 'cuda', but torch sees no GPU here", key="device", help="use device = 'auto'")
-    wanted = "cuda" if options.device == "cuda" or (options.device == "auto" and torch.cuda.is_available()) else "cpu"
-    return torch.device(wanted)
-
-
 def make_engine(scorer: Scorer, n_entities: int, n_relations: int) -> Engine:
     """The fastest engine that can run the scorer with its options on the chosen device."""
     from graphlearn.models.fused import FusedEngine
 
-    device = choose_device(scorer.options)
+    device = choose_device(scorer.options.device)
     if device.type == "cpu" and FusedEngine.can_run(scorer):
         return FusedEngine(scorer, n_entities, n_relations, device)
     return AutogradEngine(scorer, n_entities, n_relations, device)

@@ -22,14 +22,16 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from graphlearn.errors import InputError, OptionError, TrainingDiverged
+from graphlearn.errors import InputError
+from graphlearn.models.device import choose_device
+from graphlearn.models.learner import Learner, copied
 from graphlearn.models.mode_products import Graph
 from graphlearn.models.net3 import Net3, masked_loss
 from graphlearn.models.net3_options import Net3Options
@@ -51,14 +53,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-def choose_device(options: Net3Options) -> torch.device:
-    """The device that the options ask for. Raises OptionError when there is no GPU and one is asked for."""
-    if options.device == "cuda" and not torch.cuda.is_available():
-        raise OptionError("device = 'cuda', but torch sees no GPU here", key="device", help="use device = 'auto'")
-    wanted = options.device != "cpu" and torch.cuda.is_available()
-    return torch.device("cuda" if wanted else "cpu")
-
-
 class SeriesTraining(ABC):
     """A model, its optimiser and the items (windows, steps) it learns from."""
 
@@ -69,29 +63,21 @@ class SeriesTraining(ABC):
     items: IdArray
 
     def _begin(self, options: Net3Options, model: nn.Module, items: IdArray) -> None:
-        self.options, self.device, self.items = options, choose_device(options), items
+        self.options, self.device, self.items = options, choose_device(options.device), items
         self.model = model.to(self.device)
         self.mean = torch.from_numpy(self.scaler.mean).to(self.device)
         self.scale = torch.from_numpy(self.scaler.scale).to(self.device)
-        named = dict(model.named_parameters())
-        decayed = [n for n, p in named.items() if not n.startswith("highway") and "bias" not in n and p.ndim > 1]
-        groups = [
-            {"params": [named[n] for n in decayed], "weight_decay": options.weight_decay},
-            {"params": [p for n, p in named.items() if n not in decayed], "weight_decay": 0.0},
-        ]
-        self.optimiser = torch.optim.AdamW(groups, lr=options.learning_rate)
-        self.moments = {
-            name: {
-                "step": torch.zeros(()),
-                "exp_avg": torch.zeros_like(p, memory_format=torch.preserve_format),
-                "exp_avg_sq": torch.zeros_like(p, memory_format=torch.preserve_format),
-            }
-            for name, p in named.items()
-        }
-        for name, p in named.items():
-            self.optimiser.state[p] = self.moments[name]
-        self.mean_weights = {name: p.detach().clone() for name, p in named.items()} if options.averaging else {}
-        self.done = torch.zeros(1, dtype=torch.int64)
+        self.learner = Learner(
+            self.model,
+            decayed=[
+                name
+                for name, p in self.model.named_parameters()
+                if not name.startswith("highway") and "bias" not in name and p.ndim > 1
+            ],
+            learning_rate=options.learning_rate,
+            weight_decay=options.weight_decay,
+            averaging=options.averaging,
+        )
         self.chosen = torch.zeros(2, dtype=torch.float64)
 
     @property
@@ -109,77 +95,34 @@ class SeriesTraining(ABC):
             number = (options.seed * 1_000_003 + epoch) * 1_000_003 + step
             generator = torch.Generator(self.device).manual_seed(number)
         self.model.train()
-        self.optimiser.zero_grad(set_to_none=True)
-        loss = self.loss(chosen, generator)
-        value = float(loss.detach())
-        if not math.isfinite(value):
-            raise TrainingDiverged(
-                f"the loss is {value} in epoch {epoch + 1}", help="lower learning_rate, or look for extreme values"
-            )
-        loss.backward()  # type: ignore[no-untyped-call]
-        self.optimiser.step()
-        self.done += 1
-        memory = min(options.averaging, (1 + int(self.done)) / (10 + int(self.done)))
-        for name, mean in self.mean_weights.items():
-            mean.lerp_(self.model.get_parameter(name).detach(), 1 - memory)
-        return value
+        return self.learner.step(self.loss(chosen, generator), epoch, "lower learning_rate, or look for extreme values")
 
     def train_epoch(self, epoch: int) -> float:
         """All steps of an epoch; the mean of their losses (NaN without a step)."""
         losses = [self.step(epoch, step) for step in range(self.steps_per_epoch)]
         return float(np.mean(losses)) if losses else math.nan
 
-    @contextmanager
-    def using_mean(self) -> Iterator[None]:
-        """The weights that predict are in the model: their running mean, where there is one."""
-        kept = {name: self.model.get_parameter(name).detach().clone() for name in self.mean_weights}
-        self.model.eval()
-        try:
-            self._put(self.mean_weights)
-            with torch.no_grad():
-                yield
-        finally:
-            self._put(kept)
-
-    def _put(self, weights: dict[str, Tensor]) -> None:
-        with torch.no_grad():
-            for name, value in weights.items():
-                self.model.get_parameter(name).copy_(value)
-
-    def _prediction(self) -> dict[str, Tensor]:
-        state = {f"model.{k}": v for k, v in self.model.state_dict().items()}
-        return state | {f"model.{k}": v for k, v in self.mean_weights.items()}
+    def using_mean(self) -> AbstractContextManager[None]:
+        """The weights that predict are in the model."""
+        return self.learner.using_mean()
 
     def _fitted(self) -> dict[str, Tensor]:
         return {"scaler.mean": self.mean, "scaler.scale": self.scale, "chosen": self.chosen}
 
     def weights(self) -> dict[str, Tensor]:
         """What predictions need, as copies on the CPU."""
-        state = self._prediction() | self._fitted()
-        return {k: v.detach().cpu().clone() for k, v in state.items()}
+        return self.learner.weights() | copied(self._fitted())
 
     def state(self) -> dict[str, Tensor]:
         """All that changes while training, as copies on the CPU."""
-        out = {f"model.{k}": v for k, v in self.model.state_dict().items()}
-        out |= {f"mean.{k}": v for k, v in self.mean_weights.items()}
-        out |= {f"adam.{name}.{k}": v for name, moments in self.moments.items() for k, v in moments.items()}
-        out |= self._fitted() | {"steps": self.done}
-        return {k: v.detach().cpu().clone() for k, v in out.items()}
+        return self.learner.state() | copied(self._fitted())
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Take over `state()` or `weights()` of a training of the same shape and options."""
-        model = {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}
-        self.model.load_state_dict(model)
+        self.learner.load(tensors)
         with torch.no_grad():
-            for name, mean in self.mean_weights.items():
-                mean.copy_(tensors.get(f"mean.{name}", model[name]))
-            for name, moments in self.moments.items():
-                for k, v in moments.items():
-                    if f"adam.{name}.{k}" in tensors:
-                        v.copy_(tensors[f"adam.{name}.{k}"])
             self.mean.copy_(tensors["scaler.mean"])
             self.scale.copy_(tensors["scaler.scale"])
-            self.done.copy_(tensors.get("steps", self.done))
         self.scaler = Scaler(self.mean.cpu().numpy().copy(), self.scale.cpu().numpy().copy())
 
     def to_z(self, x: FloatArray) -> tuple[Tensor, Tensor]:

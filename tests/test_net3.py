@@ -140,7 +140,7 @@ def test_reconstruction_is_the_norm_of_what_the_core_loses() -> None:
         for m, u in enumerate(model.trnn.factors):
             back = torch.tensordot(u @ u.T, back, dims=([1], [m])).movedim(0, m)
         norms.append(torch.linalg.norm(h - back).item())
-    assert float(lost) == pytest.approx(np.mean(norms), rel=1e-5)
+    assert lost.item() == pytest.approx(np.mean(norms), rel=1e-5)
 
 
 def test_graphs_are_normalised() -> None:

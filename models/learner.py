@@ -1,0 +1,113 @@
+"""A model that learns by AdamW, and the running mean of its weights that predicts.
+
+`state()` is a flat dict of tensors from which another learner of the same model goes on bit for bit on a CPU;
+`weights()` is the part that predictions need.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from graphlearn.errors import TrainingDiverged
+
+
+class Learner:
+    """The parameters of a model that learn (`fixed` names the others; weights decay where `decayed` names them).
+
+    The running mean has the memory `averaging` (0 keeps none); early on, when there is little to remember, less.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        decayed: Collection[str],
+        learning_rate: float,
+        weight_decay: float,
+        averaging: float,
+        fixed: Collection[str] = (),
+    ) -> None:
+        self.model, self.averaging = model, averaging
+        named = {name: p for name, p in model.named_parameters() if name not in fixed}
+        groups = [
+            {"params": [p for name, p in named.items() if name in decayed], "weight_decay": weight_decay},
+            {"params": [p for name, p in named.items() if name not in decayed], "weight_decay": 0.0},
+        ]
+        self.optimiser = torch.optim.AdamW(groups, lr=learning_rate)
+        self.moments = {
+            name: {
+                "step": torch.zeros(()),
+                "exp_avg": torch.zeros_like(p, memory_format=torch.preserve_format),
+                "exp_avg_sq": torch.zeros_like(p, memory_format=torch.preserve_format),
+            }
+            for name, p in named.items()
+        }
+        for name, p in named.items():
+            self.optimiser.state[p] = self.moments[name]
+        self.mean_weights = {name: p.detach().clone() for name, p in named.items()} if averaging else {}
+        self.done = torch.zeros(1, dtype=torch.int64)
+
+    def step(self, loss: Tensor, epoch: int, help: str) -> float:
+        """One optimiser step down a loss of this model; returns it. Raises TrainingDiverged when it is not finite."""
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise TrainingDiverged(f"the loss is {value} in epoch {epoch + 1}", help=help)
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimiser.step()
+        self.done += 1
+        memory = min(self.averaging, (1 + int(self.done)) / (10 + int(self.done)))
+        for name, mean in self.mean_weights.items():
+            mean.lerp_(self.model.get_parameter(name).detach(), 1 - memory)
+        return value
+
+    @contextmanager
+    def using_mean(self) -> Iterator[None]:
+        """The weights that predict are in the model: their running mean, where there is one."""
+        kept = {name: self.model.get_parameter(name).detach().clone() for name in self.mean_weights}
+        self.model.eval()
+        try:
+            self._put(self.mean_weights)
+            with torch.no_grad():
+                yield
+        finally:
+            self._put(kept)
+
+    def _put(self, weights: Mapping[str, Tensor]) -> None:
+        with torch.no_grad():
+            for name, value in weights.items():
+                self.model.get_parameter(name).copy_(value)
+
+    def weights(self) -> dict[str, Tensor]:
+        """What predictions need, as copies on the CPU."""
+        found = {f"model.{k}": v for k, v in self.model.state_dict().items()}
+        return copied(found | {f"model.{k}": v for k, v in self.mean_weights.items()})
+
+    def state(self) -> dict[str, Tensor]:
+        """All that changes while training, as copies on the CPU."""
+        found = {f"model.{k}": v for k, v in self.model.state_dict().items()}
+        found |= {f"mean.{k}": v for k, v in self.mean_weights.items()}
+        found |= {f"adam.{name}.{k}": v for name, moments in self.moments.items() for k, v in moments.items()}
+        return copied(found | {"steps": self.done})
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take over `state()` or `weights()` of a learner of the same model."""
+        model = {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}
+        self.model.load_state_dict(model)
+        with torch.no_grad():
+            for name, mean in self.mean_weights.items():
+                mean.copy_(tensors.get(f"mean.{name}", model[name]))
+            for name, moments in self.moments.items():
+                for k, v in moments.items():
+                    v.copy_(tensors.get(f"adam.{name}.{k}", v))
+            self.done.copy_(tensors.get("steps", self.done))
+
+
+def copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copies on the CPU."""
+    return {k: v.detach().cpu().clone() for k, v in tensors.items()}
