@@ -137,7 +137,7 @@ class _Ingest:
         source = self.source
         source.execute(f"CREATE TEMP TABLE {self.raw} AS SELECT * FROM {subquery(self.sql)}")
         digest = interruptible(self.cursor, lambda: fingerprint(self.cursor, f"SELECT * FROM {self.raw}"))
-        source.count()
+        source.count(kept=aggregate != "count")
         axis = source.find_axis(freq, start)
         sizes = [self.number_keys(axis, i) for i in range(len(self.tables))]
         self.check_keys(sizes)

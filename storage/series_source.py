@@ -167,8 +167,11 @@ class SeriesSource:
         """The relation and WHERE clause of the rows on the axis, fit for a FROM."""
         return f"{self.relation} WHERE {self.valid} AND {axis.covers_sql(self.time)}"
 
-    def count(self) -> None:
-        """Count rows, NULLs and unusable values in the report. Raises InputError where nothing usable is left."""
+    def count(self, *, kept: bool = False) -> None:
+        """Count rows, NULLs and unusable values in the report. Raises InputError where nothing usable is left.
+
+        `kept`: the readings go into the tensor, so InputError also where float32 would not tell them apart.
+        """
         valid, value = self.valid, self.value
         floats = [name for name, type_ in zip(self.modes, self.key_types, strict=True) if kind_of(type_) == "float"]
         counts = [
@@ -210,7 +213,7 @@ class SeriesSource:
                     role="series",
                     help=f"filter them out, e.g. WHERE NOT isnan({name})",
                 )
-        if top > FAR:
+        if kept and top > FAR:
             self._check_precision()
 
     def _check_precision(self) -> None:

@@ -27,7 +27,7 @@ from graphlearn.storage.series_report import SeriesReport
 from graphlearn.storage.triples import fingerprint
 
 Row = tuple[Any, ...]
-DATA = Path("/work/shared/data/series")
+DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "series"
 MINUTE = datetime.timedelta(minutes=1)
 
 
@@ -170,6 +170,18 @@ def test_series_is_what_a_plain_loop_finds(
     for cell, value in cells.items():
         assert decoded[cell] == pytest.approx(np.float32(value), rel=1e-6, abs=1e-9)
     found.close()
+
+
+@pytest.mark.parametrize("values", [(1e9, 1e9 + 3), (123456789, 123456790)])
+def test_what_float32_would_flatten_is_refused_unless_it_is_only_counted(
+    cursor: duckdb.DuckDBPyConnection, values: tuple[float, float]
+) -> None:
+    rows = [f"DATE '2024-01-0{day}', 'a', {value}::DOUBLE" for day, value in enumerate((*values, values[0]), 1)]
+    with pytest.raises(InputError, match="would lose their detail in float32"):
+        encode(cursor, table(rows))
+    series = encode(cursor, table(rows), aggregate="count")
+    assert series.values.ravel().tolist() == [1, 1, 1]
+    series.close()
 
 
 def test_order_of_rows_means_nothing(cursor: duckdb.DuckDBPyConnection) -> None:
