@@ -7,6 +7,7 @@ from typing import Literal
 
 from graphlearn.errors import InputError, OptionError, did_you_mean
 from graphlearn.models.dhan_options import DhanOptions
+from graphlearn.models.option_checks import check_at_least
 from graphlearn.storage.columns import find_column
 from graphlearn.storage.hetero_features import Kind, feature_kinds
 from graphlearn.storage.hetero_nodes import check_label
@@ -41,7 +42,7 @@ class DhanJobOptions(DhanOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._at_least(1, "edge_cap")
+        check_at_least(self, 1, "edge_cap")
         if len(self.split) != 3 or min(self.split) < 0 or abs(sum(self.split) - 1) > 1e-6:
             raise OptionError(
                 f"split is three shares that add up to 1, not {list(self.split)}",

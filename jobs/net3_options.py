@@ -7,6 +7,7 @@ from typing import Literal
 
 from graphlearn.errors import InputError, OptionError, did_you_mean
 from graphlearn.models.net3_options import Net3Options
+from graphlearn.models.option_checks import check_at_least
 from graphlearn.storage.columns import find_column
 
 BUILT_GRAPHS = ("pearson", "chain", "identity")
@@ -51,7 +52,7 @@ class Net3JobOptions(Net3Options):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._at_least(1, "neighbours")
+        check_at_least(self, 1, "neighbours")
         for mode, kind in self.graphs.items():
             if kind not in BUILT_GRAPHS:
                 raise OptionError(

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Literal
 
 from graphlearn.errors import OptionError
+from graphlearn.models.option_checks import (
+    check_at_least,
+    check_finite,
+    check_fractions,
+    check_positive_rate,
+    take_published,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,20 +89,14 @@ class DhanOptions:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "fanout", tuple(self.fanout))
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if isinstance(value, float) and not math.isfinite(value):
-                raise OptionError(f"{field.name} must be a finite number, not {value}", key=field.name)
-        self._at_least(1, "hidden", "heads", "layers", "batch_size", "negatives", "epochs")
-        self._at_least(0, "hops", "candidates", "weight_decay", "evaluate_every", "patience", "seed", "threads")
-        self._at_least(0, "checkpoint_seconds", "consistency")
-        for name in ("restart", "input_dropout", "attention_dropout", "averaging"):
-            if not 0 <= getattr(self, name) < 1:
-                raise OptionError(f"{name} must lie in [0, 1), not {getattr(self, name)}", key=name)
+        check_finite(self)
+        check_at_least(self, 1, "hidden", "heads", "layers", "batch_size", "negatives", "epochs")
+        check_at_least(self, 0, "hops", "candidates", "weight_decay", "evaluate_every", "patience", "seed", "threads")
+        check_at_least(self, 0, "checkpoint_seconds", "consistency")
+        check_fractions(self, "restart", "input_dropout", "attention_dropout", "averaging")
         if self.dropout != -1 and not 0 <= self.dropout < 1:
             raise OptionError(f"dropout must lie in [0, 1) or be -1, not {self.dropout}", key="dropout")
-        if self.learning_rate <= 0:
-            raise OptionError(f"learning_rate must be greater than 0, not {self.learning_rate}", key="learning_rate")
+        check_positive_rate(self)
         if any(f < 1 for f in self.fanout):
             raise OptionError(
                 "fanout holds numbers of neighbours, each at least 1", key="fanout", help="fanout = [10, 5]"
@@ -125,18 +125,4 @@ class DhanOptions:
             "consistency": 0.0,
             "averaging": 0.0,
         }
-        for name, value in theirs.items():
-            given = getattr(self, name)
-            if given == type(self).__dataclass_fields__[name].default:
-                object.__setattr__(self, name, value)
-            elif given != value:
-                raise OptionError(
-                    f"the published form has {name} = {value!r}, not {given!r}",
-                    key=name,
-                    help=f"leave {name} out, or leave published out",
-                )
-
-    def _at_least(self, bound: int, *names: str) -> None:
-        for name in names:
-            if getattr(self, name) < bound:
-                raise OptionError(f"{name} must be at least {bound}, not {getattr(self, name)}", key=name)
+        take_published(self, theirs)

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Literal
 
 from graphlearn.errors import OptionError
+from graphlearn.models.option_checks import (
+    check_at_least,
+    check_finite,
+    check_fractions,
+    check_positive_rate,
+    take_published,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,21 +99,17 @@ class Net3Options:
         if self.window == 0:
             smooth = self.task == "recover" and self.recovery == "smooth"
             object.__setattr__(self, "window", 1 if smooth else 5)
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if isinstance(value, float) and not math.isfinite(value):
-                raise OptionError(f"{field.name} must be a finite number, not {value}", key=field.name)
-        self._at_least(1, "window", "horizon", "dim", "core_limit", "epochs", "batch_size")
-        self._at_least(0, "orthonormality", "reconstruction", "ridge", "season", "learnt_rank", "weight_decay", "rank")
-        self._at_least(0, "evaluate_every", "patience", "checkpoint_seconds", "seed", "threads")
-        self._at_least(-1, "season_rank")
+        check_finite(self)
+        check_at_least(self, 1, "window", "horizon", "dim", "core_limit", "epochs", "batch_size")
+        check_at_least(
+            self, 0, "orthonormality", "reconstruction", "ridge", "season", "learnt_rank", "weight_decay", "rank"
+        )
+        check_at_least(self, 0, "evaluate_every", "patience", "checkpoint_seconds", "seed", "threads")
+        check_at_least(self, -1, "season_rank")
         if not 0 < self.core <= 1:
             raise OptionError(f"core must lie in (0, 1], not {self.core}", key="core")
-        if self.learning_rate <= 0:
-            raise OptionError(f"learning_rate must be greater than 0, not {self.learning_rate}", key="learning_rate")
-        for name in ("dropout", "averaging"):
-            if not 0 <= getattr(self, name) < 1:
-                raise OptionError(f"{name} must lie in [0, 1), not {getattr(self, name)}", key=name)
+        check_positive_rate(self)
+        check_fractions(self, "dropout", "averaging")
         if not 0 < self.hidden < 1:
             raise OptionError(f"hidden must lie in (0, 1), not {self.hidden}", key="hidden")
         if len(self.split) != 3 or not all(math.isfinite(s) and s >= 0 for s in self.split):
@@ -152,18 +155,4 @@ class Net3Options:
             "learning_rate": 0.01,
             "core_limit": 1 << 30,
         }
-        for name, value in theirs.items():
-            given = getattr(self, name)
-            if given == type(self).__dataclass_fields__[name].default:
-                object.__setattr__(self, name, value)
-            elif given != value and name not in ("learning_rate", "core_limit"):
-                raise OptionError(
-                    f"the published form has {name} = {value!r}, not {given!r}",
-                    key=name,
-                    help=f"leave {name} out, or leave published out",
-                )
-
-    def _at_least(self, bound: int, *names: str) -> None:
-        for name in names:
-            if getattr(self, name) < bound:
-                raise OptionError(f"{name} must be at least {bound}, not {getattr(self, name)}", key=name)
+        take_published(self, theirs, free=("learning_rate", "core_limit"))
