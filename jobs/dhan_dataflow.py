@@ -17,6 +17,7 @@ from graphlearn.jobs.dhan_plan import EdgeSize, GraphSize, NodeSize, edge_size, 
 from graphlearn.jobs.kge import BASE_MEMORY, check_device
 from graphlearn.jobs.labels import metrics_line
 from graphlearn.jobs.machine import gemm_flops, memory_available
+from graphlearn.models.hetero import COMPARISONS, comparisons
 from graphlearn.storage.hetero_paths import Metapath, build_path, read_path
 from graphlearn.storage.hetero_roles import columns_of, find_ends, read_roles
 from graphlearn.storage.report import counted
@@ -96,7 +97,9 @@ class DhanDataflow:
                 inputs=names,
                 outputs=("tables", "training", "beside"),
                 run=self.prepare,
-                detail="parts, standardised features; MLP and the simplest guess beside the model",
+                detail="; ".join(
+                    ["parts, standardised features", *self._similar(), "MLP and the simplest guess beside the model"]
+                ),
                 describe=lambda out: _beside(out["beside"]),
                 estimate=estimate(memory=BASE_MEMORY + 3 * arrays + training, seconds=1 + 30 * arrays / 1e9),
             ),
@@ -144,6 +147,18 @@ class DhanDataflow:
         if self.options.target is None:
             return "embeddings from links alone"
         return f"links of {target.relation}" if target.edges else f"{target.column} of {target.node}"
+
+    def _similar(self) -> list[str]:
+        """What linking similar nodes costs, or that it is left out."""
+        size = self.size.nodes.get(self.target.node or "")
+        if self.options.target is None or self.target.edges or not self.options.similar or size is None:
+            return []
+        if not size.dense + size.sparse:
+            return []
+        cost = comparisons(size.rows, size.dense, size.ones)
+        if cost > COMPARISONS:
+            return [f"too many nodes to link similar ones ({cost / 1e9:,.0f} G multiplications)"]
+        return [f"{self.options.similar} similar nodes for each ({cost / 1e9:,.2f} G multiplications)"]
 
     def _unit(self) -> str:
         """What a step of the training learns from."""
@@ -267,6 +282,8 @@ class DhanDataflow:
             graph, task = make_graph(tables), make_task(tables, self.target, learnt=options.target is not None)
             settings = model_options(options)
             training = make_training(graph, task, settings)
+            for sentence in training.left_out:
+                emit(Note(message=sentence))
             measured = baselines(graph, task, settings, MEASURED)
         rows = [metric_row(method, part, found[part]) for method, found in measured.items() for part in MEASURED]
         return {"tables": tables, "training": training, "beside": [row for row in rows if row]}

@@ -278,7 +278,8 @@ class DhanModel(LoadedModel):
 
     def _side(self, relation: str, back: bool) -> str:
         """Which end of the relation the neighbours are."""
-        if self.tables.edges[relation].hubs is not None:
+        table = self.tables.edges.get(relation)  # none for the relation of similar nodes
+        if table is not None and table.hubs is not None:
             return "hub"
         return "target" if back else "source"
 

@@ -9,14 +9,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from graphlearn.models.device import choose_device
 from graphlearn.models.dhan_attention import parameter
 from graphlearn.models.dhan_edges import build_blocks
-from graphlearn.models.dhan_highway import Highway, cost, cross_entropy
+from graphlearn.models.dhan_highway import Highway, cross_entropy
+from graphlearn.models.dhan_highway_fit import affordable, fit_highway
 from graphlearn.models.dhan_labels import classes_of, label_channels
 from graphlearn.models.dhan_options import DhanOptions
 from graphlearn.models.dhan_training import HeteroTraining
 from graphlearn.models.hetero import PARTS, Classification, HeteroGraph, MultiLabel, Part, Task
 from graphlearn.models.hetero_metrics import f1_scores, one_hot
+from graphlearn.models.hetero_similar import name_of, with_similar
 from graphlearn.types import FloatArray, IdArray
 
 
@@ -37,10 +40,6 @@ class ClassHead(nn.Module):
         return states @ self.states + channels @ self.labels + self.bias
 
 
-AFFORDABLE = 20_000_000_000
-"""Multiplications that fitting the linear part may cost."""
-SHARPENING = 2.0
-"""Power to which the mean of two passes is raised (a temperature of 1/2)."""
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
@@ -61,6 +60,8 @@ class ClassTraining(HeteroTraining):
         self.labels = classes_of(task.labels, task.classes) * known[:, None]
         what = "the most probable class" if self.single else "every class with a probability of at least 0.5"
         self.protocol = f"macro and micro F1 of {what} over the labelled {task.type} of a part"
+        if not perceptron:
+            graph = with_similar(graph, task.type, options.similar, choose_device(options.device))
         super().__init__(graph, task, options, fitted, perceptron=perceptron)
         self.targets = torch.from_numpy(self.labels).to(self.device)
         self.train = np.flatnonzero(np.asarray(task.split) == 0)
@@ -79,8 +80,10 @@ class ClassTraining(HeteroTraining):
         head = ClassHead(self.options.hidden, found.shape[1], self.task.classes, generator)
         if not (self.options.highway and self.channels) or self.sampler is not None:
             return head
-        if cost(self.full_batch()) <= AFFORDABLE:
-            head.highway = Highway(self.graph.nodes, self.task.type, self.task.classes)
+        batch = self.full_batch()
+        if affordable(batch, int(np.isin(np.asarray(self.task.split), (0, 1)).sum()), self.task.classes):
+            into = {t: block.R for (level, t), block in batch.blocks.items() if level == "all"}
+            head.highway = Highway(self.graph.nodes, into, self.task.type, self.task.classes)
         return head
 
     def fit_highway(self) -> None:
@@ -90,8 +93,9 @@ class ClassTraining(HeteroTraining):
             split = np.asarray(self.task.split)
             train, valid = (torch.from_numpy(np.flatnonzero(split == k)).to(self.device) for k in (0, 1))
             nodes = valid.cpu().numpy()
-            highway.fit(
-                self.full_batch(), self.targets, train, valid, self.single, lambda found: self._score(found, nodes)
+            batch = self.full_batch()
+            fit_highway(
+                highway, batch, self.targets, train, valid, self.single, lambda found: self._score(found, nodes)
             )
 
     @property
@@ -102,6 +106,19 @@ class ClassTraining(HeteroTraining):
         return head
 
     @property
+    def left_out(self) -> list[str]:
+        """Similar nodes, the linear part."""
+        kind, options, out = self.task.type, self.options, list[str]()
+        if not self.channels:
+            return out
+        linked = {r.name for r in self.graph.relations}
+        if options.similar and self.graph.node(kind).features is not None and name_of(kind) not in linked:
+            out.append(f"{kind} has too many nodes to compare all of them: similar ones are not linked")
+        if options.highway and self.sampler is None and self.head.highway is None:
+            out.append("the graph is too large for the linear part (option highway): the network stands alone")
+        return out
+
+    @property
     def steps_per_epoch(self) -> int:
         """One on the whole graph, else one for each batch of train nodes."""
         return 1 if self.sampler is None else math.ceil(len(self.train) / self.options.batch_size)
@@ -110,8 +127,6 @@ class ClassTraining(HeteroTraining):
         """Cross entropy on the train nodes, or on a batch of them."""
         options, kind = self.options, self.task.type
         ids = self.train
-        if self.sampler is None and options.consistency:
-            return self._consistent_loss(generator)
         if self.sampler is None:
             rows = torch.from_numpy(ids).to(self.device)
             states = self.encoder(self.full_batch(), (kind,), generator)[kind][rows]
@@ -123,19 +138,6 @@ class ClassTraining(HeteroTraining):
             states = self.encoder(batch, (kind,), generator)[kind][: len(ids)]
         logits = self.head(states, self.shown[rows])
         return cross_entropy(logits, self.targets[rows], self.single)
-
-    def _consistent_loss(self, generator: torch.Generator | None) -> Tensor:
-        """Mean cross entropy of two passes, and how far each is from their sharpened mean (Feng et al. 2020)."""
-        kind, rows = self.task.type, torch.from_numpy(self.train).to(self.device)
-        passes = [self.head(self.encoder(self.full_batch(), (kind,), generator)[kind], self.shown) for _ in range(2)]
-        known = torch.stack([cross_entropy(logits[rows], self.targets[rows], self.single) for logits in passes]).mean()
-        said = torch.stack([logits.softmax(1) if self.single else logits.sigmoid() for logits in passes])
-        with torch.no_grad():
-            mean = said.mean(0)
-            sharp = mean**SHARPENING
-            sharp = sharp / (sharp.sum(1, keepdim=True) if self.single else sharp + (1 - mean) ** SHARPENING)
-        apart = (said - sharp).square().sum(2).mean()
-        return known + self.options.consistency * apart
 
     def logits(self, nodes: IdArray) -> Tensor:
         """Log-probabilities up to a constant: of the network and of the linear part, mixed. shape: [B] -> [B, C]"""
@@ -196,19 +198,15 @@ class ClassTraining(HeteroTraining):
         return 0.5 * loss - (figures["macro_f1"] + figures["micro_f1"]) / 2
 
     def score(self) -> float:
-        """Half the cross entropy and minus the mean of both F1 of the validation part.
+        """Half the cross entropy and minus the mean of both F1 of the validation part, of the network by itself.
 
-        On it the share of the linear part is chosen, each time.
+        The share of the linear part is chosen on the way.
         """
         nodes = self._part("valid")
-        if not len(nodes):
+        measured = len(nodes) > 0
+        if not measured:
             nodes = self._part("train")
         deep, wide = self._both(nodes)
-        best, measured = math.inf, (np.asarray(self.task.split) == 1).any()
-        for share in SHARES if measured and wide is not None else (float(self.head.share),):
-            logits = self._mix(deep, wide, share)
-            score = self._score(logits, nodes)
-            if score < best:
-                best = score
-                self.head.share.fill_(share)
-        return best
+        if measured and wide is not None:
+            self.head.share.fill_(min(SHARES, key=lambda share: self._score(self._mix(deep, wide, share), nodes)))
+        return self._score(deep, nodes)

@@ -38,6 +38,9 @@ class DhanOptions:
     """Intra and inter layers one after another; side by side and concatenated; or side by side and mixed by a gate."""
     jumping: bool = True
     """The output reads the states of all layers, not only the last (Xu et al. 2018, jumping knowledge)."""
+    similar: int = 10
+    """Classes: nodes with the most similar features that each node of the labelled type is linked to, as one more
+    relation (Wang et al. 2020, AM-GCN); 0 adds none. Not in a type too large to compare all its nodes."""
     hops: int = 2
     """Steps along relations of all kinds over which features are averaged before any attention; 0 leaves them out."""
     restart: float = 0.5
@@ -69,9 +72,6 @@ class DhanOptions:
     """Step size of Adam."""
     weight_decay: float = 0.001
     """Decoupled weight decay."""
-    consistency: float = 0.0
-    """Classes: weight of the difference between what two passes with different dropout say of every node, labelled or
-    not (Feng et al. 2020, GRAND). Not when neighbours are sampled."""
     averaging: float = 0.9
     """Predictions use an exponential mean of the weights over steps with this memory; 0 uses the last weights."""
     evaluate_every: int = 1
@@ -92,7 +92,7 @@ class DhanOptions:
         check_finite(self)
         check_at_least(self, 1, "hidden", "heads", "layers", "batch_size", "negatives", "epochs")
         check_at_least(self, 0, "hops", "candidates", "weight_decay", "evaluate_every", "patience", "seed", "threads")
-        check_at_least(self, 0, "checkpoint_seconds", "consistency")
+        check_at_least(self, 0, "checkpoint_seconds", "similar")
         check_fractions(self, "restart", "input_dropout", "attention_dropout", "averaging")
         if self.dropout != -1 and not 0 <= self.dropout < 1:
             raise OptionError(f"dropout must lie in [0, 1) or be -1, not {self.dropout}", key="dropout")
@@ -122,7 +122,7 @@ class DhanOptions:
             "weighting": "raw",
             "input_dropout": 0.0,
             "attention_dropout": 0.0,
-            "consistency": 0.0,
+            "similar": 0,
             "averaging": 0.0,
         }
         take_published(self, theirs)

@@ -110,6 +110,11 @@ class HeteroTraining(ABC):
         return Batch(columns, build_blocks(self.channels, arrows, counts, self.device)), nodes
 
     @property
+    def left_out(self) -> list[str]:
+        """What the options ask for and this graph is too large for, a sentence each."""
+        return []
+
+    @property
     @abstractmethod
     def steps_per_epoch(self) -> int:
         """Optimiser steps in an epoch."""

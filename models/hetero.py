@@ -261,3 +261,12 @@ def random_split(
     out = np.full(count, -1, np.int8)
     out[order] = place
     return out
+
+
+COMPARISONS = 50_000_000_000
+"""Multiplications that comparing all nodes of a type with each other may cost."""
+
+
+def comparisons(rows: int, dense: int, ones: int) -> int:
+    """Multiplications to compare every node with every other: each row with all numbers that are stored."""
+    return rows * (rows * dense + ones)

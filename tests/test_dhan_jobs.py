@@ -336,6 +336,8 @@ def test_a_plan_knows_every_relation(session: Session) -> None:
     assert plan["encode writes"]["detail"].startswith(f"author – paper: {edges} edges, ")
     assert "6 hubs: 90 edges (1,350 edges as pairs)" in plan["encode subject"]["detail"]
     assert plan["encode subject"]["flops"] > 0
+    prepare = next(row for row in table if row["operator"] == "prepare")
+    assert "10 similar nodes for each" in prepare["detail"]
 
 
 def test_a_metapath_is_counted_before_it_is_made(session: Session) -> None:

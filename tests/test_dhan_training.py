@@ -28,7 +28,7 @@ from graphlearn.models.hetero import (
 )
 from graphlearn.models.hetero_baselines import baselines, fit
 
-SMALL = {"hidden": 8, "heads": 2, "epochs": 3, "device": "cpu"}
+SMALL = {"hidden": 8, "heads": 2, "epochs": 3, "device": "cpu", "highway": False}
 CHANGES = {
     "published": True,
     "hidden": 16,
@@ -41,7 +41,7 @@ CHANGES = {
     "jumping": False,
     "hops": 1,
     "restart": 0.2,
-    "highway": False,
+    "highway": True,
     "hop_labels": False,
     "weighting": "mean",
     "input_dropout": 0.0,
@@ -50,7 +50,7 @@ CHANGES = {
     "fanout": (2, 2),
     "learning_rate": 0.1,
     "weight_decay": 0.9,
-    "consistency": 1.0,
+    "similar": 3,
     "averaging": 0.0,
     "seed": 1,
 }
@@ -143,7 +143,7 @@ def test_label_channels_do_not_leak_a_nodes_own_label() -> None:
 
 
 def test_the_whole_neighbourhood_gives_the_states_of_the_whole_graph() -> None:
-    options = DhanOptions(**SMALL, highway=False)
+    options = DhanOptions(**SMALL)
     graph = small_graph()
     whole = ClassTraining(graph, small_task(graph), options)
     parts = ClassTraining(graph, small_task(graph), replace(options, fanout=(99,) * 4, batch_size=5))
@@ -167,7 +167,7 @@ def test_sampled_batches() -> None:
         assert len(np.unique(ids)) == len(ids)
     for c, a in arrows.items():
         assert (a.edge == same[c].edge).all()
-        relation = graph.relation(c.relation)
+        relation = training.graph.relation(c.relation)
         if not c.hub:
             assert np.bincount(a.dst, minlength=1).max() <= 2
             src, dst = (relation.dst, relation.src) if c.back else (relation.src, relation.dst)

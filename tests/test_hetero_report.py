@@ -52,7 +52,7 @@ def test_a_picture_is_drawn(workspace: Session, tmp_path: Path, name: str) -> No
         path = draw_report(folder / "runs" / str(run["run"]), stored, tmp_path / place)
         assert path.stat().st_size > 20_000
     read = read_stored(version)
-    assert set(read.attention) <= {"near", "near, backwards", "day"}
+    assert set(read.attention) <= {"near", "near, backwards", "day", "similar thing"}
     assert sum(read.attention.values()) == pytest.approx(1, abs=1e-3)
     assert read.map.vectors.shape[1] == 8
     assert (name == "links") == (set(read.map.groups) == {""})
