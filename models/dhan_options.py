@@ -62,7 +62,7 @@ class DhanOptions:
     """Neighbours that are sampled of each relation, per layer; without it every step sees the whole graph."""
     batch_size: int = 1024
     """Nodes or edges per step when neighbours are sampled."""
-    negatives: int = 10
+    negatives: int = 200
     """Links and embeddings: random nodes that each true link is told apart from."""
     candidates: int = 0
     """Links: candidates a true target is ranked against, at random; 0 ranks against every node of its type."""
