@@ -26,7 +26,7 @@ FACTOR = 4.0
 SKETCH = 512
 """Columns that stand for all features while the channels' weights are searched."""
 SEARCH = 50_000_000_000
-"""Multiplications that averaging may cost while the channels' weights are searched."""
+"""Multiplications over edges that the search for the channels' weights may take."""
 TRIES, GAIN = 60, 1e-3
 """Weights that the search looks at, at most, and what a move must improve the score by."""
 STEPS, TOLERANCE = 60, 1e-5
@@ -34,20 +34,26 @@ STEPS, TOLERANCE = 60, 1e-5
 
 
 AFFORDABLE = 20_000_000_000
-"""Multiplications over edges that one averaging of all features may cost; in larger graphs there is no linear part."""
+"""Multiplications over edges that a fit may take; in larger graphs there is no linear part."""
 ROOM = 2**28
 """Numbers that the averaged rows, or the sketch, may hold at most."""
 DENSE = 20
 """Multiplications of matrices in the time of one over edges."""
 
 
+def effort(batch: Batch, width: int, rows: int, classes: int, decays: int) -> int:
+    """Multiplications over edges that averaging so many columns takes, and regression on them in the same time."""
+    inner = min(rows, width)
+    products = rows * width * rows if rows < width else 0
+    regression = products + decays * 2 * STEPS * rows * inner * classes
+    return cost(batch, width) + len(RESTARTS) * regression // DENSE
+
+
 def affordable(batch: Batch, rows: int, classes: int) -> bool:
     """Whether a linear part can be fitted to so many train and validation rows."""
-    width, runs = features_of(batch), len(RESTARTS) * len(DECAYS)
-    inner = min(rows, width)
-    regression = len(RESTARTS) * rows * width * inner + runs * 2 * STEPS * rows * inner * classes
-    whole = cost(batch, width) + regression // DENSE
-    return whole <= AFFORDABLE and rows * width * len(RESTARTS) <= ROOM
+    width = features_of(batch)
+    small = rows * width * len(RESTARTS) <= ROOM
+    return small and effort(batch, width, rows, classes, len(DECAYS)) <= AFFORDABLE
 
 
 @dataclass(frozen=True)
@@ -92,8 +98,8 @@ def fit_highway(
     nodes = sum(len(c.nodes) for c in batch.columns.values())
     if len(valid) and nodes * min(width, SKETCH) <= ROOM:
         sketch = sketched(batch, mix, SKETCH) if width > SKETCH else {}
-        tries = min(TRIES, int(SEARCH / max(1, cost(batch, min(width, SKETCH)))))
-        mix = _search(mix, tries, lambda mix: attempt(mix, DECAYS[1:2], sketch).score)
+        each = effort(batch, min(width, SKETCH), len(rows), actual.shape[1], 1)
+        mix = _search(mix, min(TRIES, SEARCH // max(1, each)), lambda mix: attempt(mix, DECAYS[1:2], sketch).score)
     best = attempt(mix, decays, {})
     highway.take(best.weights, best.bias, best.mix, best.restart)
 
