@@ -11,6 +11,7 @@ from graphlearn.errors import InputError
 from graphlearn.jobs.functions import Question
 from graphlearn.jobs.kge_questions import Unknown, are_text, same_key
 from graphlearn.storage.columns import describe, find_column, quoted, subquery
+from graphlearn.storage.dictionary import keys_from_text
 from graphlearn.storage.hetero_nodes import Keys
 from graphlearn.types import IdArray
 
@@ -52,9 +53,13 @@ def find_nodes(question: Question, ends: Mapping[str, Keys], model: str) -> tupl
     assert question.argument is not None
     kinds = _columns(question)
     parts, joins = [], []
+    special = {c: _special(k.dictionary.field.type) for c, k in ends.items()}
     for i, (column, keys) in enumerate(ends.items()):
         d, asked = keys.dictionary, f"q.{quoted(column)}"
-        parts += [f"coalesce(n{i}.id, -1)::BIGINT AS id{i}", f"TRY_CAST({asked} AS {d.type}) AS key{i}"]
+        parts += [
+            f"coalesce(n{i}.id, -1)::BIGINT AS id{i}",
+            f"TRY_CAST({asked} AS {d.type}){'::VARCHAR' if special[column] else ''} AS key{i}",
+        ]
         joins.append(f"LEFT JOIN {d.sql} n{i} ON {same_key(d, f'n{i}', asked, kinds[column])}")
     connection = question.cursor()
     try:
@@ -70,12 +75,22 @@ def find_nodes(question: Question, ends: Mapping[str, Keys], model: str) -> tupl
         what = "nodes" if len(ends) == 1 else "links"
         question.warn(f"{question.function}: {model} has never seen a key of {unknown.text(what)}")
     out = []
-    for keys, places, asked_key in zip(ends.values(), ids, asked_keys, strict=True):
+    for (column, keys), places, asked_key in zip(ends.items(), ids, asked_keys, strict=True):
         known = keys.dictionary.take(places)
-        same = asked_key.type == known.type or are_text(asked_key, known)
-        plain = same and not isinstance(known.type, pa.BaseExtensionType)  # Arrow cannot coalesce UUIDs and the like
-        out.append(pa.compute.coalesce(known, asked_key.cast(known.type)) if plain else known)
+        if special[column]:
+            asked_key = keys_from_text(asked_key, keys.dictionary.type)
+        elif asked_key.type != known.type and not are_text(asked_key, known):
+            out.append(known)
+            continue
+        row = np.arange(len(places))
+        both = pa.concat_arrays([known, asked_key.cast(known.type)])
+        out.append(both.take(pa.array(np.where(places < 0, row + len(row), row))))
     return ids, out
+
+
+def _special(kind: pa.DataType) -> bool:
+    """Whether keys of a type leave DuckDB in another Arrow form than the dictionary's: UUIDs, structs and the like."""
+    return isinstance(kind, pa.BaseExtensionType) or pa.types.is_nested(kind) or pa.types.is_large_binary(kind)
 
 
 def _array(column: pa.ChunkedArray) -> pa.Array:

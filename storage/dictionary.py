@@ -54,6 +54,17 @@ def key_field(type_name: str) -> pa.Field:
     return field
 
 
+def keys_from_text(texts: pa.Array, type_name: str) -> pa.Array:
+    """Keys as a dictionary of that DuckDB type holds them, from how they are written; NULL stays NULL. shape: [n]"""
+    connection = _lossless()
+    try:
+        text = connection.from_arrow(pa.table({"key": texts}))
+        found = text.project(f"key::{type_name} AS key").to_arrow_table().column("key").combine_chunks()
+    finally:
+        connection.close()
+    return found.chunk(0) if isinstance(found, pa.ChunkedArray) else found
+
+
 def _lossless() -> duckdb.DuckDBPyConnection:
     """A database of our own whose Arrow output keeps every type, with 64-bit offsets so that size is free."""
     connection = duckdb.connect()

@@ -322,6 +322,8 @@ def test_keys_come_back_as_they_were(session: Session, kind: str) -> None:
     some = f"(SELECT {here} AS id FROM range(2) t(i))"
     neighbours = f"SELECT count(neighbour) > 0 FROM explain('m', {some}) WHERE kind = 'neighbour'"
     assert rows(session, neighbours) == [(True,)]
+    other = rows(session, f"FROM predict('m', (SELECT {key.format(77)} AS id))")
+    assert other == [(*rows(session, f"SELECT {key.format(77)}")[0], None, None, None)]
 
 
 # sizes
