@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+import duckdb
 import numpy as np
 import pyarrow as pa
 
@@ -222,7 +223,13 @@ def _read(session: Session, sql: dict[str, str], target: str | None, text: tuple
     from graphlearn.storage.hetero_roles import columns_of, find_ends, read_roles
 
     cursor = session.connection
-    roles = find_ends(cursor, read_roles(columns_of(cursor, sql)), sql, {})
+    if not sql:
+        raise InputError("there are no queries", help="{'paper': 'FROM paper', 'writes': 'FROM writes'}")
+    try:
+        columns = columns_of(cursor, sql)
+    except duckdb.Error as error:
+        raise InputError(f"a query does not work: {error}", help="try it with session.sql") from error
+    roles = find_ends(cursor, read_roles(columns), sql, {})
     learnt = read_target(roles, DhanJobOptions(target=target))
     nodes = {}
     for name, role in roles.nodes.items():

@@ -318,6 +318,8 @@ class DhanDataflow:
                 if row:
                     rows.append(row)
                     emit(Evaluated(epoch=0, split=row["split"], metrics=figures(measured)))
+        if training.told:
+            emit(Note(message=training.told))
         rows += data["beside"]
         wins, sentence = verdict(rows)
         if sentence:

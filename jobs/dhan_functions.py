@@ -39,8 +39,6 @@ if TYPE_CHECKING:
 ROWS = 1 << 16
 """Rows of a batch of answers."""
 LINKS = 10
-LIKELY = 0.5
-"""Of several classes a node, those of at least this probability are the answer."""
 
 FUNCTIONS: dict[str, FunctionSpec] = {
     "predict": FunctionSpec(
@@ -109,7 +107,7 @@ class Shape:
         if question.function == "predict" and self.source is not None and self.target is not None:
             link_columns(question, self.source, self.target)
         else:
-            id_column(question, self.main)
+            id_column(question, self.main, self.keys)
 
     def table(self, name: str, key: str) -> str:
         """A node table by its name in any case. Raises OptionError."""
@@ -192,9 +190,11 @@ class DhanModel(LoadedModel):
 
     def _classes(self, question: Question, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
         node = self.tables.labelled
+        from graphlearn.models.dhan_classes import LIKELY
+
         assert node is not None
         assert node.labels is not None
-        column = None if question.argument is None else id_column(question, node.name)
+        column = None if question.argument is None else id_column(question, node.name, self.tables.nodes)
         ids, keys = self._nodes(question, node.name, column)
         known, classes = np.flatnonzero(ids >= 0), len(node.labels.classes)
         several = node.labels.kind == "multi" and question.options["k"] is None
@@ -255,7 +255,7 @@ class DhanModel(LoadedModel):
         from graphlearn.models.dhan_explain import explain
 
         main = self.shape.main
-        ids, keys = self._nodes(question, main, id_column(question, main))
+        ids, keys = self._nodes(question, main, id_column(question, main, self.tables.nodes))
         known = np.flatnonzero(ids >= 0)
         if not len(known):
             return

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 import pyarrow as pa
@@ -16,12 +16,18 @@ from graphlearn.storage.hetero_nodes import Keys
 from graphlearn.types import IdArray
 
 
-def id_column(question: Question, table: str) -> str:
-    """The column with nodes of a table. Raises InputError when there is none."""
+def id_column(question: Question, table: str, others: Collection[str]) -> str:
+    """The column with nodes of a table, of these others. Raises InputError when there is none, or one of another."""
     columns = _columns(question)
     found = find_column(columns, "id") or find_column(columns, table.lower())
     if found is None and len(columns) == 1:
         found = next(iter(columns))
+        other = next((name for name in others if name.lower() == found.lower()), None)
+        if other is not None:
+            raise InputError(
+                f"the relation has nodes of {other}, and the model is asked of {table}",
+                help=f"if they are ids of {table}, say so with AS: SELECT … AS id",
+            )
     if found is None:
         raise InputError(
             f"the relation has no column id (its columns: {', '.join(columns)})",

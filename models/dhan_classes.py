@@ -40,6 +40,8 @@ class ClassHead(nn.Module):
         return states @ self.states + channels @ self.labels + self.bias
 
 
+LIKELY = 0.5
+"""Probability from which a node has one of several classes; without any it has the most probable one."""
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
@@ -58,7 +60,11 @@ class ClassTraining(HeteroTraining):
         self.task, self.single = task, isinstance(task, Classification)
         known = np.asarray(task.split) >= 0
         self.labels = classes_of(task.labels, task.classes) * known[:, None]
-        what = "the most probable class" if self.single else "every class with a probability of at least 0.5"
+        what = (
+            "the most probable class"
+            if self.single
+            else "classes with a probability of at least 0.5, or the most probable one"
+        )
         self.protocol = f"macro and micro F1 of {what} over the labelled {task.type} of a part"
         if not perceptron:
             graph = with_similar(graph, task.type, options.similar, choose_device(options.device))
@@ -117,6 +123,13 @@ class ClassTraining(HeteroTraining):
         if options.highway and self.sampler is None and self.head.highway is None:
             out.append("the graph is too large for the linear part (option highway): the network stands alone")
         return out
+
+    @property
+    def told(self) -> str:
+        """How much the linear part counts, where there is one."""
+        if self.head.highway is None:
+            return ""
+        return f"the linear part counts {float(self.head.share):.0%} in a prediction, the network the rest"
 
     @property
     def steps_per_epoch(self) -> int:
@@ -180,7 +193,10 @@ class ClassTraining(HeteroTraining):
     def figures(self, found: FloatArray, nodes: IdArray) -> dict[str, float]:
         """macro_f1, micro_f1, accuracy of probabilities. shape: [B, C], [B]"""
         actual = self.labels[nodes] > 0
-        predicted = one_hot(found.argmax(1), self.task.classes) if self.single else found >= 0.5
+        predicted = one_hot(found.argmax(1), self.task.classes) > 0
+        if not self.single:
+            likely = found >= LIKELY
+            predicted = np.where(likely.any(1, keepdims=True), likely, predicted)
         out = f1_scores(actual, predicted)
         out["accuracy"] = float((actual == predicted).all(1).mean()) if len(nodes) else math.nan
         return out | {"nodes": float(len(nodes))}

@@ -52,7 +52,7 @@ def explain(training: HeteroTraining, kind: str, nodes: IdArray, top: int = 5) -
     """Why nodes of a type are taken for what they are: the attention of the network, mean over heads and layers, and
     what the linear part of a classifier averages, each as far as it counts in the prediction.
 
-    Shares of all relations of a node add up to 1, or to 0 for a node without neighbours; those of the levels (within a
+    Shares of all relations of a node add up to 1; a node without neighbours has no rows. Shares of the levels (within a
     type, between types) count equally. Averages before the attention (option hops) are not part of it.
     """
     nodes = np.asarray(nodes, np.int64)
@@ -75,6 +75,8 @@ def explain(training: HeteroTraining, kind: str, nodes: IdArray, top: int = 5) -
             if counts:
                 _add(rows, _shares([v for v in views if v.linear == linear], row, found), counts)
         for (relation, back, source), (weight, others) in sorted(rows.items(), key=lambda i: -i[1][0]):
+            if not weight:
+                continue
             out.append(Reason(node, "relation", relation, back, source, -1, weight))
             mass = sum(others.values())
             best = sorted(others.items(), key=lambda i: (-i[1], i[0]))[:top]

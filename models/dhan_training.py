@@ -115,6 +115,11 @@ class HeteroTraining(ABC):
         return []
 
     @property
+    def told(self) -> str:
+        """What a person should know of the trained model, or nothing."""
+        return ""
+
+    @property
     @abstractmethod
     def steps_per_epoch(self) -> int:
         """Optimiser steps in an epoch."""

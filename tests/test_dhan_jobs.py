@@ -162,6 +162,22 @@ def test_embeddings_of_every_table(trained: Session) -> None:
         trained.sql("FROM embeddings('area', of := 'autor')")
 
 
+@pytest.mark.parametrize("split", ["valid", "test"])
+def test_f1_of_several_classes_is_that_of_the_predictions(trained: Session, split: str) -> None:
+    counts = f"""
+        WITH a AS (SELECT paper AS id, unnest(tags) AS class FROM paper WHERE split = '{split}'),
+        p AS (SELECT predict.id, label AS class FROM predict('tags') JOIN paper ON id = paper
+              WHERE split = '{split}' AND len(tags) > 0),
+        n AS (SELECT class, count(*) FILTER (said AND is_one) AS hit, count(*) FILTER (said) AS said,
+                     count(*) FILTER (is_one) AS is_one
+              FROM (SELECT class, p.id IS NOT NULL AS said, a.id IS NOT NULL AS is_one
+                    FROM a FULL JOIN p USING (id, class))
+              GROUP BY class)
+        SELECT 2 * sum(hit) / sum(said + is_one) FROM n"""
+    told = f"SELECT micro_f1 FROM evaluate('tags') WHERE method = 'dhan' AND split = '{split}'"
+    assert rows(trained, counts)[0] == pytest.approx(rows(trained, told)[0])
+
+
 def test_an_explanation_adds_up(trained: Session) -> None:
     found = rows(trained, "FROM explain('area', (SELECT paper AS id FROM paper LIMIT 3), k := 2)")
     assert {row[0] for row in found} == {"paper 0", "paper 1", "paper 2"}
@@ -212,6 +228,8 @@ def test_columns_are_known_before_the_model_is(
         ("explain('area')", "explain needs a second argument"),
         ("similar('area', 'x')", "a dhan model has no similar"),
         ("predict('area', k := 0)", "k must be at least 1"),
+        ("predict('area', (SELECT 'a' AS author))", "has nodes of author, and the model is asked of paper"),
+        ("explain('links', (SELECT paper FROM paper))", "has nodes of paper, and the model is asked of author"),
     ],
 )
 def test_wrong_questions(trained: Session, call: str, message: str) -> None:
@@ -503,6 +521,15 @@ def test_networkx_has_every_edge_by_key(trained: Session) -> None:
     queries = {"paper": "SELECT paper AS id, area FROM paper", "about": "SELECT paper, subject AS hub FROM about"}
     again = graphlearn.to_networkx(trained, queries, target="area")
     assert again.nodes["paper", "paper 4"] == {"type": "paper", "label": "systems"}
+
+
+@pytest.mark.parametrize(
+    ("queries", "message"),
+    [({}, "there are no queries"), ({"n": "FROM nowhere"}, "nowhere"), ({"n": "SELEC 1"}, "syntax")],
+)
+def test_queries_that_do_not_work_are_one_clear_error(session: Session, queries: dict[str, str], message: str) -> None:
+    with pytest.raises(GraphLearnError, match=message):
+        graphlearn.to_networkx(session, queries)
 
 
 @pytest.mark.parametrize(("name", "extra"), [("to_pyg", "pyg"), ("to_dgl", "dgl")])
