@@ -231,8 +231,8 @@ NAMES = {
 BODY = """Macro F1 on the test part, mean ± standard deviation over the seeds. ACM with 20 labels a class (HeCo's
 split), IMDB with MAGNN's split. Same nodes, words, splits, epochs at most ({epochs}), patience ({patience})
 and early stopping on validation for all; dhan has its default options on both sets, chosen on re-splits of
-the train and validation nodes; the peers have their usual sizes, not searched. CPU seconds an epoch include
-what is done once before the first."""
+the train and validation nodes (test figures of earlier forms of the model were known by then); the peers have
+their usual sizes, not searched. CPU seconds an epoch include what is done once before the first."""
 
 
 def measure(case: Case, model: str, seeds: list[int], epochs: int) -> dict[str, Any]:

@@ -170,7 +170,7 @@ class _EdgeIngest:
         report.unknown_rows = self.value(f"SELECT count(*) FROM ({joined}) WHERE a IS NULL OR b IS NULL")
         kept = self.value(f"SELECT count(*) FROM {self.raw}") - report.unknown_rows
         if report.unknown_rows and (unknown == "error" or not kept):
-            self.refuse(lost["side"], lost["key"])
+            self.refuse(lost["side"], lost["key"], kept)
         wrong = f"SELECT part FROM {self.raw}"
         if role.split:
             read_parts(self.ask, f"SELECT DISTINCT part FROM ({wrong})", role.name)
@@ -182,7 +182,7 @@ class _EdgeIngest:
         report.edges = self.value(f"SELECT count(*) FROM {self.ids}")
         report.duplicate_rows = kept - report.edges
 
-    def refuse(self, sides: list[int], keys: list[str]) -> None:
+    def refuse(self, sides: list[int], keys: list[str], kept: int) -> None:
         role = self.role
         texts = []
         for side, end in enumerate((role.source, role.target)):
@@ -197,7 +197,9 @@ class _EdgeIngest:
             f"{counted(self.report.unknown_rows, 'edge')} of {role.name} "
             f"{'names a node that is' if one else 'name nodes that are'} not there: {' and '.join(texts)}",
             role=role.name,
-            help="add them to the node table, filter them out, or drop such edges with OPTIONS (unknown = 'drop')",
+            help="add them to the node table, filter them out, or drop such edges with OPTIONS (unknown = 'drop')"
+            if kept
+            else "no edge would be left: are these the keys of another table?",
         )
 
     def relation(self, value: str | None, hubs: Keys | None) -> EdgeTable:

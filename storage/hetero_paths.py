@@ -51,7 +51,7 @@ def read_path(name: str, written: tuple[str, ...], roles: GraphRoles) -> Metapat
     if name.lower() in {role.lower() for role in (*roles.nodes, *roles.edges)}:
         raise OptionError(f"metapaths makes {name}, which is an input already", key="metapaths", help="rename it")
     if len(written) < 2:
-        raise OptionError(f"the metapath {name} needs two steps or more", key="metapaths", help="['writes', 'writes']")
+        raise OptionError(f"the metapath {name} needs two steps or more", key="metapaths", help="['writes', '-writes']")
     steps: list[PathStep] = []
     place = start = ""
     for text in written:

@@ -397,6 +397,10 @@ def test_notes_tell_what_was_dropped(session: Session) -> None:
     heard: list[Event] = []
     session._emit = heard.append
     more = "SELECT author, paper FROM writes UNION ALL SELECT 999, 'paper 1' UNION ALL SELECT NULL, 'paper 1'"
+    none = ROLES.replace("FROM writes", "FROM (SELECT author + 1000 AS author, paper FROM writes)")
+    with pytest.raises(InputError) as all_lost:
+        session.sql(model("target = 'area', unknown = 'drop'", none))
+    assert all_lost.value.help == "no edge would be left: are these the keys of another table?"
     session.sql(model("target = 'area', unknown = 'drop'", ROLES.replace("FROM writes", f"FROM ({more})")))
     told = [e.message for e in heard if isinstance(e, Note)]
     assert "writes: dropped 1 row with a NULL" in told
