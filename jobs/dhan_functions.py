@@ -189,9 +189,9 @@ class DhanModel(LoadedModel):
         return ids[0], asked[0]
 
     def _classes(self, question: Question, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
-        node = self.tables.labelled
         from graphlearn.models.dhan_classes import LIKELY
 
+        node = self.tables.labelled
         assert node is not None
         assert node.labels is not None
         column = None if question.argument is None else id_column(question, node.name, self.tables.nodes)

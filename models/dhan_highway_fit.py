@@ -96,7 +96,7 @@ def fit_highway(
 
     mix: Mix = {t: torch.zeros_like(logits) for t, logits in highway.mix.items()}
     nodes = sum(len(c.nodes) for c in batch.columns.values())
-    if len(valid) and nodes * min(width, SKETCH) <= ROOM:
+    if width and len(valid) and nodes * min(width, SKETCH) <= ROOM:
         sketch = sketched(batch, mix, SKETCH) if width > SKETCH else {}
         each = effort(batch, min(width, SKETCH), len(rows), actual.shape[1], 1)
         mix = _search(mix, min(TRIES, SEARCH // max(1, each)), lambda mix: attempt(mix, DECAYS[1:2], sketch).score)
