@@ -9,7 +9,7 @@ import duckdb
 import numpy as np
 
 from graphlearn.events import silent
-from graphlearn.storage.triples import EncodedTriples, encode_triples
+from graphlearn.storage.triples.ingest import EncodedTriples, encode_triples
 from graphlearn.types import Triples
 
 FOLDER = Path(os.environ.get("GRAPHLEARN_DATA", "../shared/data"))

@@ -16,10 +16,10 @@ import numpy as np
 
 from benchmarks import results
 from benchmarks.peers_hetero import imdb
-from graphlearn.models.dhan_links import LinkTraining
-from graphlearn.models.dhan_options import DhanOptions
-from graphlearn.models.hetero import HeteroGraph, LinkRanking, NodeType, Relation, random_split
-from graphlearn.models.hetero_baselines import fit
+from graphlearn.models.dhan.links import LinkTraining
+from graphlearn.models.dhan.options import DhanOptions
+from graphlearn.models.hetero.baselines import fit
+from graphlearn.models.hetero.graph import HeteroGraph, LinkRanking, NodeType, Relation, random_split
 
 STEPS, KEPT = 4, 0.8
 NAMES = {"dhan": "**dhan**, defaults", "walk": "random walk", "mlp": "MLP dot product", "degree": "degree"}

@@ -27,7 +27,7 @@ GIB = 1 << 30
 def child(folder: Path, limit: int) -> None:
     """Encode, then print the peak of this process."""
     from graphlearn.events import silent
-    from graphlearn.storage.triples import encode_triples
+    from graphlearn.storage.triples.ingest import encode_triples
 
     with duckdb.connect(str(folder / "big.duckdb")) as connection:
         started = time.perf_counter()

@@ -23,11 +23,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks import data, results
-from graphlearn.models.dhan_classes import ClassTraining
-from graphlearn.models.dhan_options import DhanOptions
-from graphlearn.models.hetero import PARTS, Classification, Features, HeteroGraph, NodeType, Relation
-from graphlearn.models.hetero_baselines import fit
-from graphlearn.models.hetero_metrics import f1_scores, one_hot
+from graphlearn.models.dhan.classes import ClassTraining
+from graphlearn.models.dhan.options import DhanOptions
+from graphlearn.models.hetero.baselines import fit
+from graphlearn.models.hetero.graph import PARTS, Classification, Features, HeteroGraph, NodeType, Relation
+from graphlearn.models.hetero.metrics import f1_scores, one_hot
 from graphlearn.types import IdArray
 
 PATIENCE = 30

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks import data, results
-from graphlearn.models.series import Metrics, Scaler, TimeSplit, gather
+from graphlearn.models.net3.series import Metrics, Scaler, TimeSplit, gather
 from graphlearn.types import FloatArray, IdArray
 
 BATCH, PATIENCE, EPOCHS = 32, 5, 100

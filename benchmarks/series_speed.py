@@ -26,12 +26,12 @@ import torch
 from torch import Tensor
 
 from benchmarks import results
-from graphlearn.models.net3 import Net3, masked_loss
-from graphlearn.models.net3_options import Net3Options
+from graphlearn.models.net3.model import Net3, masked_loss
+from graphlearn.models.net3.options import Net3Options
 
 SHAPES = ((54, 4), (30, 30), (125, 16))
 BATCH, WINDOW, CORE = 32, 5, 0.8
-TESTS = Path(__file__).parent.parent / "tests" / "test_net3.py"
+TESTS = Path(__file__).parent.parent / "tests" / "models" / "net3" / "test_model.py"
 
 
 def ring(n: int) -> tuple[Any, Any, Any]:
@@ -162,8 +162,8 @@ class Peak(threading.Thread):
 
 def memory_child(path: Path) -> None:
     """Fit the closed forms, take three optimiser steps and forecast; print the peak."""
-    from graphlearn.models.recover_training import make_training
-    from graphlearn.models.series import Calendar
+    from graphlearn.models.net3.recover_training import make_training
+    from graphlearn.models.net3.series import Calendar
 
     torch.set_num_threads(2)
     values = np.load(path, mmap_mode="r")

@@ -21,13 +21,13 @@ import torch
 import graphlearn
 from benchmarks import data, peers, results
 from graphlearn.events import Event, PhaseFinished
-from graphlearn.jobs.kge import scorer_type
+from graphlearn.jobs.kge.dataflow import scorer_type
 from graphlearn.jobs.machine import gemm_flops
-from graphlearn.models.batches import Sampler
-from graphlearn.models.engine import Engine, make_engine
-from graphlearn.models.known import KnownAnswers
-from graphlearn.models.ranking import Embedding, rank
-from graphlearn.storage.triples import EncodedTriples
+from graphlearn.models.kge.batches import Sampler
+from graphlearn.models.kge.engine import Engine, make_engine
+from graphlearn.models.kge.known import KnownAnswers
+from graphlearn.models.kge.ranking import Embedding, rank
+from graphlearn.storage.triples.ingest import EncodedTriples
 from graphlearn.types import Side, Split, Triples
 
 MODELS = ("complex", "distmult", "transe", "rotate")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from graphlearn.jobs.families import FAMILIES, family
-from graphlearn.models.options import KgeOptions
+from graphlearn.models.kge.options import KgeOptions
 
 TARGET = Path(__file__).parent / "options.md"
 

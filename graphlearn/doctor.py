@@ -12,9 +12,9 @@ from pathlib import Path
 import click
 
 from graphlearn import __version__
-from graphlearn.jobs.dataflow import human_bytes
 from graphlearn.jobs.machine import cores, gemm_flops, memory_available
 from graphlearn.printing import print_fields, to_json_line
+from graphlearn.text import human_bytes
 from graphlearn.types import Json
 
 NEEDED = ("torch", "duckdb", "pyarrow", "numpy", "numba", "safetensors", "networkx", "rich", "click")

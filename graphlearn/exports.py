@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     import networkx as nx
 
     from graphlearn.session import Session
-    from graphlearn.storage.hetero import HeteroTables
-    from graphlearn.storage.hetero_features import FeatureArrays
-    from graphlearn.storage.hetero_nodes import NodeTable
+    from graphlearn.storage.hetero.features import FeatureArrays
+    from graphlearn.storage.hetero.nodes import NodeTable
+    from graphlearn.storage.hetero.tables import HeteroTables
 
 Source: TypeAlias = str | Mapping[str, str]
 """The name of a stored model, or SQL queries by role."""
@@ -202,7 +202,7 @@ def _hashable(key: Any) -> Any:
 
 
 def _tables(session: Session, source: Source, target: str | None, text: tuple[str, ...]) -> HeteroTables:
-    from graphlearn.storage.hetero import read_hetero
+    from graphlearn.storage.hetero.tables import read_hetero
 
     if not isinstance(source, str):
         return _read(session, dict(source), target, text)
@@ -215,12 +215,12 @@ def _tables(session: Session, source: Source, target: str | None, text: tuple[st
 
 
 def _read(session: Session, sql: dict[str, str], target: str | None, text: tuple[str, ...]) -> HeteroTables:
-    from graphlearn.jobs.dhan_options import DhanJobOptions, read_target
-    from graphlearn.storage.hetero import HeteroTables
-    from graphlearn.storage.hetero_edges import read_edges
-    from graphlearn.storage.hetero_features import feature_kinds
-    from graphlearn.storage.hetero_nodes import read_nodes
-    from graphlearn.storage.hetero_roles import columns_of, find_ends, read_roles
+    from graphlearn.jobs.dhan.options import DhanJobOptions, read_target
+    from graphlearn.storage.hetero.edges import read_edges
+    from graphlearn.storage.hetero.features import feature_kinds
+    from graphlearn.storage.hetero.nodes import read_nodes
+    from graphlearn.storage.hetero.roles import columns_of, find_ends, read_roles
+    from graphlearn.storage.hetero.tables import HeteroTables
 
     cursor = session.connection
     if not sql:

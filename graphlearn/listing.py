@@ -11,15 +11,16 @@ from typing import cast
 import click
 
 from graphlearn.catalog import LiveTable, catalog_tables
-from graphlearn.hetero_listing import beside, graph_fields, is_graph, print_graph_metrics
-from graphlearn.jobs.labels import LABELS, metrics_line, number
-from graphlearn.jobs.metrics import read_metrics
+from graphlearn.jobs.dhan.listing import beside, graph_fields, is_graph, print_graph_metrics
+from graphlearn.jobs.kge.metrics import read_metrics
+from graphlearn.jobs.labels import LABELS, metrics_line
+from graphlearn.jobs.net3.listing import baseline_of, is_series, print_series_metrics, series_fields
 from graphlearn.printing import print_fields, print_table, to_json_line
-from graphlearn.series_listing import baseline_of, is_series, print_series_metrics, series_fields
 from graphlearn.sinks import duration
 from graphlearn.storage.artifacts import ArtifactStore, fold
 from graphlearn.storage.dictionary import Dictionary
-from graphlearn.storage.snapshot import RELATIONS
+from graphlearn.storage.triples.snapshot import RELATIONS
+from graphlearn.text import number
 from graphlearn.types import Json
 
 RELATIONS_SHOWN = 20

@@ -10,8 +10,8 @@ import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from graphlearn.jobs.labels import number
 from graphlearn.sinks import finite
+from graphlearn.text import number
 
 if TYPE_CHECKING:
     import duckdb

@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from graphlearn.drawing import (
+from graphlearn.errors import UserError
+from graphlearn.jobs.dhan.picture import draw_graph
+from graphlearn.jobs.drawing import (
     COLOURS,
     GREY,
     History,
@@ -30,11 +32,9 @@ from graphlearn.drawing import (
     short,
     title,
 )
-from graphlearn.errors import UserError
-from graphlearn.hetero_report import draw_graph
-from graphlearn.series_report import draw_series
+from graphlearn.jobs.net3.picture import draw_series
 from graphlearn.storage.dictionary import Dictionary
-from graphlearn.storage.snapshot import ENTITIES, RELATIONS, SNAPSHOT
+from graphlearn.storage.triples.snapshot import ENTITIES, RELATIONS, SNAPSHOT
 from graphlearn.types import FloatArray
 
 if TYPE_CHECKING:

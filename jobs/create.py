@@ -24,12 +24,13 @@ from graphlearn.events import (
 from graphlearn.jobs import checkpoint
 from graphlearn.jobs.dataflow import Dataflow, execute
 from graphlearn.jobs.families import family
-from graphlearn.jobs.labels import GRAPH, LABELS, SERIES, metrics_line, number, title
+from graphlearn.jobs.labels import GRAPH, LABELS, SERIES, metrics_line, title
 from graphlearn.jobs.machine import memory_available
 from graphlearn.storage.artifacts import ArtifactStore
+from graphlearn.storage.fingerprint import fingerprint
 from graphlearn.storage.interrupt import interruptible, interruption
 from graphlearn.storage.runs import RunFolder
-from graphlearn.storage.triples import fingerprint
+from graphlearn.text import number
 from graphlearn.types import Json
 
 if TYPE_CHECKING:

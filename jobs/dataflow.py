@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from graphlearn.errors import ResourceError
 from graphlearn.events import Emit, PhaseFinished, PhaseStarted
+from graphlearn.text import human_bytes, human_count, human_seconds
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -188,32 +189,3 @@ def execute(dataflow: Dataflow, emit: Emit, keep: tuple[str, ...] = ()) -> Data:
         for name in [n for n, reader in last.items() if reader == i and n not in keep]:
             data.pop(name, None)
     return data
-
-
-def human_bytes(n: float) -> str:
-    """1536 -> "1.5 KB"."""
-    for unit in ("B", "KB", "MB", "GB"):
-        if n < 1024:
-            return f"{n:.0f} {unit}" if unit == "B" else f"{n:.1f} {unit}"
-        n /= 1024
-    return f"{n:.1f} TB"
-
-
-def human_count(n: float) -> str:
-    """1.2e12 -> "1.2 T"."""
-    for unit in ("", "k", "M", "G", "T", "P"):
-        if n < 1000:
-            return f"{n:.3g} {unit}"
-        n /= 1000
-    return f"{n:.3g} E"
-
-
-def human_seconds(s: float) -> str:
-    """95 -> "1 min 35 s"."""
-    if s < 1:
-        return "under 1 s"
-    if s < 90:
-        return f"{s:.0f} s"
-    if s < 5400:
-        return f"{s // 60:.0f} min {s % 60:.0f} s"
-    return f"{s / 3600:.1f} h"

@@ -64,11 +64,11 @@ class Family(ABC):
         """The dataflow that trains, evaluates and publishes."""
 
 
-_KGE = "graphlearn.jobs.kge:KgeFamily"
+_KGE = "graphlearn.jobs.kge.dataflow:KgeFamily"
 FAMILIES: dict[str, str] = {
     **dict.fromkeys(("transe", "distmult", "complex", "rotate", "simple", "cp", "rescal", "tucker"), _KGE),
-    "net3": "graphlearn.jobs.net3:Net3Family",
-    "dhan": "graphlearn.jobs.dhan:DhanFamily",
+    "net3": "graphlearn.jobs.net3.dataflow:Net3Family",
+    "dhan": "graphlearn.jobs.dhan.family:DhanFamily",
 }
 """Names after TYPE -> the class that implements them, imported when first used."""
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from graphlearn.text import number
+
 LABELS = {
     "mrr": "MRR",
     "hits_at_1": "Hits@1",
@@ -33,13 +35,6 @@ IN_A_LINE = (
 GRAPH = ("macro_f1", "micro_f1", "accuracy", "ndcg_10", "auc", "nmi", "ari")
 """Figures that only models of graphs have."""
 SERIES = ("rmse", "mae", "mape", "z_rmse", "z_mae")
-
-
-def number(value: float) -> str:
-    """Four decimals below ten, one above; very small values keep two digits."""
-    if value and abs(value) < 5e-5:
-        return f"{value:.2g}"
-    return f"{value:.4f}" if abs(value) < 10 else f"{value:,.1f}"
 
 
 def title(name: str) -> str:

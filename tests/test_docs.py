@@ -21,7 +21,7 @@ def test_the_page_of_options_is_up_to_date() -> None:
 
 def test_every_option_is_explained() -> None:
     module = runpy.run_path(str(DOCS / "make_options.py"))
-    from graphlearn.models.options import KgeOptions
+    from graphlearn.models.kge.options import KgeOptions
 
     assert set(module["meanings"](KgeOptions)) == set(module["defaults"](KgeOptions))
 

@@ -1,0 +1,46 @@
+"""Counts, sizes and durations as people read them."""
+
+from __future__ import annotations
+
+PLURALS = {"entity": "entities", "series": "series", "class": "classes"}
+
+
+def counted(n: int, noun: str) -> str:
+    """The number and its noun: 1 row, 2,000 rows."""
+    return f"{n:,} {noun if n == 1 else PLURALS.get(noun, noun + 's')}"
+
+
+def number(value: float) -> str:
+    """A figure: four decimals below ten, one above; very small values keep two digits."""
+    if value and abs(value) < 5e-5:
+        return f"{value:.2g}"
+    return f"{value:.4f}" if abs(value) < 10 else f"{value:,.1f}"
+
+
+def human_bytes(n: float) -> str:
+    """1536 -> "1.5 KB"."""
+    for unit in ("B", "KB", "MB", "GB"):
+        if n < 1024:
+            return f"{n:.0f} {unit}" if unit == "B" else f"{n:.1f} {unit}"
+        n /= 1024
+    return f"{n:.1f} TB"
+
+
+def human_count(n: float) -> str:
+    """1.2e12 -> "1.2 T"."""
+    for unit in ("", "k", "M", "G", "T", "P"):
+        if n < 1000:
+            return f"{n:.3g} {unit}"
+        n /= 1000
+    return f"{n:.3g} E"
+
+
+def human_seconds(s: float) -> str:
+    """95 -> "1 min 35 s"."""
+    if s < 1:
+        return "under 1 s"
+    if s < 90:
+        return f"{s:.0f} s"
+    if s < 5400:
+        return f"{s // 60:.0f} min {s % 60:.0f} s"
+    return f"{s / 3600:.1f} h"

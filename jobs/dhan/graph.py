@@ -1,0 +1,159 @@
+"""From the tables of a graph to what a model learns on: parts, standardised features, the task."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from graphlearn.errors import InputError, OptionError, did_you_mean
+from graphlearn.events import Emit, Note
+from graphlearn.jobs.dhan.options import DhanJobOptions, Target
+from graphlearn.storage.hetero.features import FeatureArrays
+from graphlearn.storage.hetero.nodes import PARTS, NodeTable, PartCodes
+from graphlearn.storage.hetero.tables import HeteroTables
+from graphlearn.types import BoolArray, FloatArray
+
+if TYPE_CHECKING:
+    from graphlearn.models.hetero.graph import Features, HeteroGraph, Task
+
+
+def divide(tables: HeteroTables, target: Target, options: DhanJobOptions, emit: Emit) -> HeteroTables:
+    """The tables with what is learnt divided into parts: as its table says, else at random by the seed.
+
+    Raises InputError (the role of the target) where a part is missing or the train part has a single class.
+    """
+    if target.edges is not None:
+        return _divide_edges(tables, target, options, emit)
+    table = None if target.node is None else tables.nodes[target.node]
+    for node in tables.nodes.values():
+        node.report.ignored_split = node.split is not None and (options.target is None or node is not table)
+    if table is None or options.target is None:
+        return tables
+    labels = table.labels
+    assert labels is not None
+    if table.split is None:
+        from graphlearn.models.hetero.graph import random_split
+
+        split = random_split(len(table), options.split, options.seed, labels.ids, labels.known)
+    else:
+        lost = (table.split >= 0) & ~labels.known
+        table.report.unlabelled = int(np.count_nonzero(lost))
+        split = np.where(lost, np.int8(-1), table.split)
+    _check_parts(split, table.name, f"nodes of {table.name} with {labels.column}", given=table.split is not None)
+    if not (split == 1).any():
+        emit(Note(message=f"no node of {table.name} is in the validation part: training runs to its last epoch"))
+    _check_classes(table, split, emit)
+    return tables.with_split(table.name, split)
+
+
+def _check_classes(table: NodeTable, split: PartCodes, emit: Emit) -> None:
+    labels = table.labels
+    assert labels is not None
+    if labels.ids is not None:
+        seen = {part: set(np.unique(labels.ids[split == k]).tolist()) for k, part in enumerate(PARTS)}
+        if len(seen["train"]) < 2:
+            raise InputError(
+                f"the train part of {table.name} has one {labels.column} only",
+                role=table.name,
+                help="there is nothing to tell apart: put nodes of other classes into it",
+            )
+        new = (seen["valid"] | seen["test"]) - seen["train"]
+        if new:
+            some = ", ".join(str(labels.classes.dictionary.keys[k].as_py()) for k in sorted(new)[:3])
+            message = f"{table.name}: classes that the train part lacks are in valid or test: {some}"
+            emit(Note(message=message, level="warning"))
+
+
+def _divide_edges(tables: HeteroTables, target: Target, options: DhanJobOptions, emit: Emit) -> HeteroTables:
+    relation = tables.edges.get(target.relation)
+    if relation is None:
+        known = [name for name, edge in tables.edges.items() if edge.role == target.edges]
+        raise OptionError(
+            f"target = '{target.relation}' is none of the relations of {target.edges}",
+            key="target",
+            help=did_you_mean(target.relation, known),
+        )
+    if relation.split is None:
+        from graphlearn.models.hetero.graph import random_split
+
+        split = random_split(len(relation), options.split, options.seed)
+    else:
+        split = relation.split
+    _check_parts(split, relation.role, f"edges of {relation.name}", given=relation.split is not None)
+    if not (split == 1).any():
+        emit(Note(message=f"no edge of {relation.name} is in the validation part: training runs to its last epoch"))
+    return tables.with_split(relation.name, split)
+
+
+def _check_parts(split: PartCodes, role: str, what: str, *, given: bool) -> None:
+    for place, part in ((0, "train"), (2, "test")):
+        if not (split == place).any():
+            raise InputError(
+                f"there are no {what} in the {part} part",
+                role=role,
+                help=f"give some of them split = '{part}', or leave the column out for a random split"
+                if given
+                else "there are too few for option split; give more, or a column split",
+            )
+
+
+def make_graph(tables: HeteroTables) -> HeteroGraph:
+    """The graph as models know it: dense features standardised by the train part (of other tables by all nodes)."""
+    from graphlearn.models.hetero.graph import HeteroGraph, NodeType, Relation
+
+    nodes = [
+        NodeType(
+            node.name,
+            len(node),
+            None
+            if node.features is None
+            else _features(node.features, None if node.split is None or node.labels is None else node.split == 0),
+        )
+        for node in tables.nodes.values()
+    ]
+    relations = [
+        Relation(e.name, e.source, e.target, e.src, e.dst, e.weight, None if e.hubs is None else len(e.hubs))
+        for e in tables.edges.values()
+    ]
+    return HeteroGraph(tuple(nodes), tuple(relations))
+
+
+def _features(found: FeatureArrays, rows: BoolArray | None) -> Features:
+    from graphlearn.models.hetero.graph import Features
+
+    dense = None if found.dense is None else standardise(found.dense, rows)
+    return Features(dense, found.indptr, found.indices, None, found.sparse_width)
+
+
+def standardise(dense: FloatArray, rows: BoolArray | None) -> FloatArray:
+    """Columns less the mean of some rows (None: all), by their standard deviation. shape: [N, D] -> [N, D]"""
+    base = dense if rows is None or not rows.any() else dense[rows]
+    mean, spread = base.mean(axis=0, dtype=np.float64), base.std(axis=0, dtype=np.float64)
+    still = spread <= 1e-7 * np.maximum(1.0, np.abs(mean))
+    wide = dense.std(axis=0, dtype=np.float64)
+    spread = np.where(still, np.where(wide > 0, wide, 1.0), spread)  # constant in train, not elsewhere
+    scaled: FloatArray = ((dense - mean) / spread).astype(np.float32)
+    return scaled
+
+
+def make_task(tables: HeteroTables, target: Target, *, learnt: bool) -> Task:
+    """What is to be learnt; `learnt`: a target was named, so labels are not only for the report on clusters."""
+    from graphlearn.models.hetero.graph import Classification, LinkRanking, MultiLabel, Unsupervised
+
+    if target.edges is not None:
+        relation = tables.edges[target.relation]
+        assert relation.split is not None
+        return LinkRanking(relation.name, relation.split)
+    table = tables.labelled
+    if table is None:
+        return Unsupervised()
+    labels = table.labels
+    assert labels is not None
+    if not learnt:
+        return Unsupervised(table.name, labels.ids)
+    assert table.split is not None
+    if labels.ids is not None:
+        return Classification(table.name, labels.ids, table.split, len(labels.classes))
+    assert labels.matrix is not None
+    return MultiLabel(table.name, labels.matrix, table.split)

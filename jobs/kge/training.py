@@ -1,0 +1,93 @@
+"""Training of knowledge-graph embeddings: every batch follows from (seed, epoch, step)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from graphlearn.events import Emit
+from graphlearn.jobs.loop import Loop
+from graphlearn.models.kge.batches import Sampler
+from graphlearn.models.kge.device_batches import DeviceSampler
+from graphlearn.models.kge.engine import Engine
+from graphlearn.models.kge.known import KnownAnswers
+from graphlearn.models.kge.options import KgeOptions
+from graphlearn.models.kge.ranking import Embedding, rank
+from graphlearn.types import Side, Triples
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class KgeTrainer(Loop):
+    """Trains an engine on triples; its score is the filtered MRR of the validation triples."""
+
+    unit = "triples"
+    diverged_help = "lower learning_rate (now {:g}) or init_scale"
+
+    def __init__(
+        self,
+        *,
+        engine: Engine,
+        train: Triples,
+        valid: Triples,
+        known: dict[Side, KnownAnswers],
+        folder: Path,
+        run_id: str,
+        emit: Emit,
+        memory_limit: int = 1 << 28,
+    ) -> None:
+        self.options: KgeOptions = engine.options
+        super().__init__(self.options, folder, run_id, emit)
+        self.engine, self.known, self.memory_limit = engine, known, memory_limit
+        sizes = engine.n_entities, engine.n_relations
+        self.sampler: Sampler | DeviceSampler
+        if engine.device.type == "cpu" or self.options.negatives == 0:
+            self.sampler = Sampler(train, *sizes, self.options)
+        else:
+            self.sampler = DeviceSampler(train, *sizes, self.options, engine.device)
+        limit = self.options.evaluate_at_most
+        if len(valid) > limit:
+            rows = np.random.default_rng([self.options.seed, 3]).permutation(len(valid))[:limit]
+            valid = valid[np.sort(rows)]
+        self.valid = valid
+
+    @property
+    def embedding(self) -> Embedding:
+        """The model as it is now."""
+        e = self.engine
+        return Embedding(e.scorer, e.entities, e.relations, e.dense, e.n_relations)
+
+    def steps(self, epoch: int) -> int:
+        return self.sampler.steps(epoch)
+
+    def train(self, epoch: int, first: int) -> Iterator[tuple[float | Tensor, int]]:
+        steps = max(1, self.steps(epoch))
+        batches: Iterator[Any] = self.sampler.epoch(epoch, first)
+        for step, batch in enumerate(batches, first):
+            yield self.engine.step(batch, self._rate(epoch + step / steps)), batch.triples
+
+    def _rate(self, epochs_done: float) -> float:
+        rate = self.options.learning_rate
+        return rate if self.options.schedule == "constant" else rate * (1 - epochs_done / self.options.epochs)
+
+    def evaluate(self) -> tuple[float, dict[str, float], str] | None:
+        if not len(self.valid):
+            return None
+        ranks = rank(
+            self.embedding, self.valid, self.known, memory_limit=self.memory_limit, threads=self.options.threads
+        )
+        metrics = ranks.metrics()
+        return metrics["mrr"], metrics, f"MRR {metrics['mrr']:.4f}"
+
+    def state(self) -> dict[str, Tensor]:
+        return self.engine.state()
+
+    def weights(self) -> dict[str, Tensor]:
+        return self.engine.weights()
+
+    def load(self, tensors: dict[str, Tensor]) -> None:
+        self.engine.load(tensors)

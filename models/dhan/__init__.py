@@ -1,0 +1,1 @@
+"""DHAN: dual hierarchical attention over bi-typed graphs."""

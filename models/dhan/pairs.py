@@ -1,0 +1,86 @@
+"""What link ranking and unsupervised embeddings share: learning to tell true pairs of nodes from random ones.
+
+An edge that is learnt from carries no messages in the step that learns from it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from graphlearn.models.dhan.edges import arrows_of, build_blocks
+from graphlearn.models.dhan.model import Batch
+from graphlearn.models.dhan.training import HeteroTraining
+from graphlearn.types import BoolArray, IdArray
+
+CHUNKS = 5
+"""Steps of an epoch on the whole graph: each learns from a fifth of the edges and reads the others."""
+
+
+def contrast(scores: Tensor, own: Tensor, same: Tensor) -> Tensor:
+    """Cross entropy of the true pair among random ones that all pairs share. shape: [B, K], [B], [B, K] bool -> []
+
+    `same` marks random nodes that are the true one.
+    """
+    logits = torch.cat([own[:, None], scores.masked_fill(same, -1e30)], 1)
+    return F.cross_entropy(logits, torch.zeros(len(own), dtype=torch.int64, device=own.device))
+
+
+class PairTraining(HeteroTraining):
+    """learnt: edges by relation that are learnt from."""
+
+    learnt: dict[str, IdArray]
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """CHUNKS on the whole graph, else one for each batch of edges."""
+        total = sum(len(e) for e in self.learnt.values())
+        if self.sampler is None:
+            return min(CHUNKS, total)
+        return math.ceil(total / self.options.batch_size)
+
+    def chunk(self, epoch: int, step: int) -> dict[str, IdArray]:
+        """Edges that a step learns from: of each relation its share."""
+        out, steps = {}, self.steps_per_epoch
+        for r, edges in enumerate(self.learnt.values()):
+            order = np.random.default_rng([self.options.seed, 3, epoch, r]).permutation(len(edges))
+            lo, hi = step * len(edges) // steps, (step + 1) * len(edges) // steps
+            out[list(self.learnt)[r]] = np.sort(edges[order[lo:hi]])
+        return out
+
+    def _masked(self, chunk: Mapping[str, IdArray]) -> dict[str, BoolArray]:
+        out = {}
+        for name, edges in chunk.items():
+            mask = np.zeros(len(self.graph.relation(name)), np.bool_)
+            mask[edges] = True
+            out[name] = mask
+        return out
+
+    def states_without(
+        self,
+        seeds: Mapping[str, IdArray],
+        chunk: Mapping[str, IdArray],
+        rng: np.random.Generator,
+        generator: torch.Generator | None,
+    ) -> dict[str, Tensor]:
+        """States of the seeds (ascending, no repeats) by type, while the edges of the chunk carry nothing."""
+        banned, wanted = self._masked(chunk), tuple(seeds)
+        if self.sampler is not None:
+            batch, _ = self.sampled_batch(seeds, rng, banned)
+            states = self.encoder(batch, wanted, generator)
+            return {t: states[t][: len(ids)] for t, ids in seeds.items()}
+        arrows = {}
+        for c in self.channels:
+            keep = self.kept.get(c.relation)
+            if c.relation in banned:
+                free = ~banned[c.relation]
+                keep = free if keep is None else keep & free
+            arrows[c] = self.arrows[c] if c.relation not in banned else arrows_of(self.graph, c, keep)
+        blocks = build_blocks(self.channels, arrows, self.counts, self.device)
+        states = self.encoder(Batch(self.full_batch().columns, blocks), wanted, generator)
+        return {t: states[t][torch.from_numpy(ids).to(self.device)] for t, ids in seeds.items()}

@@ -1,0 +1,136 @@
+"""Neighbourhoods of a few nodes, sampled from a large graph (Hamilton et al. 2017, GraphSAGE)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from graphlearn.models.core.compiled import compiled
+from graphlearn.models.dhan.edges import Arrows, Channel
+from graphlearn.types import BoolArray, IdArray
+
+
+@compiled
+def _counted(offset: IdArray, nodes: IdArray, fanout: int) -> int:
+    total = 0
+    for v in nodes:
+        total += min(fanout, offset[v + 1] - offset[v])
+    return total
+
+
+@compiled
+def _pick(offset: IdArray, nodes: IdArray, fanout: int, seed: int, out: IdArray) -> None:
+    """Places of up to `fanout` neighbours of each node, all different: Floyd's sampling."""
+    np.random.seed(seed)
+    n = 0
+    for v in nodes:
+        lo, degree = offset[v], offset[v + 1] - offset[v]
+        if degree <= fanout:
+            for j in range(degree):
+                out[n] = lo + j
+                n += 1
+            continue
+        first = n
+        for j in range(degree - fanout, degree):
+            place = lo + np.random.randint(0, j + 1)
+            for k in range(first, n):
+                if out[k] == place:
+                    place = lo + j
+                    break
+            out[n] = place
+            n += 1
+
+
+class Sorted:
+    """Rows sorted by one end, so that those of a node lie side by side."""
+
+    def __init__(self, key: IdArray, count: int) -> None:
+        self.order = np.argsort(key, kind="stable")
+        self.offset = np.concatenate([[0], np.cumsum(np.bincount(key, minlength=count))]).astype(np.int64)
+
+    def pick(self, nodes: IdArray, fanout: int, seed: int) -> IdArray:
+        """Up to `fanout` rows of each node."""
+        out = np.empty(_counted(self.offset, nodes, fanout), np.int64)
+        _pick(self.offset, nodes, fanout, seed, out)
+        return self.order[out]
+
+
+class Local:
+    """Numbers nodes in the order in which they are met."""
+
+    def __init__(self, count: int) -> None:
+        self.place = np.full(count, -1, np.int64)
+        self.met: list[IdArray] = []
+        self.size = 0
+
+    def add(self, ids: IdArray) -> IdArray:
+        """The ids that were not met before, each once."""
+        new = np.unique(ids)
+        new = new[self.place[new] < 0]
+        self.place[new] = np.arange(self.size, self.size + len(new))
+        self.size += len(new)
+        self.met.append(new)
+        return new
+
+    def take(self) -> IdArray:
+        """All ids that were met; and forgets them."""
+        ids = np.concatenate([np.zeros(0, np.int64), *self.met])
+        self.place[ids] = -1
+        self.met, self.size = [], 0
+        return ids
+
+
+class Sampler:
+    """Samples neighbours channel by channel; a fixed seed gives a fixed neighbourhood."""
+
+    def __init__(self, arrows: Mapping[Channel, Arrows], counts: Mapping[str, int]) -> None:
+        self.arrows, self.counts = arrows, counts
+        self.into = {
+            c: Sorted(a.src, counts[c.source]) if c.hub else Sorted(a.dst, counts[c.target]) for c, a in arrows.items()
+        }
+        self.members = {c: Sorted(a.dst, a.hubs) for c, a in arrows.items() if c.hub}
+        self.local = {t: Local(n) for t, n in counts.items()}
+        self.hubs = {c: Local(a.hubs) for c, a in arrows.items() if c.hub}
+
+    def sample(
+        self,
+        seeds: Mapping[str, IdArray],
+        fanout: Sequence[int],
+        rng: np.random.Generator,
+        banned: Mapping[str, BoolArray] | None = None,
+    ) -> tuple[dict[str, IdArray], dict[Channel, Arrows]]:
+        """Nodes by type, the seeds first (sorted), and edges between their places.
+
+        banned: by relation, a mask of edges that are left out.
+        """
+        fresh = {t: self.local[t].add(np.asarray(seeds.get(t, np.zeros(0, np.int64)))) for t in self.counts}
+        rows: dict[Channel, list[IdArray]] = {c: [] for c in self.arrows}
+        for f in fanout:
+            found: dict[str, list[IdArray]] = {t: [] for t in self.counts}
+            for c, a in self.arrows.items():
+                picked = self.into[c].pick(fresh[c.target], f, int(rng.integers(1 << 31)))
+                if c.hub:
+                    new = self.hubs[c].add(a.dst[picked])
+                    more = self.members[c].pick(new, f, int(rng.integers(1 << 31)))
+                    rows[c] += [picked, more]
+                    found[c.source].append(a.src[more])
+                else:
+                    rows[c].append(picked)
+                    found[c.source].append(a.src[picked])
+            fresh = {t: self.local[t].add(np.concatenate([np.zeros(0, np.int64), *ids])) for t, ids in found.items()}
+        out = {}
+        for c, a in self.arrows.items():
+            chosen = np.concatenate([np.zeros(0, np.int64), *rows[c]])
+            if c.hub:
+                chosen = np.unique(chosen)
+            if banned is not None and c.relation in banned:
+                chosen = chosen[~banned[c.relation][a.edge[chosen]]]
+            src = self.local[c.source].place[a.src[chosen]]
+            dst = (self.hubs[c] if c.hub else self.local[c.target]).place[a.dst[chosen]]
+            weight = None if a.weight is None else a.weight[chosen]
+            out[c] = Arrows(src, dst, weight, a.edge[chosen], self.hubs[c].size if c.hub else 0)
+        nodes = {t: self.local[t].take() for t in self.counts}
+        for hubs in self.hubs.values():
+            hubs.take()
+        return nodes, out

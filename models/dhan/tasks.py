@@ -1,0 +1,29 @@
+"""The training that belongs to a task."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from graphlearn.models.dhan.classes import ClassTraining
+from graphlearn.models.dhan.embeddings import EmbeddingTraining
+from graphlearn.models.dhan.links import LinkTraining
+from graphlearn.models.hetero.graph import LinkRanking, Unsupervised
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from graphlearn.models.dhan.options import DhanOptions
+    from graphlearn.models.dhan.training import HeteroTraining
+    from graphlearn.models.hetero.graph import HeteroGraph, Task
+
+
+def make_training(
+    graph: HeteroGraph, task: Task, options: DhanOptions, fitted: Mapping[str, Tensor] | None = None
+) -> HeteroTraining:
+    """A new training, or one that goes on from `state()` or serves from `weights()`."""
+    if isinstance(task, LinkRanking):
+        return LinkTraining(graph, task, options, fitted)
+    if isinstance(task, Unsupervised):
+        return EmbeddingTraining(graph, task, options, fitted)
+    return ClassTraining(graph, task, options, fitted)

@@ -1,0 +1,1 @@
+"""Knowledge-graph embeddings: batches, losses, engine, ranking."""

@@ -1,0 +1,1 @@
+"""NET3: tensor time series over graphs of their modes."""

@@ -1,0 +1,237 @@
+"""Edge tables and hub tables: rows in the users' keys become pairs of positions, each pair once."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+
+from graphlearn.errors import InputError
+from graphlearn.storage.columns import key_sql, literal, quoted, subquery
+from graphlearn.storage.files import disk_errors
+from graphlearn.storage.hetero.nodes import Keys, NodeTable, PartCodes, keep_keys, read_parts, shown
+from graphlearn.storage.hetero.report import EdgeReport
+from graphlearn.storage.hetero.roles import EdgeRole
+from graphlearn.storage.interrupt import interruptible
+from graphlearn.storage.series.source import LARGEST
+from graphlearn.text import counted
+from graphlearn.types import FloatArray, IdArray
+
+DENSE = 200
+"""So many edges a node on average, and what made them is better given as a hub."""
+
+
+@dataclass(frozen=True)
+class EdgeTable:
+    """Edges of one relation, ordered by source and target. shape: src, dst, weight, split: [E]
+
+    `hubs` are the keys of what nodes share, where dst are places among them and target is source.
+    """
+
+    name: str
+    role: str
+    source: str
+    target: str
+    src: IdArray
+    dst: IdArray
+    weight: FloatArray | None = None
+    hubs: Keys | None = None
+    split: PartCodes | None = None
+
+    def __len__(self) -> int:
+        return len(self.src)
+
+    @property
+    def paths(self) -> int:
+        """Pairs of nodes that share a hub, with both orders and each node itself."""
+        if self.hubs is None:
+            return len(self.src)
+        degree = np.bincount(self.dst).astype(np.int64)
+        return int((degree * degree).sum())
+
+
+def read_edges(
+    cursor: duckdb.DuckDBPyConnection,
+    sql: str,
+    role: EdgeRole,
+    nodes: Mapping[str, NodeTable],
+    unknown: Literal["error", "drop"],
+) -> tuple[list[EdgeTable], EdgeReport]:
+    """The relations of an edge table: one, or one for each value of its column `relation`, named `role.value`.
+
+    Raises InputError (with the role) for no rows, ids that no node has (unless they are to be dropped), weights that
+    are negative or not finite.
+    """
+    with disk_errors("DuckDB's temporary files"):
+        ingest = _EdgeIngest(cursor, role, nodes)
+        try:
+            return ingest.run(sql, unknown)
+        finally:
+            ingest.close()
+
+
+class _EdgeIngest:
+    """One run of `read_edges`."""
+
+    def __init__(self, cursor: duckdb.DuckDBPyConnection, role: EdgeRole, nodes: Mapping[str, NodeTable]) -> None:
+        token = secrets.token_hex(6)
+        self.cursor, self.role, self.nodes = cursor, role, nodes
+        self.raw, self.ids = (f"temp.main.graphlearn_{what}_{token}" for what in ("edges", "ids"))
+        self.ends = [f"graphlearn_{end}_{token}" for end in ("source", "target")]
+        self.report = EdgeReport(has_time=role.time is not None)
+        self.registered: list[str] = []
+
+    def ask(self, sql: str) -> pa.Table:
+        return interruptible(self.cursor, lambda: self.cursor.sql(sql).to_arrow_table())
+
+    def do(self, sql: str) -> None:
+        interruptible(self.cursor, lambda: self.cursor.execute(sql).fetchall())
+
+    def value(self, sql: str) -> int:
+        return int(self.ask(f"SELECT ({sql}) AS n").column("n")[0].as_py() or 0)
+
+    def close(self) -> None:
+        for name in self.registered:
+            self.cursor.unregister(name)
+        for table in (self.raw, self.ids):
+            self.do(f"DROP TABLE IF EXISTS {table}")
+
+    def register(self, name: str, keys: Keys) -> None:
+        self.cursor.register(name, keys.table())
+        self.registered.append(name)
+
+    def run(self, sql: str, unknown: Literal["error", "drop"]) -> tuple[list[EdgeTable], EdgeReport]:
+        role = self.role
+        assert role.source.node is not None
+        parts = [
+            f"{key_sql(role.source.column, role.source.key_type)} AS s",
+            f"{key_sql(role.target.column, role.target.key_type)} AS t",
+            f"{quoted(role.weight)}::DOUBLE AS w" if role.weight else "1::DOUBLE AS w",
+            f"{quoted(role.relation)}::VARCHAR AS r" if role.relation else "NULL::VARCHAR AS r",
+            f"{quoted(role.split)}::VARCHAR AS part" if role.split else "NULL::VARCHAR AS part",
+        ]
+        self.do(f"CREATE TEMP TABLE {self.raw} AS SELECT {', '.join(parts)} FROM {subquery(sql)}")
+        self.count()
+        self.register(self.ends[0], self.nodes[role.source.node].keys)
+        hubs = self.hubs() if role.hub else None
+        if hubs is None:
+            assert role.target.node is not None
+            self.register(self.ends[1], self.nodes[role.target.node].keys)
+        self.number(unknown)
+        names = self.ask(f"SELECT DISTINCT r FROM {self.ids} ORDER BY r ASC").column("r").to_pylist()
+        tables = [self.relation(name, hubs) for name in names]
+        self.survey(tables)
+        return tables, self.report
+
+    def count(self) -> None:
+        report, role = self.report, self.role
+        named = " AND r IS NOT NULL" if role.relation else ""
+        complete = f"s IS NOT NULL AND t IS NOT NULL AND w IS NOT NULL{named}"
+        report.rows = self.value(f"SELECT count(*) FROM {self.raw}")
+        self.do(f"DELETE FROM {self.raw} WHERE NOT ({complete})")
+        kept = self.value(f"SELECT count(*) FROM {self.raw}")
+        report.null_rows = report.rows - kept
+        if not kept:
+            found = "a NULL in every row" if report.rows else "no rows"
+            raise InputError(f"{role.name} has {found}", role=role.name, help="check its query")
+        bad = self.value(f"SELECT count(*) FROM {self.raw} WHERE w < 0 OR NOT isfinite(w) OR w > {LARGEST}")
+        if bad:
+            raise InputError(
+                f"{role.name} has {counted(bad, 'weight')} below 0 or not finite",
+                role=role.name,
+                help="weights are not negative; use abs(weight), or filter the rows out",
+            )
+
+    def hubs(self) -> Keys:
+        """Number the hubs in key order; they need no table of their own."""
+        query = f"SELECT row_number() OVER (ORDER BY t ASC) - 1 AS id, t AS key FROM {self.raw} GROUP BY t"
+        keys = keep_keys(self.cursor, query, self.role.target.key_type)
+        self.register(self.ends[1], keys)
+        return keys
+
+    def number(self, unknown: Literal["error", "drop"]) -> None:
+        """The table of ids, each pair of a relation once."""
+        role, report = self.role, self.report
+        source, target = self.ends
+        joined = (
+            f"SELECT a.id AS a, b.id AS b, e.* FROM {self.raw} e LEFT JOIN {source} a ON a.key = e.s "
+            f"LEFT JOIN {target} b ON b.key = e.t"
+        )
+        lost = self.ask(
+            f"SELECT 0 AS side, s::VARCHAR AS key, count(*) AS n FROM ({joined}) WHERE a IS NULL GROUP BY s UNION ALL "
+            f"SELECT 1, t::VARCHAR, count(*) FROM ({joined}) WHERE b IS NULL GROUP BY t ORDER BY 1, 2"
+        ).to_pydict()
+        report.unknown_keys = len(lost["key"])
+        report.unknown_rows = self.value(f"SELECT count(*) FROM ({joined}) WHERE a IS NULL OR b IS NULL")
+        kept = self.value(f"SELECT count(*) FROM {self.raw}") - report.unknown_rows
+        if report.unknown_rows and (unknown == "error" or not kept):
+            self.refuse(lost["side"], lost["key"], kept)
+        wrong = f"SELECT part FROM {self.raw}"
+        if role.split:
+            read_parts(self.ask, f"SELECT DISTINCT part FROM ({wrong})", role.name)
+        code = "CASE part " + " ".join(f"WHEN {literal(p)} THEN {i}" for i, p in enumerate(("train", "valid", "test")))
+        self.do(
+            f"CREATE TEMP TABLE {self.ids} AS SELECT r, a, b, fsum(w) AS w, coalesce(min({code} END), -1) AS part "
+            f"FROM ({joined}) WHERE a IS NOT NULL AND b IS NOT NULL GROUP BY r, a, b"
+        )
+        report.edges = self.value(f"SELECT count(*) FROM {self.ids}")
+        report.duplicate_rows = kept - report.edges
+
+    def refuse(self, sides: list[int], keys: list[str], kept: int) -> None:
+        role = self.role
+        texts = []
+        for side, end in enumerate((role.source, role.target)):
+            mine = [key for at, key in zip(sides, keys, strict=True) if at == side]
+            if mine:
+                texts.append(
+                    f"{counted(len(mine), 'key')} in {end.column} without a row in {end.node} "
+                    f"({shown(mine, end.key_type)})"
+                )
+        one = self.report.unknown_rows == 1
+        raise InputError(
+            f"{counted(self.report.unknown_rows, 'edge')} of {role.name} "
+            f"{'names a node that is' if one else 'name nodes that are'} not there: {' and '.join(texts)}",
+            role=role.name,
+            help="add them to the node table, filter them out, or drop such edges with OPTIONS (unknown = 'drop')"
+            if kept
+            else "no edge would be left: are these the keys of another table?",
+        )
+
+    def relation(self, value: str | None, hubs: Keys | None) -> EdgeTable:
+        role = self.role
+        assert role.source.node is not None
+        which = "r IS NULL" if value is None else f"r = {literal(value)}"
+        found = self.ask(f"SELECT a, b, w, part FROM {self.ids} WHERE {which} ORDER BY a ASC, b ASC")
+        a, b = (found.column(c).to_numpy().astype(np.int64) for c in ("a", "b"))
+        weight = found.column("w").to_numpy().astype(np.float32) if role.weight else None
+        return EdgeTable(
+            name=role.name if value is None else f"{role.name}.{value}",
+            role=role.name,
+            source=role.source.node,
+            target=role.source.node if role.hub else str(role.target.node),
+            src=a,
+            dst=b,
+            weight=weight,
+            hubs=hubs,
+            split=found.column("part").to_numpy().astype(np.int8) if role.split else None,
+        )
+
+    def survey(self, tables: list[EdgeTable]) -> None:
+        report, role = self.report, self.role
+        report.relations = {table.name: len(table) for table in tables}
+        report.paths = sum(table.paths for table in tables)
+        first = tables[0]
+        if first.hubs is not None:
+            degree = np.zeros(len(first.hubs), np.int64)
+            for table in tables:
+                degree += np.bincount(table.dst, minlength=len(degree))
+            report.hubs, report.lonely_hubs = len(first.hubs), int(np.count_nonzero(degree == 1))
+        elif role.source.node == role.target.node:
+            report.self_loops = sum(int(np.count_nonzero(table.src == table.dst)) for table in tables)
+            mean = report.edges // max(1, len(self.nodes[first.source]))
+            report.dense_nodes = mean if mean >= DENSE else 0

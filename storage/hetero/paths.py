@@ -1,0 +1,131 @@
+"""Metapaths: relations made of others by following their edges, counted before anything is built.
+
+A path `['writes', 'writes']` follows each table from where the last step ended: forward from its source, backward from
+its target. The first goes forward; `'-writes'` is backward wherever it stands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+
+from graphlearn.errors import OptionError, did_you_mean
+from graphlearn.storage.columns import key_sql, subquery
+from graphlearn.storage.hetero.edges import EdgeTable
+from graphlearn.storage.hetero.report import EdgeReport
+from graphlearn.storage.hetero.roles import EdgeRole, GraphRoles
+from graphlearn.storage.interrupt import interruptible
+
+
+@dataclass(frozen=True)
+class PathStep:
+    """One table of a path, followed forward or backward."""
+
+    role: EdgeRole
+    backward: bool
+
+
+@dataclass(frozen=True)
+class Metapath:
+    """A path from node type `source` to `target`."""
+
+    name: str
+    steps: tuple[PathStep, ...]
+    source: str
+    target: str
+
+    @property
+    def through(self) -> EdgeRole | None:
+        """The hub table, or the table whose target could be a hub, when the path is there and back over one table."""
+        first, *rest = self.steps
+        back = len(rest) == 1 and rest[0].role == first.role and rest[0].backward != first.backward
+        return first.role if back else None
+
+
+def read_path(name: str, written: tuple[str, ...], roles: GraphRoles) -> Metapath:
+    """A path as the option `metapaths` gives it. Raises OptionError for steps that do not follow each other."""
+    if name.lower() in {role.lower() for role in (*roles.nodes, *roles.edges)}:
+        raise OptionError(f"metapaths makes {name}, which is an input already", key="metapaths", help="rename it")
+    if len(written) < 2:
+        raise OptionError(f"the metapath {name} needs two steps or more", key="metapaths", help="['writes', '-writes']")
+    steps: list[PathStep] = []
+    place = start = ""
+    for text in written:
+        backward, wanted = text.startswith("-"), text.removeprefix("-")
+        role = next((r for r in roles.edges.values() if r.name.lower() == wanted.lower()), None)
+        if role is None:
+            help = did_you_mean(wanted, list(roles.edges))
+            raise OptionError(f"the metapath {name} names {wanted}, which is no edge table", key="metapaths", help=help)
+        ends = _ends(role)
+        if steps and not backward:
+            backward = place == ends[1] and place != ends[0]
+        leaves, reaches = ends[::-1] if backward else ends
+        if steps and leaves != place:
+            at = "a hub" if place.startswith("hub ") else place
+            raise OptionError(
+                f"the metapath {name} is at {at} and cannot follow {text}, which joins {ends[0]} and {ends[1]}",
+                key="metapaths",
+                help="each step starts where the last one ended",
+            )
+        start = start or leaves
+        place = reaches
+        steps.append(PathStep(role, backward))
+    for end in (start, place):
+        if end.startswith("hub "):
+            raise OptionError(
+                f"the metapath {name} begins or ends at a hub", key="metapaths", help="hubs are no nodes: go on"
+            )
+    return Metapath(name, tuple(steps), start, place)
+
+
+def _ends(role: EdgeRole) -> tuple[str, str]:
+    return str(role.source.node), f"hub {role.name}" if role.hub else str(role.target.node)
+
+
+def count_walks(cursor: duckdb.DuckDBPyConnection, path: Metapath, sql: Mapping[str, str]) -> int:
+    """How many walks the path has, from products of degrees: no walk is made. An upper bound of its edges."""
+    reached = ""
+    for step in path.steps:
+        role = step.role
+        ends = [key_sql(end.column, end.key_type) for end in (role.source, role.target)]
+        leave, arrive = ends[::-1] if step.backward else ends
+        edges = f"(SELECT DISTINCT {leave} AS a, {arrive} AS b FROM {subquery(sql[role.name])})"
+        if not reached:
+            reached = f"SELECT b AS k, count(*)::HUGEINT AS n FROM {edges} WHERE a IS NOT NULL GROUP BY b"
+        else:
+            reached = f"SELECT b AS k, sum(n)::HUGEINT AS n FROM {edges} JOIN ({reached}) ON a = k GROUP BY b"
+    query = f"SELECT coalesce(sum(n), 0)::HUGEINT FROM ({reached})"
+    return int(interruptible(cursor, lambda: cursor.execute(query).fetchall())[0][0])
+
+
+def build_path(
+    cursor: duckdb.DuckDBPyConnection, path: Metapath, edges: list[EdgeTable]
+) -> tuple[EdgeTable, EdgeReport]:
+    """The pairs of nodes that the path joins, each once (a node and itself included)."""
+    names = [f"graphlearn_step_{i}" for i in range(len(path.steps))]
+    for name, step in zip(names, path.steps, strict=True):
+        tables = [e for e in edges if e.role == step.role.name]
+        src, dst = (np.concatenate([getattr(t, end) for t in tables]) for end in ("src", "dst"))
+        a, b = (dst, src) if step.backward else (src, dst)
+        cursor.register(name, pa.table({"a": a, "b": b}))
+    try:
+        joins = " ".join(f"JOIN {name} s{i} ON s{i}.a = s{i - 1}.b" for i, name in enumerate(names) if i)
+        query = f"SELECT s0.a AS a, s{len(names) - 1}.b AS b FROM {names[0]} s0 {joins} GROUP BY ALL ORDER BY a, b"
+        found: pa.Table = interruptible(cursor, lambda: cursor.sql(query).to_arrow_table())
+    finally:
+        for name in names:
+            cursor.unregister(name)
+    src, dst = (found.column(c).to_numpy().astype(np.int64) for c in ("a", "b"))
+    table = EdgeTable(path.name, path.name, path.source, path.target, src, dst)
+    loops = int(np.count_nonzero(src == dst)) if path.source == path.target else 0
+    report = EdgeReport(
+        rows=len(src), edges=len(src), self_loops=loops, paths=len(src), relations={path.name: len(src)}
+    )
+    return table, report
+
+
+__all__ = ["Metapath", "PathStep", "build_path", "count_walks", "read_path"]

@@ -1,0 +1,124 @@
+"""What the inputs of a graph saw: the counts a person wants to know before trusting a model."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+
+from graphlearn.text import counted
+from graphlearn.types import Json
+
+
+@dataclass(kw_only=True)
+class NodeReport:
+    """Counts of one node table.
+
+    `null_values` are features that were NULL and count as 0; `empty_nodes` have no feature at all. `unlinked` nodes are
+    in no edge. Of the table that is learnt: `unlabelled` nodes were in a part but have no label.
+    """
+
+    nodes: int = 0
+    dense: int = 0
+    sparse: int = 0
+    null_values: int = 0
+    empty_nodes: int = 0
+    unlinked: int = 0
+    unlabelled: int = 0
+    ignored_split: bool = False
+
+    def features(self) -> str:
+        """`334 features`, or what stands for them."""
+        return counted(self.dense + self.sparse, "feature") if self.dense + self.sparse else "vectors that are learnt"
+
+
+@dataclass(kw_only=True)
+class EdgeReport:
+    """Counts of one edge table.
+
+    rows = null_rows + unknown_rows + duplicate_rows + edges. `unknown_rows` name one of the `unknown_keys`, which their
+    node table lacks; `duplicate_rows` repeat an edge (weights are added). `paths` are the pairs of nodes that share one
+    of the `hubs`, of which `lonely_hubs` have a single node.
+    """
+
+    rows: int = 0
+    null_rows: int = 0
+    unknown_rows: int = 0
+    unknown_keys: int = 0
+    duplicate_rows: int = 0
+    edges: int = 0
+    self_loops: int = 0
+    hubs: int = 0
+    lonely_hubs: int = 0
+    paths: int = 0
+    dense_nodes: int = 0
+    has_time: bool = False
+    relations: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(kw_only=True)
+class HeteroReport:
+    """Counts of a whole graph, by role; `classes` and the parts are those of what is learnt."""
+
+    nodes: dict[str, NodeReport] = field(default_factory=dict)
+    edges: dict[str, EdgeReport] = field(default_factory=dict)
+    classes: int = 0
+    train: int = 0
+    valid: int = 0
+    test: int = 0
+
+    def to_json(self) -> Json:
+        """All counts by name, with the sums that lists of models show."""
+        nodes, edges = (sum(n.nodes for n in self.nodes.values()), sum(e.edges for e in self.edges.values()))
+        return {"nodes": nodes, "edges": edges, "graph": asdict(self)}
+
+    @classmethod
+    def from_json(cls, value: Json) -> HeteroReport:
+        """The report of a manifest."""
+        there = dict(value.get("graph", {}))
+        nodes = {name: NodeReport(**row) for name, row in there.pop("nodes", {}).items()}
+        edges = {name: EdgeReport(**row) for name, row in there.pop("edges", {}).items()}
+        return cls(nodes=nodes, edges=edges, **there)
+
+    def lines(self) -> list[str]:
+        """The report for people, one table a line."""
+        found = [f"{name}: {counted(n.nodes, 'node')}, {n.features()}" for name, n in self.nodes.items()]
+        for name, e in self.edges.items():
+            through = f" through {counted(e.hubs, 'hub')} (as pairs: {e.paths:,})" if e.hubs else ""
+            kinds = f" in {counted(len(e.relations), 'relation')}" if len(e.relations) > 1 else ""
+            found.append(f"{name}: {counted(e.edges, 'edge')}{kinds}{through}")
+        return found
+
+    def notes(self) -> list[tuple[str, str]]:
+        """(message, level) of what deserves a person's eye."""
+        found = []
+        for name, n in self.nodes.items():
+            found += [(f"{name}: {text}", level) for text, level in _node_notes(n)]
+        for name, e in self.edges.items():
+            found += [(f"{name}: {text}", level) for text, level in _edge_notes(e)]
+        return found
+
+
+def _node_notes(n: NodeReport) -> list[tuple[str, str]]:
+    rows = [
+        (n.null_values, "{n}: taken as 0", "NULL feature", "info"),
+        (n.empty_nodes, "{n} without any feature", "node", "info"),
+        (n.unlinked, "{n} without an edge", "node", "info"),
+        (n.unlabelled, "{n} in a part but without a label: left out of it", "node", "warning"),
+    ]
+    notes = [(text.format(n=counted(k, noun)), level) for k, text, noun, level in rows if k]
+    return notes + ([("its split is not used: what is learnt is elsewhere", "info")] if n.ignored_split else [])
+
+
+def _edge_notes(e: EdgeReport) -> list[tuple[str, str]]:
+    unknown = f"{counted(e.unknown_keys, 'key')} that no node has"
+    rows = [
+        (e.null_rows, "dropped {n} with a NULL", "row", "warning"),
+        (e.unknown_rows, f"dropped {{n}} with {unknown}", "row", "warning"),
+        (e.duplicate_rows, "merged {n} into others with the same ends", "row", "info"),
+        (e.self_loops, "kept {n}: source and target are the same", "self-loop", "info"),
+        (e.lonely_hubs, "{n} of a single node, which links nothing", "hub", "info"),
+    ]
+    notes = [(text.format(n=counted(k, noun)), level) for k, text, noun, level in rows if k]
+    if e.dense_nodes:
+        shares = "if such nodes share something (a subject, a user), give that as a hub: source, hub"
+        notes.append((f"{e.dense_nodes:,} edges a node on average: {shares}", "warning"))
+    return notes + ([("time is read, but the model does not use it", "info")] if e.has_time else [])

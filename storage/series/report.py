@@ -1,0 +1,150 @@
+"""What a series input saw: the counts a person wants to know before trusting a forecast."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+
+from graphlearn.text import counted
+from graphlearn.types import Json
+
+SPARSE = 0.9
+"""Where more than this part of the steps is empty, a stamp or the freq is likely to be wrong."""
+
+
+@dataclass(kw_only=True)
+class SeriesReport:
+    """Counts of one series input.
+
+    rows = null_rows + before_start + null_values + nonfinite_values + duplicate_rows + observed. `null_rows` have a
+    NULL key or a NULL or infinite time; `before_start` lie before the declared start; `null_values` and
+    `nonfinite_values` (NaN, infinite) are cells without a reading; `duplicate_rows` are readings merged into another of
+    their cell. `moved_rows` did not lie on the beginning of a step. Of the `series` (cells of one step): `empty_series`
+    have no reading at all, `constant_series` one value throughout, `late_series` begin after the first step, and
+    `gap_cells` lie unobserved between the first and last reading of their series. `empty_steps` hold no reading of any
+    series.
+    """
+
+    rows: int = 0
+    null_rows: int = 0
+    before_start: int = 0
+    null_values: int = 0
+    nonfinite_values: int = 0
+    duplicate_rows: int = 0
+    moved_rows: int = 0
+    observed: int = 0
+    steps: int = 0
+    series: int = 0
+    empty_series: int = 0
+    constant_series: int = 0
+    late_series: int = 0
+    gap_cells: int = 0
+    empty_steps: int = 0
+    modes: dict[str, int] = field(default_factory=dict)
+    aggregate: str = "mean"
+    freq: str = ""
+    freq_inferred: bool = False
+    first: str = ""
+    last: str = ""
+
+    @property
+    def cells(self) -> int:
+        """Steps times series."""
+        return self.steps * self.series
+
+    @property
+    def density(self) -> float:
+        """Observed part of the cells, 0 to 1."""
+        return self.observed / self.cells if self.cells else 0.0
+
+    def to_json(self) -> Json:
+        """All counts by name, with cells and density."""
+        return {**asdict(self), "cells": self.cells, "density": self.density}
+
+    @classmethod
+    def from_json(cls, value: Json) -> SeriesReport:
+        """The report of a manifest; unknown names are ignored."""
+        return cls(**{name: value[name] for name in cls.__dataclass_fields__ if name in value})
+
+    def line(self) -> str:
+        """The report in one line: "416,000 readings: 336 steps of 1 month x 125 site x 16 variable, 100% observed"."""
+        sizes = "".join(f" x {size:,} {name}" for name, size in self.modes.items())
+        part = "100%" if self.observed == self.cells else f"{min(self.density, 0.9999):.2%}"
+        return f"{self.rows:,} rows: {self.steps:,} steps of {self.freq}{sizes}, {part} observed"
+
+    def lines(self) -> list[str]:
+        """The report for people, one fact a line."""
+        return [self.line(), f"from {self.first} to {self.last}", *(message for message, _ in self.notes())]
+
+    def notes(self) -> list[tuple[str, str]]:
+        """(message, level) of what deserves a person's eye."""
+        step = f"the most common distance of stamps is {self.freq}; taken as freq"
+        sparse = self.empty_steps > SPARSE * self.steps
+        whose = "its" if self.moved_rows == 1 else "their"
+        found = [
+            (self.null_rows, "dropped {n} with a NULL time or key", "row", "warning"),
+            (self.before_start, "dropped {n} before start", "row", "info"),
+            (self.null_values, "{n}: not observed", "NULL value", "info"),
+            (self.nonfinite_values, "{n}: not observed", "NaN or infinite value", "warning"),
+            (self.moved_rows, f"moved {{n}} to the start of {whose} step", "reading", "info"),
+            (
+                self.duplicate_rows,
+                f"merged {{n}} into others of the same step and keys (aggregate = '{self.aggregate}')",
+                "reading",
+                "warning",
+            ),
+            (self.empty_series, "{n} without a single reading", "series", "warning"),
+            (self.constant_series, "{n} of one value throughout", "series", "info"),
+            (self.late_series, "{n} starting after the first step", "series", "info"),
+            (self.gap_cells, "{n} missing between the first and the last of its series", "reading", "info"),
+            (
+                self.empty_steps,
+                f"{{n}} of {self.steps:,} without any reading"
+                + (", so look for outlying time stamps" if sparse else ""),
+                "step",
+                "warning" if sparse else "info",
+            ),
+        ]
+        texts = [(text.format(n=counted(n, noun)), level) for n, text, noun, level in found if n]
+        return [(step, "info"), *texts] if self.freq_inferred else texts
+
+
+@dataclass(kw_only=True)
+class GraphReport:
+    """Counts of one graph of a mode.
+
+    rows = null_rows + unknown_rows + duplicate_rows + edges. `null_rows` have a NULL end or weight; `unknown_rows` name
+    one of the `unknown_keys`, which the series lacks; `duplicate_rows` were added to another row of the same ends.
+    `self_loops` are kept. `missing_nodes` are keys of the series that no kept edge names.
+    """
+
+    mode: str = ""
+    rows: int = 0
+    null_rows: int = 0
+    unknown_rows: int = 0
+    unknown_keys: int = 0
+    duplicate_rows: int = 0
+    edges: int = 0
+    self_loops: int = 0
+    missing_nodes: int = 0
+
+    def to_json(self) -> Json:
+        """All counts by name."""
+        return asdict(self)
+
+    def line(self) -> str:
+        """The report in one line."""
+        return f"graph of {self.mode}: {counted(self.edges, 'edge')} from {counted(self.rows, 'row')}"
+
+    def notes(self) -> list[tuple[str, str]]:
+        """(message, level) of what deserves a person's eye."""
+        unknown = f"{counted(self.unknown_keys, 'key')} that the series lacks"
+        found = [
+            (self.null_rows, "dropped {n} with a NULL source, target or weight", "edge", "warning"),
+            (self.unknown_rows, f"dropped {{n}} with {unknown}", "edge", "warning"),
+            (self.duplicate_rows, "added {n} to others of the same ends", "edge", "info"),
+            (self.self_loops, "kept {n}: source and target are the same", "self-loop", "info"),
+            (self.missing_nodes, "{n} of the series without an edge", "key", "warning"),
+        ]
+        return [
+            (f"graph of {self.mode}: " + text.format(n=counted(n, noun)), level) for n, text, noun, level in found if n
+        ]

@@ -1,0 +1,350 @@
+"""The query of a series: its columns, its counts and its stamps, asked in SQL before anything is built."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from graphlearn.errors import GraphLearnError, InputError, OptionError, ResourceError, did_you_mean
+from graphlearn.storage.columns import check_key, describe, find_column, key_sql, kind_of, quoted, subquery
+from graphlearn.storage.files import disk_errors
+from graphlearn.storage.interrupt import interruptible
+from graphlearn.storage.series.axis import INTEGERS, WITH_ZONE, TimeAxis, tick_sql
+from graphlearn.storage.series.report import SeriesReport
+from graphlearn.storage.series.steps import Stamps, infer_freq, make_axis, read_freq
+from graphlearn.text import counted
+
+TIMES = ("date", "timestamp", "timestamp with time zone")
+LARGEST = 3.4028235e38
+"""What float32 holds."""
+
+_STAMPS = 20_000_000
+"""This many distinct stamps are looked at to find the axis."""
+FAR, COARSE = 1e4, 0.02
+"""Readings beyond FAR are checked: rounding them to float32 must not move them by COARSE of their series' range."""
+_STEPS = 1 << 40
+"""More steps than any machine holds."""
+
+
+def check_series_columns(columns: dict[str, str], time: str, modes: Sequence[str], value: str) -> None:
+    """Refuse a query that does not have exactly the time, mode and value columns, of usable types.
+
+    Column names are compared without case. Raises OptionError when the options name a column twice, InputError (role
+    "series") naming the column that is missing, unknown or of an unusable type, with what to do about it.
+    """
+    roles = [("time", time), *(("modes", mode) for mode in modes), ("value", value)]
+    names = [name.lower() for _, name in roles]
+    for i, (key, name) in enumerate(roles):
+        if name.lower() in names[:i]:
+            raise OptionError(f'the options name the column "{name}" twice', key=key, help="every column has one part")
+    known = ", ".join(columns) or "none"
+    for key, name in roles:
+        if find_column(columns, name.lower()) is None:
+            spare = [column for column in columns if column.lower() not in names] or list(columns)
+            message = f'the query has no column "{name}", which option {key} names (its columns: {known})'
+            raise InputError(message, role="series", help=did_you_mean(name, spare))
+    extra = [column for column in columns if column.lower() not in names]
+    if extra:
+        raise InputError(
+            f"the query has columns that no option names: {', '.join(extra)}",
+            role="series",
+            help="add them to modes when they tell series apart, or leave them out of the query",
+        )
+    type_of = {name: columns[str(find_column(columns, name.lower()))] for _, name in roles}
+    if kind_of(type_of[time]) not in TIMES and type_of[time] not in INTEGERS:
+        raise InputError(
+            f"time column {time} is {type_of[time]}, not a time",
+            role="series",
+            help=f"cast it to TIMESTAMP, DATE or BIGINT, e.g. {time}::TIMESTAMP AS {time}",
+        )
+    for mode in modes:
+        try:
+            check_key(mode, type_of[mode])
+        except GraphLearnError as error:
+            raise InputError(error.message, role="series", help=error.help) from None
+    if kind_of(type_of[value]) not in ("integer", "decimal", "float"):
+        raise InputError(
+            f"value column {value} is {type_of[value]}, not a number",
+            role="series",
+            help=f"cast it, e.g. {value}::DOUBLE AS {value}",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeriesEstimate:
+    """How large a series is before it is built. `density` is an upper bound: it counts duplicates."""
+
+    rows: int
+    steps: int
+    modes: dict[str, int]
+    density: float
+    bytes: int
+    freq: str
+
+    def text(self) -> str:
+        """For people: "35,040 steps x 8,600 sensor = 301,344,000 cells, 1,150 MiB"."""
+        sizes = "".join(f" x {size:,} {name}" for name, size in self.modes.items())
+        return (
+            f"{self.steps:,} steps of {self.freq}{sizes} = {self.bytes // 4:,} cells, {self.bytes / (1 << 20):,.0f} MiB"
+        )
+
+    def check(self, limit: int, what: str) -> None:
+        """Raise ResourceError when the tensor would have more than `limit` bytes; `what` says whose limit it is."""
+        if self.bytes > limit:
+            raise ResourceError(
+                f"the series would be {self.text()}, at most {self.density:.2%} of them observed; "
+                f"{what} is {limit / (1 << 20):,.0f} MiB",
+                help="choose a longer freq, a later start or fewer keys (WHERE), and look for outlying time stamps",
+            )
+
+
+def estimate_series(
+    cursor: duckdb.DuckDBPyConnection,
+    sql: str,
+    *,
+    time: str,
+    modes: Sequence[str],
+    value: str,
+    freq: Any = None,
+    start: Any = None,
+) -> SeriesEstimate:
+    """The size of the tensor that `encode_series` would build, by SQL alone. Three scans of the query.
+
+    Raises what `encode_series` raises for columns, stamps and options.
+    """
+    columns = describe(cursor, sql)
+    check_series_columns(columns, time, modes, value)
+    source = SeriesSource(cursor, subquery(sql), columns, time, modes, value)
+    with disk_errors("DuckDB's temporary files"):
+        source.count()
+        axis = source.find_axis(freq, start)
+        sizes = [f"count(DISTINCT {key})" for key in source.keys]
+        n = source.execute(f"SELECT {', '.join(['0', *sizes])} FROM {source.covered(axis)}")[0][1:]
+    return source.estimate(axis, list(n))
+
+
+class SeriesSource:
+    """A relation with a time, modes and a value, and the counts of its rows."""
+
+    def __init__(
+        self,
+        cursor: duckdb.DuckDBPyConnection,
+        relation: str,
+        columns: dict[str, str],
+        time: str,
+        modes: Sequence[str],
+        value: str,
+    ) -> None:
+        self.cursor, self.relation = cursor, relation
+        spelled = [str(find_column(columns, name.lower())) for name in (time, *modes, value)]
+        self.time_name, self.value_name, self.modes = spelled[0], spelled[-1], spelled[1:-1]
+        self.time, self.value = quoted(spelled[0]), f"{quoted(spelled[-1])}::DOUBLE"
+        self.type = {"TIMESTAMPTZ": WITH_ZONE}.get(columns[spelled[0]], columns[spelled[0]])
+        types = [columns[name] for name in self.modes]
+        self.key_types = ["VARCHAR" if name.startswith("ENUM(") else name for name in types]
+        self.keys = [key_sql(name, type_) for name, type_ in zip(self.modes, self.key_types, strict=True)]
+        self.report = SeriesReport()
+        self.zone: str | None = None
+        if self.type == WITH_ZONE:
+            self.zone = _zone(cursor)
+
+    def execute(self, sql: str) -> list[tuple[Any, ...]]:
+        return interruptible(self.cursor, lambda: self.cursor.execute(sql).fetchall())
+
+    @property
+    def valid(self) -> str:
+        """SQL for: the row has a finite time and all its keys."""
+        nulls = (f"{quoted(name)} IS NOT NULL" for name in self.modes)
+        return " AND ".join([f"{tick_sql(self.time, self.type)} IS NOT NULL", *nulls])
+
+    def covered(self, axis: TimeAxis) -> str:
+        """The relation and WHERE clause of the rows on the axis, fit for a FROM."""
+        return f"{self.relation} WHERE {self.valid} AND {axis.covers_sql(self.time)}"
+
+    def count(self, *, kept: bool = False) -> None:
+        """Count rows, NULLs and unusable values in the report. Raises InputError where nothing usable is left.
+
+        `kept`: the readings go into the tensor, so InputError also where float32 would not tell them apart.
+        """
+        valid, value = self.valid, self.value
+        floats = [name for name, type_ in zip(self.modes, self.key_types, strict=True) if kind_of(type_) == "float"]
+        counts = [
+            "count(*)",
+            f"count(*) FILTER (NOT ({valid}))",
+            f"count(*) FILTER ({valid} AND {value} IS NULL)",
+            f"count(*) FILTER ({valid} AND NOT isfinite({value}))",
+            f"count(*) FILTER ({valid} AND isfinite({value}) AND abs({value}) > {LARGEST!r})",
+            f"max(abs({value})) FILTER ({valid} AND isfinite({value}))",
+            *(f"count(*) FILTER (isnan({quoted(name)}))" for name in floats),
+        ]
+        rows, nulls, empty, odd, large, top, *nans = self.execute(f"SELECT {', '.join(counts)} FROM {self.relation}")[0]
+        report = self.report
+        report.rows, report.null_rows, report.null_values, report.nonfinite_values = rows, nulls, empty, odd
+        if rows == 0:
+            raise InputError(
+                "the query has no rows", role="series", help="check its WHERE clause and the path of its files"
+            )
+        if nulls == rows:
+            raise InputError(
+                f"every row ({rows:,}) has a NULL time or key", role="series", help="check the query's joins"
+            )
+        if nulls + empty + odd == rows:
+            raise InputError(
+                f"no row has a usable value: {empty:,} NULL, {odd:,} NaN or infinite",
+                role="series",
+                help=f"check how {self.value_name} is computed",
+            )
+        if large:
+            raise InputError(
+                f"{self.value_name} is beyond what float32 holds ({LARGEST:.2g}) in {counted(large, 'row')}",
+                role="series",
+                help="divide it in the query, or turn sentinels into NULL with nullif()",
+            )
+        for name, count in zip(floats, nans, strict=True):
+            if count:
+                raise InputError(
+                    f"{name} is NaN in {counted(count, 'row')}",
+                    role="series",
+                    help=f"filter them out, e.g. WHERE NOT isnan({name})",
+                )
+        if kept and top > FAR:
+            self._check_precision()
+
+    def _check_precision(self) -> None:
+        """Raise InputError for series whose readings differ by little more than float32 can tell at their size."""
+        names = [quoted(name) for name in self.modes]
+        value, coarse = (
+            self.value,
+            f"max(abs({self.value})) * {2.0**-24!r} > {COARSE} * (max({self.value}) - min({self.value}))",
+        )
+        found = self.execute(
+            f"SELECT {', '.join([*names, f'max({value}) - min({value})', f'max(abs({value}))'])} FROM {self.relation} "
+            f"WHERE {self.valid} AND isfinite({value}) {'GROUP BY ALL' if names else ''} "
+            f"HAVING {coarse} AND max({value}) > min({value}) ORDER BY ALL"
+        )
+        if found:
+            *keys, spread, top = found[0]
+            which = ", ".join(f"{name} = {key!r}" for name, key in zip(self.modes, keys, strict=True))
+            raise InputError(
+                f"{counted(len(found), 'series')} would lose their detail in float32, which keeps 7 digits: "
+                f"{self.value_name} moves by {spread:.3g} around {top:.3g}{f' where {which}' if which else ''}",
+                role="series",
+                help=f"take an offset off in the query, or give what was added since the reading before, e.g. "
+                f"{self.value_name} - lag({self.value_name}) OVER (PARTITION BY … ORDER BY {self.time_name})",
+            )
+
+    def find_axis(self, freq: Any, start: Any) -> TimeAxis:
+        """The axis; counts the rows before it and off its steps, and names its ends in the report."""
+        step = None if freq is None else read_freq(self.cursor, freq, self.type)
+        given = None if start is None else self._start(start)
+        stamps = self._stamps(given)
+        if stamps.ticks[0] == stamps.last:
+            raise InputError(
+                f"the series has a single time step, {stamps.shown[0]}",
+                role="series",
+                help="a model needs at least two; check the WHERE clause",
+            )
+        axis = make_axis(stamps, step or infer_freq(stamps), given=given, inferred=step is None)
+        if axis.steps > _STEPS:  # before SQL counts in 64 bits
+            raise ResourceError(
+                f"the series would have {axis.steps:,} steps of {axis.freq_text}, from {stamps.shown[0]} to "
+                f"{stamps.shown[1]}",
+                help="look for outlying time stamps, or choose a longer freq",
+            )
+        report = self.report
+        observed = f"{axis.covers_sql(self.time)} AND isfinite({self.value})"
+        before, moved, left = self.execute(
+            f"SELECT count(*) FILTER (NOT {axis.covers_sql(self.time)}), "
+            f"count(*) FILTER ({observed} AND {axis.moved_sql(self.time)}), count(*) FILTER ({observed}) "
+            f"FROM {self.relation} WHERE {self.valid}"
+        )[0]
+        report.before_start, report.moved_rows, report.steps = before, moved, axis.steps
+        report.freq, report.freq_inferred = axis.freq_text, step is None
+        report.first, report.last = stamps.shown
+        if before:
+            self._recount(axis)
+        if not left:
+            raise OptionError(f"no reading lies at or after start = {start}", key="start", help="choose an earlier one")
+        return axis
+
+    def estimate(self, axis: TimeAxis, sizes: list[int]) -> SeriesEstimate:
+        """The estimate once sizes are known."""
+        report = self.report
+        cells = axis.steps * int(np.prod([int(n) for n in sizes], dtype=object))
+        used = report.rows - report.null_rows - report.before_start - report.null_values - report.nonfinite_values
+        return SeriesEstimate(
+            rows=report.rows,
+            steps=axis.steps,
+            modes=dict(zip(self.modes, map(int, sizes), strict=True)),
+            density=min(1.0, used / cells),
+            bytes=4 * cells,
+            freq=axis.freq_text,
+        )
+
+    def _recount(self, axis: TimeAxis) -> None:
+        """Values before the start are no values at all: count them as dropped rows only."""
+        counts = (f"count(*) FILTER ({value})" for value in (f"{self.value} IS NULL", f"NOT isfinite({self.value})"))
+        self.report.null_values, self.report.nonfinite_values = self.execute(
+            f"SELECT {', '.join(counts)} FROM {self.covered(axis)}"
+        )[0]
+
+    def _start(self, start: Any) -> tuple[int, int]:
+        """The tick of the declared start, and the same of the local clock."""
+        local = tick_sql("stamp", self.type, local=self.type == WITH_ZONE)
+        try:
+            found = self.cursor.execute(
+                f"SELECT {tick_sql('stamp', self.type)}, {local} FROM (SELECT CAST($1 AS {self.type}) AS stamp)",
+                [start],
+            ).fetchall()[0]
+        except (duckdb.ConversionException, duckdb.BinderException, duckdb.NotImplementedException) as error:
+            raise OptionError(
+                f"start = {start} is no {self.type}", key="start", help=f"give it as {self.time_name} is written"
+            ) from error
+        if found[0] is None:
+            raise OptionError(f"start = {start} is no point in time", key="start", help="give it a finite time")
+        return int(found[0]), int(found[1])
+
+    def _stamps(self, given: tuple[int, int] | None) -> Stamps:
+        tick = tick_sql(self.time, self.type)
+        local = tick_sql(self.time, self.type, local=True) if self.type == WITH_ZONE else tick
+        since = f" AND {tick} >= {given[0]}" if given is not None else ""
+        where = f"FROM {self.relation} WHERE {self.valid}{since}"
+        ends = f"max({tick}), max({local}), min({self.time})::VARCHAR, max({self.time})::VARCHAR"
+        last, last_local, first_text, last_text = self.execute(f"SELECT {ends} {where}")[0]
+        if last is None:
+            raise OptionError("no reading lies at or after start", key="start", help="choose an earlier start")
+        query = (
+            f"SELECT {tick} AS tick, {local} AS local, count(*) AS n {where} "
+            f"GROUP BY ALL ORDER BY 1 ASC LIMIT {_STAMPS}"
+        )
+        table: pa.Table = interruptible(self.cursor, lambda: self.cursor.sql(query).to_arrow_table())
+        ticks, locals_, rows = (table.column(name).to_numpy() for name in ("tick", "local", "n"))
+        return Stamps(
+            type=self.type,
+            zone=self.zone,
+            ticks=ticks,
+            local=locals_,
+            rows=rows,
+            last=int(last),
+            last_local=int(last_local),
+            shown=(first_text, last_text),
+        )
+
+
+def _zone(cursor: duckdb.DuckDBPyConnection) -> str:
+    """The session's time zone, which Arrow must know too."""
+    zone = str(cursor.execute("SELECT current_setting('TimeZone')").fetchall()[0][0])
+    try:
+        pc.local_timestamp(pa.array([0], pa.timestamp("us", tz=zone)))
+    except pa.ArrowInvalid as error:
+        raise OptionError(
+            f"the session's time zone {zone} has no known rules",
+            help="name a place, e.g. SET TimeZone = 'Europe/Berlin'",
+        ) from error
+    return zone

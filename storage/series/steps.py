@@ -1,0 +1,235 @@
+"""From stamps to an axis: what a declared step means, which step undeclared stamps have, and where the axis begins."""
+
+from __future__ import annotations
+
+import datetime
+from dataclasses import dataclass, replace
+from typing import Any
+
+import duckdb
+import numpy as np
+
+from graphlearn.errors import InputError, OptionError
+from graphlearn.storage.columns import literal
+from graphlearn.storage.series.axis import DAY, INTEGERS, WITH_ZONE, Freq, Ticks, TimeAxis, days_of_month
+
+REGULAR = 0.5
+"""This part of the stamps must lie on an inferred axis."""
+OCCUPIED = 0.05
+"""And this part of its steps must hold a stamp."""
+
+_WEEK = 7 * DAY
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stamps:
+    """The distinct stamps of a series in time order, with the rows of each. shape: ticks, local, rows: [n]
+
+    `local` are the ticks of the local clock, the same as `ticks` where the type has no zone. `last` is the end of the
+    whole series, of which the arrays may be the beginning only. `shown` are first and last for people.
+    """
+
+    type: str
+    zone: str | None
+    ticks: Ticks
+    local: Ticks
+    rows: Ticks
+    last: int
+    last_local: int
+    shown: tuple[str, str]
+
+
+def read_freq(cursor: duckdb.DuckDBPyConnection, freq: Any, type_name: str) -> Freq:
+    """The step that an option says: an interval's text ('1 month'), a timedelta, Arrow's month-day-nano, or a number.
+
+    Raises OptionError (key "freq") when it is zero, negative, of the wrong kind for the time type, or mixes months and
+    days.
+    """
+    help = "give freq a length, e.g. INTERVAL 5 MINUTE, INTERVAL 1 DAY or INTERVAL 1 MONTH"
+    if type_name in INTEGERS:
+        if isinstance(freq, bool) or not isinstance(freq, int):
+            raise OptionError(f"time is {type_name}, but freq = {freq}", key="freq", help="give freq a whole number")
+        if freq <= 0:
+            raise OptionError(f"freq = {freq} must be positive", key="freq", help="give freq at least 1")
+        return Freq(ticks=freq)
+    if isinstance(freq, str):
+        try:
+            table = cursor.sql(f"SELECT {literal(freq)}::INTERVAL AS freq").to_arrow_table()
+        except duckdb.ConversionException as error:
+            raise OptionError(f"freq = '{freq}' is no interval", key="freq", help=help) from error
+        freq = table.column("freq")[0].as_py()
+    if isinstance(freq, datetime.timedelta):
+        months, days, micros = 0, 0, freq // datetime.timedelta(microseconds=1)
+    elif all(hasattr(freq, part) for part in ("months", "days", "nanoseconds")):
+        months, days, micros = freq.months, freq.days, freq.nanoseconds // 1000
+    else:
+        raise OptionError(f"time is {type_name}, but freq = {freq} is no interval", key="freq", help=help)
+    ticks = days * DAY + micros
+    if months and ticks:
+        raise OptionError("freq mixes months with days", key="freq", help="use months or days, not both")
+    if months < 0 or ticks < 0 or months + ticks == 0:
+        parts = [f"{n} {unit}" for n, unit in ((months, "months"), (f"{ticks / DAY:g}" if ticks else 0, "days")) if n]
+        raise OptionError(f"freq = {' '.join(parts) or 0} must be positive", key="freq", help=help)
+    return Freq(months=months, ticks=ticks * (1000 if type_name == "TIMESTAMP_NS" else 1))
+
+
+def infer_freq(stamps: Stamps) -> Freq:
+    """The most common distance between neighbouring stamps: months, days of the calendar, or ticks."""
+    day = DAY * (1000 if stamps.type == "TIMESTAMP_NS" else 1)
+    if stamps.type in INTEGERS:
+        return Freq(ticks=_distance(stamps.ticks))
+    local = np.unique(stamps.local)
+    step = _distance(local) if len(local) > 1 else 0
+    if step < day:
+        return Freq(ticks=_distance(stamps.ticks))
+    if step >= 28 * day:
+        months = _as_months(stamps, day)
+        if months is not None:
+            return months
+    return Freq(ticks=step)
+
+
+def axis_type(type_name: str, freq: Freq) -> str:
+    """The type of the steps: that of the stamps, or TIMESTAMP where it is too coarse for the step."""
+    unit = {"DATE": DAY, "TIMESTAMP_S": 1_000_000, "TIMESTAMP_MS": 1000}.get(type_name, 1)
+    return "TIMESTAMP" if freq.ticks % unit else type_name
+
+
+def make_axis(stamps: Stamps, freq: Freq, *, given: tuple[int, int] | None, inferred: bool) -> TimeAxis:
+    """The axis of the stamps; `given` (a tick, and the same of the local clock) fixes its origin.
+
+    Otherwise the axis lies as most stamps do (every hour at :03, say); where no half of them agree, on the natural
+    grid: midnights, Mondays, firsts of months. Raises OptionError (key "freq") for a step so long that all stamps fall
+    into one, InputError for an inferred step that does not fit the stamps.
+    """
+    day = DAY * (1000 if stamps.type == "TIMESTAMP_NS" else 1)
+    months = bool(freq.months)
+    local = stamps.type == WITH_ZONE and (months or freq.ticks % DAY == 0)
+    ticks = stamps.local if local else stamps.ticks
+    last = stamps.last_local if local else stamps.last
+    start = None if given is None else given[local]
+    first = int(ticks.min())
+    axis = TimeAxis(type=axis_type(stamps.type, freq), freq=freq, start=0, steps=0, zone=stamps.zone, local=local)
+    if months:
+        anchor, moment = (_anchor(ticks, stamps.rows, day) if start is None else _place(start, day))[:2]
+        month, on = _months(ticks, anchor, moment, day)
+        phase = _phase(month, stamps.rows, freq.months, 0) if start is None else _month_of(start, day) % freq.months
+        on &= month % freq.months == phase
+        origin = int(month.min()) if start is None else _month_of(start, day)
+        origin -= (origin - phase) % freq.months
+        final = int(_months(np.array([last]), anchor, moment, day)[0][0])
+        axis = replace(axis, start=origin, steps=(final - origin) // freq.months + 1, day=anchor, time=moment)
+    else:
+        natural = 4 * day if stamps.type not in INTEGERS and freq.ticks % (7 * day) == 0 else 0
+        origin = first if start is None else start
+        phase = _phase(ticks, stamps.rows, freq.ticks, natural) if start is None else start % freq.ticks
+        origin -= (origin - phase) % freq.ticks
+        on = ticks % freq.ticks == phase
+        axis = replace(axis, start=origin, steps=(last - origin) // freq.ticks + 1)
+    _check_axis(axis, stamps, on, inferred)
+    return axis
+
+
+def _check_axis(axis: TimeAxis, stamps: Stamps, on: np.ndarray[Any, Any], inferred: bool) -> None:
+    begin, end = stamps.shown
+    if axis.steps < 1:
+        raise OptionError(f"start lies after the last reading ({end})", key="start", help="choose an earlier start")
+    if axis.steps == 1:
+        raise OptionError(
+            f"all readings ({begin} to {end}) fall into one step of freq = {axis.freq_text}",
+            key="freq",
+            help="declare a shorter freq, or one in the unit of the time column",
+        )
+    step = axis.freq.ticks
+    if not inferred:
+        if step and step % (30 * axis.per_day) == 0 and stamps.type not in INTEGERS:
+            _refuse_thirty_days(axis, stamps, on)
+        return
+    fits = float(np.mean(on))
+    span = step or axis.freq.months * 30 * axis.per_day
+    occupied = len(on) / max(1, int(stamps.ticks[-1] - stamps.ticks[0]) // span)
+    if fits < REGULAR or occupied < OCCUPIED:
+        what = (
+            f"only {fits:.0%} of the stamps fit it" if fits < REGULAR else f"it leaves {1 - occupied:.0%} steps empty"
+        )
+        raise InputError(
+            f"the stamps are irregular: their most common distance is {axis.freq_text}, but from {begin} to {end} "
+            f"{what}",
+            role="series",
+            help="leave outlying stamps out of the query, or declare the step, e.g. freq = INTERVAL 1 HOUR; stamps "
+            "then move to the start of their step",
+        )
+
+
+def _refuse_thirty_days(axis: TimeAxis, stamps: Stamps, on: np.ndarray[Any, Any]) -> None:
+    """Refuse 30 days for stamps of whole months: as a Python timedelta, INTERVAL 1 MONTH becomes 30 days."""
+    months = _as_months(stamps, axis.per_day) if not on.all() else None
+    if months is not None:
+        raise OptionError(
+            f"freq is {axis.freq_text}, but the stamps are {months.text(stamps.type)} apart",
+            key="freq",
+            help=f"say freq = '{months.text(stamps.type)}' (a Python timedelta cannot hold months)",
+        )
+
+
+def _distance(ticks: Ticks) -> int:
+    """The most common distance of neighbours, the smallest of equally common ones."""
+    distances = np.diff(ticks)
+    found, counts = np.unique(distances[distances > 0], return_counts=True)  # beyond 2^63 they wrap around
+    if not len(found):
+        raise InputError("the stamps are too far apart to be a series", role="series", help="declare freq")
+    return int(found[counts.argmax()])
+
+
+def _phase(ticks: Ticks, rows: Ticks, step: int, natural: int) -> int:
+    """The remainder modulo the step that at least half of the rows have, or the natural one."""
+    found, inverse = np.unique(ticks % step, return_inverse=True)
+    weights = np.bincount(inverse, rows)
+    best = int(weights.argmax())
+    return int(found[best]) if 2 * weights[best] >= rows.sum() else natural % step
+
+
+def _place(tick: int, day: int) -> tuple[int, int, bool]:
+    """(day of the month, ticks since midnight, is the month's last day) of one tick."""
+    days, within = divmod(tick, day)
+    date = np.datetime64(days, "D")
+    month = date.astype("datetime64[M]")
+    number = int((date - month.astype("datetime64[D]")).astype(np.int64)) + 1
+    return number, within, number == int(days_of_month(np.array([month]))[0])
+
+
+def _month_of(tick: int, day: int) -> int:
+    return int(np.datetime64(tick // day, "D").astype("datetime64[M]").astype(np.int64))
+
+
+def _months(ticks: Ticks, anchor: int, moment: int, day: int) -> tuple[Ticks, np.ndarray[Any, Any]]:
+    """The months whose steps hold the ticks, and whether each tick begins its step. shape: [n] -> [n], [n]"""
+    days, within = np.divmod(ticks, day)
+    months = days.astype("datetime64[D]").astype("datetime64[M]")
+    since = (days - months.astype("datetime64[D]").astype(np.int64)) * day + within
+    edge = (np.minimum(anchor, days_of_month(months)) - 1) * day + moment
+    return months.astype(np.int64) - (since < edge), since == edge
+
+
+def _anchor(ticks: Ticks, rows: Ticks, day: int) -> tuple[int, int, float]:
+    """Day of the month and time of the day where at least half of the rows lie, else (1, 0); the part of the rows."""
+    days, within = np.divmod(ticks, day)
+    months = days.astype("datetime64[D]").astype("datetime64[M]")
+    number = days - months.astype("datetime64[D]").astype(np.int64) + 1
+    candidates = [(1, 0)]
+    for numbers in (number, np.where(number == days_of_month(months), 31, number)):
+        found, inverse = np.unique(np.stack([numbers, within]), axis=1, return_inverse=True)
+        best = int(np.bincount(inverse.ravel(), rows).argmax())
+        candidates.append((int(found[0, best]), int(found[1, best])))
+    parts = [float(rows[_months(ticks, a, m, day)[1]].sum() / rows.sum()) for a, m in candidates]
+    best = int(np.argmax(parts))
+    return (*candidates[best], parts[best]) if parts[best] >= REGULAR else (1, 0, parts[0])
+
+
+def _as_months(stamps: Stamps, day: int) -> Freq | None:
+    """The step in months, when nine of ten stamps lie on one day and time of their months and most are equally far."""
+    anchor, moment, part = _anchor(stamps.local, np.ones_like(stamps.rows), day)
+    months = np.unique(_months(stamps.local, anchor, moment, day)[0])
+    if part < 0.9 or len(months) < 2:
+        return None
+    return Freq(months=_distance(months))

@@ -1,0 +1,1 @@
+"""Triples: ingest, report, splits, snapshot."""

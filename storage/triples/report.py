@@ -1,0 +1,68 @@
+"""What an ingest saw: the counts a person wants to know before trusting a model."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+from graphlearn.text import counted
+from graphlearn.types import Json
+
+
+@dataclass(kw_only=True)
+class IngestReport:
+    """Counts of one ingest.
+
+    rows = null_rows + duplicate_rows + leaked_rows + train + valid + test. `duplicate_rows` repeat a kept triple in its
+    split, `leaked_rows` repeat it in a lesser split (train > valid > test). `unseen_entities` and `unseen_relations`
+    occur in valid or test only. `moved_to_train` were drawn for hold-out but hold an entity or relation that train
+    would lack. `self_loops` (head = tail) are kept.
+    """
+
+    rows: int = 0
+    null_rows: int = 0
+    duplicate_rows: int = 0
+    leaked_rows: int = 0
+    self_loops: int = 0
+    moved_to_train: int = 0
+    entities: int = 0
+    relations: int = 0
+    train: int = 0
+    valid: int = 0
+    test: int = 0
+    unseen_entities: int = 0
+    unseen_relations: int = 0
+
+    def to_json(self) -> Json:
+        """All counts by name."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: Json) -> IngestReport:
+        """The report of a manifest; unknown names are ignored."""
+        return cls(**{name: value[name] for name in cls.__dataclass_fields__ if name in value})
+
+    def lines(self) -> list[str]:
+        """The report for people, one fact a line."""
+        return [
+            f"{self.rows:,} rows: {self.train:,} train, {self.valid:,} valid, {self.test:,} test triples",
+            f"{self.entities:,} entities, {self.relations:,} relations",
+            *(message for message, _ in self.notes()),
+        ]
+
+    def notes(self) -> list[tuple[str, str]]:
+        """(message, level) of what deserves a person's eye."""
+        found = [
+            (self.null_rows, "dropped {n} with a NULL head, relation or tail", "row", "warning"),
+            (self.duplicate_rows, "dropped {n}", "duplicate row", "info"),
+            (self.leaked_rows, "dropped {n}: the triple is in an earlier split too", "leaked row", "warning"),
+            (self.self_loops, "kept {n}: head and tail are the same entity", "self-loop", "info"),
+            (
+                self.moved_to_train,
+                "kept {n} in train: nothing else there shows its entities",
+                "held-out triple",
+                "info",
+            ),
+            (self.unseen_entities, "{n} in valid or test only: ranked, but never trained", "entity", "warning"),
+            (self.unseen_relations, "{n} in valid or test only: ranked, but never trained", "relation", "warning"),
+        ]
+        return [(text.format(n=counted(n, noun)), level) for n, text, noun, level in found if n]

@@ -1,0 +1,1 @@
+"""Small graphs, workspaces and requests that tests share."""

@@ -1,0 +1,308 @@
+"""Training of DHAN: every option, exact resumption, sampling, tasks, baselines and explanations."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from cases.hetero import blocks_graph, small_graph, small_task
+
+from graphlearn.errors import InputError, OptionError
+from graphlearn.models.dhan.classes import ClassTraining
+from graphlearn.models.dhan.embeddings import EmbeddingTraining
+from graphlearn.models.dhan.explain import explain
+from graphlearn.models.dhan.links import LinkTraining
+from graphlearn.models.dhan.options import DhanOptions
+from graphlearn.models.dhan.sampler import Sampler
+from graphlearn.models.dhan.tasks import make_training
+from graphlearn.models.hetero.baselines import baselines, fit
+from graphlearn.models.hetero.graph import (
+    HeteroGraph,
+    LinkRanking,
+    MultiLabel,
+    NodeType,
+    Relation,
+    Unsupervised,
+    random_split,
+)
+
+SMALL = {"hidden": 8, "heads": 2, "epochs": 3, "device": "cpu", "highway": False}
+CHANGES = {
+    "published": True,
+    "hidden": 16,
+    "heads": 4,
+    "layers": 2,
+    "attention": "linear",
+    "mask": False,
+    "reverse": False,
+    "fusion": "gate",
+    "jumping": False,
+    "hops": 1,
+    "restart": 0.2,
+    "highway": True,
+    "hop_labels": False,
+    "weighting": "mean",
+    "input_dropout": 0.0,
+    "dropout": 0.0,
+    "attention_dropout": 0.0,
+    "fanout": (2, 2),
+    "learning_rate": 0.1,
+    "weight_decay": 0.9,
+    "similar": 3,
+    "averaging": 0.0,
+    "seed": 1,
+}
+ELSEWHERE = {
+    "batch_size",  # test_sampled_batches
+    "negatives",  # test_links
+    "candidates",
+    "epochs",  # the loop's
+    "evaluate_every",
+    "patience",
+    "checkpoint_seconds",
+    "device",
+    "threads",
+}
+
+
+def trained(options: DhanOptions, epochs: int = 2) -> ClassTraining:
+    graph = small_graph()
+    training = ClassTraining(graph, small_task(graph), options)
+    for epoch in range(epochs):
+        training.train_epoch(epoch)
+    return training
+
+
+def test_every_option_is_tested() -> None:
+    assert set(CHANGES) | ELSEWHERE == set(DhanOptions.__dataclass_fields__)
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_every_option_changes_something(name: str) -> None:
+    given = SMALL | {name: CHANGES[name]}
+    if name == "published":
+        del given["heads"]
+    nodes = np.arange(24)
+    before = trained(DhanOptions(**SMALL)).probabilities(nodes)
+    after = trained(DhanOptions(**given)).probabilities(nodes)
+    assert np.abs(before - after).max() > 1e-6
+
+
+@pytest.mark.parametrize("fusion", ["sequential", "concat", "gate"])
+@pytest.mark.parametrize("attention", ["linear", "gat", "gatv2"])
+def test_forms_differ_and_learn(fusion: str, attention: str) -> None:
+    given = {"fusion": fusion, "attention": attention, "dropout": 0.0, "input_dropout": 0.0, "learning_rate": 0.02}
+    training = trained(DhanOptions(**SMALL | given), epochs=0)
+    losses = [training.train_epoch(epoch) for epoch in range(40)]
+    assert losses[-1] < 0.8 * losses[0]
+
+
+@pytest.mark.parametrize("fanout", [(), (2, 2)])
+@pytest.mark.parametrize("kind", ["classes", "links", "embeddings"])
+def test_a_resumed_training_goes_on_bit_for_bit(kind: str, fanout: tuple[int, ...]) -> None:
+    graph = small_graph()
+    options = DhanOptions(**SMALL, fanout=fanout, batch_size=8)
+    task = {
+        "classes": small_task(graph),
+        "links": LinkRanking("writes", random_split(50, (0.6, 0.2, 0.2), 0)),
+        "embeddings": Unsupervised("paper", small_task(graph).labels),
+    }[kind]
+    whole = make_training(graph, task, options)
+    whole.train_epoch(0)
+    again = make_training(graph, task, options, whole.state())
+    assert [whole.step(1, i) for i in range(whole.steps_per_epoch)] == [
+        again.step(1, i) for i in range(again.steps_per_epoch)
+    ]
+    assert whole.score() == again.score()
+    served = make_training(graph, task, options, whole.weights())
+    assert (served.embeddings("paper") == whole.embeddings("paper")).all()
+    assert served.evaluate("test") == whole.evaluate("test")
+
+
+def test_no_label_but_the_train_part_is_seen() -> None:
+    graph = small_graph()
+    task = small_task(graph)
+    hidden = np.where(task.split == 0, task.labels, (task.labels + 1) % 3)
+    options = DhanOptions(**SMALL)
+    a, b = ClassTraining(graph, task, options), ClassTraining(graph, replace(task, labels=hidden), options)
+    torch.testing.assert_close(a.shown, b.shown)
+    assert a.shown.abs().max() > 0
+
+
+def test_label_channels_do_not_leak_a_nodes_own_label() -> None:
+    graph = small_graph()
+    task = small_task(graph)
+    shown = ClassTraining(graph, task, DhanOptions(**SMALL)).shown
+    for node in np.flatnonzero(task.split == 0):
+        labels = task.labels.copy()
+        labels[node] = (labels[node] + 1) % 3
+        other = ClassTraining(graph, replace(task, labels=labels), DhanOptions(**SMALL)).shown
+        torch.testing.assert_close(other[node], shown[node])
+
+
+def test_the_whole_neighbourhood_gives_the_states_of_the_whole_graph() -> None:
+    options = DhanOptions(**SMALL)
+    graph = small_graph()
+    whole = ClassTraining(graph, small_task(graph), options)
+    parts = ClassTraining(graph, small_task(graph), replace(options, fanout=(99,) * 4, batch_size=5))
+    parts.load(whole.weights())
+    nodes = np.array([7, 3, 3, 20, 11, 0, 1])
+    np.testing.assert_allclose(whole.embeddings("paper", nodes), parts.embeddings("paper", nodes), atol=1e-5)
+
+
+def test_sampled_batches() -> None:
+    graph = small_graph()
+    training = ClassTraining(graph, small_task(graph), DhanOptions(**SMALL, fanout=(2,), batch_size=5))
+    assert training.steps_per_epoch == -(-len(training.train) // 5)
+    sampler = training.sampler
+    assert isinstance(sampler, Sampler)
+    seeds = {"paper": np.array([1, 4, 9])}
+    nodes, arrows = sampler.sample(seeds, (2,), np.random.default_rng(0))
+    again, same = sampler.sample(seeds, (2,), np.random.default_rng(0))
+    assert nodes["paper"][:3].tolist() == [1, 4, 9]
+    for t, ids in nodes.items():
+        assert (ids == again[t]).all()
+        assert len(np.unique(ids)) == len(ids)
+    for c, a in arrows.items():
+        assert (a.edge == same[c].edge).all()
+        relation = training.graph.relation(c.relation)
+        if not c.hub:
+            assert np.bincount(a.dst, minlength=1).max() <= 2
+            src, dst = (relation.dst, relation.src) if c.back else (relation.src, relation.dst)
+            assert (nodes[c.source][a.src] == src[a.edge]).all()
+            assert (nodes[c.target][a.dst] == dst[a.edge]).all()
+
+
+def test_multi_label() -> None:
+    graph, single = blocks_graph()
+    labels = np.eye(3, dtype=bool)[single.labels]
+    labels[:, 2] |= labels[:, 0]
+    task = MultiLabel("node", labels, single.split)
+    training = make_training(graph, task, DhanOptions(hidden=16, heads=2, epochs=60, device="cpu"))
+    fit(training)
+    found = baselines(graph, task, training.options)
+    assert training.evaluate("test")["macro_f1"] > found["majority"]["test"]["macro_f1"] + 0.2
+
+
+def test_the_graph_beats_the_perceptron_and_that_beats_the_majority() -> None:
+    graph, task = blocks_graph()
+    training = make_training(graph, task, DhanOptions(hidden=16, heads=2, epochs=60, device="cpu"))
+    fit(training)
+    found = baselines(graph, task, training.options)
+    ours, mlp, majority = (
+        f["macro_f1"] for f in (training.evaluate("test"), found["MLP"]["test"], found["majority"]["test"])
+    )
+    assert ours > mlp + 0.1 > majority + 0.2
+    assert training.evaluate("test")["nodes"] == (task.split == 2).sum()
+
+
+@pytest.mark.parametrize("fanout", [(), (10, 10, 10)])
+def test_links(fanout: tuple[int, ...]) -> None:
+    graph, _ = blocks_graph()
+    split = random_split(len(graph.relation("friend")), (0.8, 0.1, 0.1), 0)
+    task = LinkRanking("friend", split)
+    options = DhanOptions(
+        hidden=16, heads=2, epochs=25, fanout=fanout, batch_size=200, negatives=50, learning_rate=0.02, device="cpu"
+    )
+    training = make_training(graph, task, options)
+    assert isinstance(training, LinkTraining)
+    kept = training.arrows[training.channels[1]].edge
+    assert (split[kept] == 0).all()
+    for epoch in range(options.epochs):
+        training.train_epoch(epoch)
+    figures = training.evaluate("test")
+    assert figures["auc"] > 0.6
+    assert figures["auc"] > baselines(graph, task, options)["degree"]["test"]["auc"]
+    nodes = np.array([3, 0])
+    targets, scores = training.predict(nodes, k=4)
+    assert targets.shape == scores.shape == (2, 4)
+    r = graph.relation("friend")
+    assert not set(targets[0]) & ({3} | set(r.dst[r.src == 3]))
+    np.testing.assert_allclose(
+        training.pair_scores(nodes.repeat(4), targets.ravel()), scores.ravel(), rtol=1e-4, atol=1e-4
+    )
+    few = make_training(graph, task, replace(options, candidates=20), training.weights())
+    assert few.evaluate("test")["mrr"] > figures["mrr"]
+    assert "20 random node" in few.protocol
+
+
+def test_embeddings() -> None:
+    graph, task = blocks_graph()
+    options = DhanOptions(hidden=16, heads=2, epochs=25, device="cpu", negatives=50, learning_rate=0.02)
+    training = make_training(graph, Unsupervised("node", task.labels), options)
+    assert isinstance(training, EmbeddingTraining)
+    fit(training)
+    figures = training.evaluate("test")
+    assert figures["auc"] > 0.6
+    assert figures["nmi"] > 0.2
+    assert training.embeddings("node").shape == (300, 16)
+
+
+@pytest.mark.parametrize("fanout", [(), (50, 50)])
+@pytest.mark.parametrize("fusion", ["sequential", "gate"])
+def test_explanations_add_up(fanout: tuple[int, ...], fusion: str) -> None:
+    graph = small_graph()
+    training = ClassTraining(graph, small_task(graph), DhanOptions(**SMALL, fanout=fanout, fusion=fusion))
+    training.train_epoch(0)
+    rows = explain(training, "paper", np.array([1, 5]), top=100)
+    for node in (1, 5):
+        own = [r for r in rows if r.node == node]
+        assert sum(r.weight for r in own if r.kind == "relation") == pytest.approx(1, abs=1e-4)
+        for relation in {(r.relation, r.back) for r in own if r.kind == "neighbour"}:
+            shares = [r.weight for r in own if r.kind == "neighbour" and (r.relation, r.back) == relation]
+            assert sum(shares) == pytest.approx(1, abs=1e-4)
+        writers = {r.neighbour for r in own if r.kind == "neighbour" and r.relation == "writes"}
+        writes = graph.relation("writes")
+        assert writers == set(writes.src[writes.dst == node].tolist())
+        hubs = graph.relation("topic")
+        shared = set(hubs.src[np.isin(hubs.dst, hubs.dst[hubs.src == node])].tolist())
+        assert {r.neighbour for r in own if r.kind == "neighbour" and r.relation == "topic"} == shared
+
+
+def test_what_cannot_be_learnt_is_refused() -> None:
+    graph = small_graph()
+    task = small_task(graph)
+    for bad, words in (
+        (replace(task, labels=np.zeros(24, np.int64)), "one class"),
+        (replace(task, split=np.where(task.split == 2, -1, task.split)), "test part"),
+        (replace(task, type="film"), "no node type film"),
+        (LinkRanking("topic", np.zeros(30, np.int8)), "hub table"),
+    ):
+        with pytest.raises(InputError, match=words):
+            make_training(graph, bad, DhanOptions(**SMALL))
+    with pytest.raises(InputError, match="no edges"):
+        make_training(HeteroGraph((NodeType("a", 3),), ()), Unsupervised(), DhanOptions(**SMALL))
+
+
+@pytest.mark.parametrize(
+    ("given", "key"),
+    [
+        ({"hidden": 10, "heads": 4}, "hidden"),
+        ({"dropout": 1.0}, "dropout"),
+        ({"fanout": (0,)}, "fanout"),
+        ({"learning_rate": 0.0}, "learning_rate"),
+        ({"published": True, "attention": "gatv2"}, "attention"),
+        ({"restart": float("nan")}, "restart"),
+    ],
+)
+def test_options_are_checked(given: dict, key: str) -> None:
+    with pytest.raises(OptionError) as caught:
+        DhanOptions(**given)
+    assert caught.value.key == key
+
+
+def test_a_type_without_edges_or_features() -> None:
+    graph = HeteroGraph(
+        (NodeType("a", 8), NodeType("lonely", 3)), (Relation("r", "a", "a", np.arange(7), np.arange(1, 8)),)
+    )
+    task = small_task(HeteroGraph((NodeType("paper", 8),), ()))
+    training = make_training(graph, replace(task, type="a"), DhanOptions(**SMALL))
+    training.train_epoch(0)
+    assert training.embeddings("lonely").shape == (3, 8)
+    alone = make_training(
+        graph, replace(task, type="lonely", labels=np.array([0, 1, 0]), split=np.array([0, 0, 2])), DhanOptions(**SMALL)
+    )
+    alone.train_epoch(0)
+    assert alone.evaluate("test")["nodes"] == 1

@@ -1,0 +1,202 @@
+"""The fused step against autograd, independence of threads, and that every option does something."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from cases.kge import FUSED, MODELS, graph, scorer
+
+from graphlearn.models.kge.batches import Sampler
+from graphlearn.models.kge.engine import AutogradEngine, Engine, make_engine
+from graphlearn.models.kge.fused import FusedEngine
+from graphlearn.models.kge.options import KgeOptions
+from graphlearn.models.kge.scorer import Scorer
+from graphlearn.types import Side
+
+E, R = 40, 5
+
+
+def run(engine: Engine, epochs: int = 2) -> list[float]:
+    sampler = Sampler(graph(), E, R, engine.options)
+    losses = [
+        engine.step(batch, engine.options.learning_rate) for epoch in range(epochs) for batch in sampler.epoch(epoch)
+    ]
+    engine.close()
+    return losses
+
+
+def fresh(kind: type[Engine], s: Scorer) -> Engine:
+    return kind(s, E, R, torch.device("cpu"))
+
+
+VARIANTS: list[dict[str, Any]] = [
+    {"loss": "softmax"},
+    {"loss": "logistic", "margin": 4.0, "adversarial_temperature": 1.0, "sides": "alternate"},
+    {"loss": "margin", "margin": 2.0, "filter_negatives": True},
+    {"loss": "bce", "margin": 1.0},
+    {"loss": "softmax", "optimizer": "row_adam", "learning_rate": 0.01, "filter_negatives": True},
+    {"loss": "softmax", "reciprocal": True, "regularization": 0.01, "degree_exponent": 0.75},
+    {"loss": "softmax", "regularizer": "l2", "regularization": 0.01, "sides": "tail"},
+    {"loss": "softmax", "regularizer": "dura", "regularization": 0.02, "reciprocal": True},
+]
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=lambda v: "-".join(str(x) for x in v.values()))
+@pytest.mark.parametrize("model", [*FUSED, "transe-l2"])
+def test_fused_equals_autograd(model: str, variant: dict[str, Any]) -> None:
+    name, extra = (model[:-3], {"norm": 2}) if model.endswith("-l2") else (model, {})
+    # row-wise state by default: Adagrad's first move per entry is the sign of a sum that may be rounding noise
+    if "sides" in variant:
+        extra = {**extra, "reciprocal": False}
+    s = scorer(name, **({"optimizer": "row_adagrad"} | variant | extra))
+    reference, fused = fresh(AutogradEngine, s), fresh(FusedEngine, s)
+    expected, got = run(reference), run(fused)
+    np.testing.assert_allclose(got, expected, rtol=1e-4)
+    for key, value in reference.weights().items():
+        torch.testing.assert_close(fused.weights()[key], value, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("model", FUSED)
+def test_one_step_gradient_to_1e_5(model: str) -> None:
+    s = scorer(model, regularization=0.01)
+    engines = [fresh(AutogradEngine, s), fresh(FusedEngine, s)]
+    before = engines[0].entities.clone()
+    for engine in engines:
+        sampler = Sampler(graph(), E, R, engine.options)
+        engine.step(next(iter(sampler.epoch(0))), 0.1)
+        engine.close()
+    moved = [engine.entities - before for engine in engines]
+    assert moved[0].abs().max() > 1e-3
+    torch.testing.assert_close(moved[0], moved[1], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("model", ["complex", "rotate", "transe"])
+def test_threads_do_not_change_a_bit(model: str) -> None:
+    one, three = (fresh(FusedEngine, scorer(model, threads=n)) for n in (1, 3))
+    assert run(one) == run(three)
+    assert torch.equal(one.entities, three.entities)
+    assert torch.equal(one.relations, three.relations)
+
+
+def test_one_vs_all_equals_sampling_everybody() -> None:
+    """Softmax over all entities, grouped by query, is the plain cross-entropy of each triple."""
+    train = graph()
+    s = scorer("complex", negatives=0, batch_size=10_000, sides="tail")
+    engine = AutogradEngine(s, E, R, torch.device("cpu"))
+    entities, relations = engine.entities.clone(), engine.relations.clone()
+    sampler = Sampler(train, E, R, s.options)
+    loss = engine.step(next(iter(sampler.epoch(0))), 0.1)
+    pairs = np.unique(np.stack([train.heads, train.relations, train.tails]), axis=1)
+    h, r, t = (torch.from_numpy(c).long() for c in pairs)
+    scores = s.score(entities[h], relations[r], entities, "sp_")
+    expected = torch.nn.functional.cross_entropy(scores, t, reduction="sum")
+    assert loss == pytest.approx(float(expected), rel=1e-4)
+
+
+@pytest.mark.parametrize("model", ["rescal", "complex"])
+def test_dura_penalises_entities_and_queries(model: str) -> None:
+    """Zhang, Cai and Wang 2020, equation 6: |h|^2 + |h R|^2 + |t|^2 for each triple, on top of the loss."""
+    train, weight = graph(), 0.01
+    losses = []
+    for regularization in (0.0, weight):
+        s = scorer(
+            model, negatives=0, batch_size=10_000, reciprocal=True, regularizer="dura", regularization=regularization
+        )
+        engine = AutogradEngine(s, E, R, torch.device("cpu"))
+        entities, relations = engine.entities.clone(), engine.relations.clone()
+        batch = next(iter(Sampler(train, E, R, s.options).epoch(0)))
+        losses.append(engine.step(batch, 0.1))
+    flip = batch.side is Side.HEAD
+    pairs = np.unique(np.stack([train.heads, train.relations, train.tails]), axis=1)
+    h, r, t = (torch.from_numpy(c).long() for c in pairs)
+    if flip:
+        h, r, t = t, r + R, h
+    query = s.project(entities[h], s.prepare(relations[r]), Side.TAIL, {})
+    expected = weight * (entities[h].square().sum() + entities[t].square().sum() + query.square().sum())
+    assert losses[1] - losses[0] == pytest.approx(float(expected), rel=1e-3)
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("negatives", [0, 20])
+def test_every_model_learns(model: str, negatives: int) -> None:
+    loss = {"loss": "softmax"}
+    s = scorer(model, negatives=negatives, dim=16, optimizer="adagrad", learning_rate=0.1, **loss)
+    losses = run(make_engine(s, E, R), epochs=12)
+    assert sum(losses[-10:]) < 0.9 * sum(losses[:10])
+
+
+CHANGES: dict[str, dict[str, Any]] = {
+    "dim": {"dim": 12},
+    "batch_size": {"batch_size": 50},
+    "chunk_size": {"chunk_size": 30},
+    "negatives": {"negatives": 11},
+    "negative_sampling": {"negative_sampling": "independent"},
+    "degree_exponent": {"degree_exponent": 1.0},
+    "filter_negatives": {"filter_negatives": True},
+    "sides": {"sides": "head"},
+    "reciprocal": {"reciprocal": True},
+    "loss": {"loss": "bce"},
+    "margin": {"loss": "logistic", "margin": 2.0},
+    "adversarial_temperature": {"loss": "logistic", "adversarial_temperature": 2.0},
+    "regularizer": {"regularizer": "l2", "regularization": 0.1},
+    "regularization": {"regularization": 0.1},
+    "entity_dropout": {"entity_dropout": 0.3},
+    "relation_dropout": {"relation_dropout": 0.3},
+    "query_dropout": {"query_dropout": 0.3},
+    "optimizer": {"optimizer": "row_adam"},
+    "learning_rate": {"learning_rate": 0.2},
+    "init_scale": {"init_scale": 0.3},
+    "precision": {"precision": "bfloat16"},
+    "seed": {"seed": 1},
+}
+ELSEWHERE = {  # options of the loop around the engine, tested in test_training.py and test_create.py
+    "epochs", "schedule", "evaluate_every", "evaluate_at_most", "patience", "test_fraction", "valid_fraction",
+    "checkpoint_seconds", "device", "threads",
+}  # fmt: skip
+
+
+def test_every_option_is_tested() -> None:
+    assert set(CHANGES) | ELSEWHERE == {f.name for f in fields(KgeOptions)}
+
+
+@pytest.mark.parametrize("option", CHANGES)
+def test_every_option_changes_the_result(option: str) -> None:
+    change = CHANGES[option]
+    base: dict[str, Any] = {}
+    if option in ("margin", "adversarial_temperature"):
+        base = {"loss": "logistic"}
+    elif option == "regularizer":
+        base = {"regularizer": "n3", "regularization": 0.1}
+    plain, changed = (make_engine(scorer("complex", **o), E, R) for o in (base, change))
+    run(plain, 1)
+    run(changed, 1)
+    same = plain.entities.shape == changed.entities.shape and torch.equal(plain.entities, changed.entities)
+    assert not same
+
+
+@pytest.mark.parametrize(("model", "option"), [("transe", {"norm": 2}), ("tucker", {"relation_dim": 3})])
+def test_model_options_change_the_result(model: str, option: dict[str, Any]) -> None:
+    plain, changed = (make_engine(scorer(model, **o), E, R) for o in ({}, option))
+    assert run(plain, 1) != run(changed, 1)
+
+
+def test_checkpointed_state_continues_exactly() -> None:
+    s = scorer("rotate", optimizer="row_adam")
+    whole = fresh(FusedEngine, s)
+    run(whole, 3)
+    first = fresh(FusedEngine, s)
+    run(first, 1)
+    saved = {k: v.clone() for k, v in first.state().items()}
+    second = fresh(FusedEngine, s)
+    second.load(saved)
+    sampler = Sampler(graph(), E, R, s.options)
+    for epoch in (1, 2):
+        for batch in sampler.epoch(epoch):
+            second.step(batch, s.options.learning_rate)
+    second.close()
+    assert torch.equal(whole.entities, second.entities)
+    assert torch.equal(whole.relations, second.relations)

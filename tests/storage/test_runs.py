@@ -1,0 +1,184 @@
+"""Run folders: readable while they grow and after any crash."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+from cases.storage import die_at, in_child, limited_file_size
+
+from graphlearn.errors import UserError, WorkspaceError
+from graphlearn.events import Note, Step
+from graphlearn.storage.runs import RunFolder, latest_resumable, list_runs
+
+
+def create(folder: Path, model: str = "kg.medical") -> RunFolder:
+    return RunFolder.create(folder, model, "CREATE MODEL é", {"dim": 3, "margin": float("inf")})
+
+
+def test_a_run_from_start_to_end(tmp_path: Path) -> None:
+    run = create(tmp_path)
+    assert run.path == tmp_path / "runs" / run.id
+    assert run.id.split("-", 1)[1] == "kg.medical"
+    assert (run.path / "job.sql").read_text() == "CREATE MODEL é"
+    assert json.loads((run.path / "config.json").read_text()) == {"dim": 3, "margin": None}
+    assert run.checkpoints.is_dir()
+    info = run.info()
+    assert (info["status"], info["pid"], info["model"], info["run"]) == ("running", os.getpid(), "kg.medical", run.id)
+    run.append(Note(message="two\nlines"))
+    run.append(Step(epoch=1, epochs=2, step=5, steps=9, loss=float("nan"), triples_per_second=1.0, eta_seconds=2.0))
+    assert [event["event"] for event in RunFolder.open(tmp_path, run.id).events()] == ["note", "step"]
+    assert [event.get("loss") for event in run.events()] == [None, None]
+    run.update(epoch=1, loss=0.5)
+    assert RunFolder.open(tmp_path, run.id).info()["loss"] == 0.5
+    run.update(status="done", version=3, metrics={"mrr": 0.3})
+    info = RunFolder.open(tmp_path, run.id).info()
+    assert (info["status"], info["version"], info["epoch"]) == ("done", 3, 1)
+    assert info["finished_at"] >= info["started_at"]
+    run.close()
+    run.close()
+    assert run.info()["status"] == "done"
+
+
+def test_runs_of_one_second_have_ids_of_their_own(tmp_path: Path) -> None:
+    runs = [create(tmp_path, name) for name in ("m", "m", "m", "a/b", "日本" * 60)]
+    assert len({run.id for run in runs}) == 5
+    started = [info["started_at"] for info in list_runs(tmp_path)]
+    assert started == sorted(started, reverse=True)
+    assert {info["model"] for info in list_runs(tmp_path)} == {"m", "a/b", "日本" * 60}
+    assert {info["status"] for info in list_runs(tmp_path)} == {"running"}
+
+
+def test_no_runs(tmp_path: Path) -> None:
+    assert list_runs(tmp_path) == []
+    assert latest_resumable(tmp_path, "m") is None
+    with pytest.raises(UserError) as caught:
+        RunFolder.open(tmp_path, "x")
+    assert caught.value.help == "nothing has run in this workspace yet"
+
+
+def test_a_missing_run_names_the_nearest(tmp_path: Path) -> None:
+    run = create(tmp_path)
+    with pytest.raises(UserError) as caught:
+        RunFolder.open(tmp_path, run.id[:-1])
+    assert caught.value.message == f'there is no run "{run.id[:-1]}"'
+    assert caught.value.help == f"did you mean: {run.id}?"
+    for outside in ("..", "", ".staging", "../runs"):
+        with pytest.raises(UserError):
+            RunFolder.open(tmp_path, outside)
+
+
+def test_a_run_belongs_to_one_process(tmp_path: Path) -> None:
+    run = create(tmp_path)
+    other = RunFolder.open(tmp_path, run.id)
+    with pytest.raises(WorkspaceError, match=f'run "{run.id}" is in use by process {os.getpid()}'):
+        other.update(epoch=3)
+    with pytest.raises(WorkspaceError, match="in use"):
+        other.append(Note(message="x"))
+    run.close()
+    other.update(status="running", epoch=4)
+    assert run.info()["epoch"] == 4
+    assert run.info()["status"] == "running"
+
+
+def test_a_killed_run_is_recognised_and_can_be_resumed(tmp_path: Path) -> None:
+    def start() -> RunFolder:
+        run = create(tmp_path)
+        run.append(Note(message="begun"))
+        run.update(epoch=7)
+        return run
+
+    with in_child(start) as pid:
+        (info,) = list_runs(tmp_path)
+        assert (info["status"], info["pid"]) == ("running", pid)
+        assert latest_resumable(tmp_path, "kg.medical") is None
+        os.kill(pid, signal.SIGKILL)
+    (info,) = list_runs(tmp_path)
+    assert info["status"] == "killed"
+    assert info["message"] == f"process {pid} ended without a word"
+    assert latest_resumable(tmp_path, "kg.medical") is None  # nothing to continue from
+    run = RunFolder.open(tmp_path, info["run"])
+    assert not run.resumable
+    (run.checkpoints / ".half").touch()
+    assert not run.resumable
+    (run.checkpoints / "7").touch()
+    assert run.resumable
+    found = latest_resumable(tmp_path, "KG.Medical")
+    assert found is not None
+    assert found.id == run.id
+    assert latest_resumable(tmp_path, "other") is None
+    run.update(status="running")
+    assert run.info()["pid"] == os.getpid()
+    assert run.info()["epoch"] == 7
+    run.append(Note(message="again"))
+    assert [event["message"] for event in run.events()] == ["begun", "again"]
+
+
+def test_a_resumed_run_has_no_end_yet(tmp_path: Path) -> None:
+    run = create(tmp_path)
+    run.update(status="interrupted")
+    assert "finished_at" in run.info()
+    run.update(status="running")
+    assert "finished_at" not in run.info()
+
+
+def test_a_line_cut_by_a_crash_is_left_out_and_closed(tmp_path: Path) -> None:
+    run = create(tmp_path)
+    run.append(Note(message="whole"))
+    run.close()
+    with open(run.path / "events.jsonl", "ab") as file:
+        file.write(b'{"event": "note", "mess')
+    assert [event["message"] for event in run.events()] == ["whole"]
+    run.append(Note(message="next"))
+    assert [event["message"] for event in run.events()] == ["whole", "next"]
+
+
+def test_damaged_state_is_shown_not_raised(tmp_path: Path) -> None:
+    good, bad = create(tmp_path), create(tmp_path)
+    bad.close()
+    (bad.path / "run.json").write_text("{")
+    listed = {info["run"]: info["status"] for info in list_runs(tmp_path)}
+    assert listed == {good.id: "running", bad.id: "damaged"}
+    with pytest.raises(WorkspaceError, match="is damaged"):
+        bad.update(epoch=1)
+
+
+def test_a_full_disk(tmp_path: Path) -> None:
+    run = create(tmp_path)
+    run.append(Note(message="first"))
+    size = (run.path / "events.jsonl").stat().st_size
+    with limited_file_size(size + 10), pytest.raises(WorkspaceError, match="the disk is full"):
+        run.append(Note(message="second"))
+    assert (run.path / "events.jsonl").stat().st_size == size
+    with limited_file_size(10), pytest.raises(WorkspaceError, match="the disk is full"):
+        run.update(status="failed")
+    assert run.info()["status"] == "running"
+    with limited_file_size(10), pytest.raises(WorkspaceError, match="the disk is full"):
+        create(tmp_path)
+    assert len(list_runs(tmp_path)) == 1
+    run.append(Note(message="third"))
+    assert [event["message"] for event in run.events()] == ["first", "third"]
+
+
+def test_killed_at_any_file_operation(tmp_path: Path) -> None:
+    def work() -> None:
+        run = create(tmp_path / str(step))
+        run.append(Note(message="x"))
+        run.update(status="done")
+        run.close()
+
+    seen, step = set(), 0
+    while True:
+        step += 1
+        killed = die_at(step, work)
+        infos = list_runs(tmp_path / str(step))
+        seen |= {info["status"] for info in infos} or {"absent"}
+        create(tmp_path / str(step), "next").close()
+        runs = tmp_path / str(step) / "runs"
+        assert {entry.name for entry in (runs / ".staging").iterdir()} == {".lock"}
+        if not killed:
+            break
+    assert seen == {"absent", "killed", "done"}
