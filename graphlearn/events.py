@@ -64,7 +64,7 @@ class PhaseFinished(Event):
 class Step(Event):
     """Training progress, about once a second. `loss` is the mean per training example since the epoch began.
 
-    `triples_per_second` counts training examples; `unit` says what they are (triples, or windows of a series).
+    `unit` says what the training examples are: triples, windows of a series, nodes.
     """
 
     epoch: int
@@ -72,10 +72,10 @@ class Step(Event):
     step: int
     steps: int
     loss: float
-    triples_per_second: float
+    examples_per_second: float
     eta_seconds: float
     epoch_done: bool = False
-    unit: str = "triples"
+    unit: str
 
 
 @dataclass(frozen=True, kw_only=True)

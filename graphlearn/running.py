@@ -16,7 +16,7 @@ from graphlearn.errors import GraphLearnError, UserError, did_you_mean
 
 if TYPE_CHECKING:
     from graphlearn.events import Emit, Event
-    from graphlearn.jobs.create import ModelResult
+    from graphlearn.jobs.request import ModelResult
     from graphlearn.printing import Format
     from graphlearn.session import Result, Session
     from graphlearn.sql.statements import Statement
@@ -51,7 +51,7 @@ class Printer:
 
     def print(self, result: Result) -> None:
         """Print rows, a plan of DuckDB's, or what became of a model."""
-        from graphlearn.jobs.create import DropResult, ModelResult
+        from graphlearn.jobs.request import DropResult, ModelResult
         from graphlearn.printing import print_explained, print_relation, print_rows_event, to_json_line
         from graphlearn.storage.interrupt import interruptible
 
@@ -229,7 +229,8 @@ def resume_command(folder: Path, run_id: str | None) -> str:
 
 def draw(session: Session, result: ModelResult, talk: bool) -> None:
     """Draw the run's picture unless it is there, and say where. A picture that fails does not fail the job."""
-    from graphlearn.report import PICTURE, can_draw, draw_report
+    from graphlearn.jobs.drawing import can_draw
+    from graphlearn.report import PICTURE, draw_report
     from graphlearn.storage.artifacts import ArtifactStore
 
     store = ArtifactStore(session.workspace.folder)

@@ -34,14 +34,13 @@ from graphlearn.sql.rehearsal import PlannedModel, plan, rehearse
 from graphlearn.sql.source import Source
 from graphlearn.sql.statements import CreateModel, DropModel, ExplainModel, Passthrough, Statement
 from graphlearn.storage.artifacts import Artifact, fold
-from graphlearn.storage.interrupt import interruptible
 from graphlearn.storage.runs import RunFolder
 from graphlearn.storage.workspace import Workspace
 
 if TYPE_CHECKING:
     import duckdb
 
-    from graphlearn.jobs.create import DropResult, ModelResult
+    from graphlearn.jobs.request import DropResult, ModelResult
 
     Result: TypeAlias = duckdb.DuckDBPyRelation | ModelResult | DropResult | None
     Show: TypeAlias = Callable[[Statement, Result], None]
@@ -53,8 +52,8 @@ a bare word; other values are taken as they are."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Wish:
-    """How the models of a text are to be trained."""
+class RunOptions:
+    """How the models of a text are to be trained; see `Session.sql`."""
 
     force: bool = False
     resume: str | None = None
@@ -104,9 +103,9 @@ class Session:
         source = Source("<sql>", text)
         statements = parse(source)
         binder, overrides = self._bound_to(sys._getframe(1), statements, overrides)
-        wish = _Wish(force=force, resume=resume, overrides=overrides)
+        options = RunOptions(force=force, resume=resume, overrides=overrides)
         for number, statement in enumerate(statements, 1):
-            result = self._execute(binder, statement, wish, lazy=number == len(statements))
+            result = self._execute(binder, statement, options, lazy=number == len(statements))
         return result
 
     def run_file(
@@ -126,16 +125,16 @@ class Session:
         Raises UserError before anything runs, the first mistake with all others of the file in `.others`. A transaction
         that the file leaves open, by its end or by an error, is rolled back.
         """
-        from graphlearn.jobs.create import ModelResult
+        from graphlearn.jobs.request import ModelResult
 
         statements = _selected(self._read(path), select)
         binder, overrides = self._bound_to(None, statements, overrides)
         self._rehearse(binder, statements, overrides, resume)
-        wish = _Wish(force=force, resume=resume, overrides=overrides)
+        options = RunOptions(force=force, resume=resume, overrides=overrides)
         results: list[ModelResult] = []
         try:
             for statement in statements:
-                result = self._execute(binder, statement, wish, show)
+                result = self._execute(binder, statement, options, show)
                 if isinstance(result, ModelResult):
                     results.append(result)
         finally:
@@ -199,16 +198,16 @@ class Session:
         rehearse(binder, statements, lambda name: _overrides_for(name, overrides))
 
     def _execute(
-        self, binder: Binder, statement: Statement, wish: _Wish, show: Show | None = None, *, lazy: bool = False
+        self, binder: Binder, statement: Statement, options: RunOptions, show: Show | None = None, *, lazy: bool = False
     ) -> Result:
         """Run one statement. A query that is not `lazy` runs to its end even when nobody looks at its rows."""
         binder.look(statement)
         result: Result = None
         match statement:
             case CreateModel():
-                result = self._create(binder, statement, wish)
+                result = self._create(binder, statement, options)
             case ExplainModel():
-                result = self._explain(binder, statement, wish)
+                result = self._explain(binder, statement, options)
             case DropModel():
                 result = self._drop(statement)
             case Passthrough():
@@ -225,37 +224,38 @@ class Session:
             show(statement, result)
         return result
 
-    def _create(self, binder: Binder, create: CreateModel, wish: _Wish) -> ModelResult:
-        from graphlearn.jobs.create import create_model, fingerprint_request
+    def _create(self, binder: Binder, create: CreateModel, options: RunOptions) -> ModelResult:
+        from graphlearn.jobs.create import create_model, measure
 
         if engine.in_transaction(self.connection):
             raise in_transaction(create)
         emit, close = self._sink()
         try:
-            bound = binder.model(create, _overrides_for(create.name, wish.overrides))
+            bound = binder.model(create, _overrides_for(create.name, options.overrides))
             with binder.registered(bound), errors_of(bound):
-                resume = self._resumed(create, wish.resume)
+                resume = self._resumed(create, options.resume)
                 stored = resume is None and binder.reader.store.exists(create.name)
-                request, print_ = bound.request, None
+                request, sizes, fingerprint = bound.request, None, None
                 if not (stored and create.if_not_exists):
-                    print_ = interruptible(self.connection, lambda: fingerprint_request(self.connection, request))
+                    sizes = measure(self.connection, request)
+                    fingerprint = request.fingerprint(sizes.fingerprints)
                 if stored:
-                    unchanged = self._stored(binder, bound, print_, wish.force)
+                    unchanged = self._stored(binder, bound, fingerprint, options.force)
                     if unchanged is not None:
                         emit(_unchanged(unchanged))
                         return unchanged
                 return create_model(
-                    self.workspace, request, emit=emit, fingerprint=print_, resume=resume, cursor=self.connection
+                    self.workspace, request, emit=emit, sizes=sizes, resume=resume, cursor=self.connection
                 )
         finally:
             close()
 
-    def _stored(self, binder: Binder, bound: BoundModel, print_: str | None, force: bool) -> ModelResult | None:
+    def _stored(self, binder: Binder, bound: BoundModel, fingerprint: str | None, force: bool) -> ModelResult | None:
         """What to return when the stored model is the one asked for; None when it is to be trained.
 
         Raises ModelExists when it is another one and may not be replaced, ArtifactError when it is damaged.
         """
-        from graphlearn.jobs.create import ModelResult
+        from graphlearn.jobs.request import ModelResult
 
         create, store = bound.create, binder.reader.store
         if create.if_not_exists:
@@ -267,45 +267,40 @@ class Session:
                 if create.or_replace or force:
                     return None
                 raise error.at(create.at(create.name_span)) from None
-            same = artifact.manifest.get("fingerprint") == print_
+            same = artifact.manifest.get("fingerprint") == fingerprint
             if not same and not create.or_replace:
                 raise taken(create, "made from other data, or with other options")
             if force:
                 return None
             if not same:
-                older = self._trained_before(create.name, print_)
+                older = self._trained_before(create.name, fingerprint)
                 if older is None:
                     return None
                 artifact = older
-        return ModelResult(
-            model=artifact.model,
-            family=str(artifact.manifest.get("family", create.family)),
-            version=artifact.version,
-            status="unchanged",
-            run=artifact.manifest.get("run"),
-            metrics=artifact.manifest.get("metrics", {}),
-            counts=artifact.manifest.get("counts", {}),
-            verdict=artifact.manifest.get("verdict") or "",
-        )
+        return ModelResult.stored(artifact.model, artifact.version, artifact.manifest, status="unchanged")
 
-    def _trained_before(self, model: str, print_: str | None) -> Artifact | None:
+    def _trained_before(self, model: str, fingerprint: str | None) -> Artifact | None:
         """An older version that was trained as it is now asked for, made the current one again; None without one."""
         store = self._binder.reader.store
         for artifact in reversed(store.versions(model)):
-            if artifact.damage is None and artifact.manifest.get("fingerprint") == print_:
+            if artifact.damage is None and artifact.manifest.get("fingerprint") == fingerprint:
                 with suppress(ArtifactError), self.workspace.writing():
                     return store.make_current(model, artifact.version)
         return None
 
-    def _explain(self, binder: Binder, statement: ExplainModel, wish: _Wish) -> duckdb.DuckDBPyRelation:
-        from graphlearn.jobs.create import plan_model
+    def _explain(self, binder: Binder, statement: ExplainModel, options: RunOptions) -> duckdb.DuckDBPyRelation:
+        from graphlearn.jobs.create import measure
+        from graphlearn.jobs.machine import this_machine
+        from graphlearn.jobs.registry import family
 
-        bound = binder.model(statement.create, _overrides_for(statement.create.name, wish.overrides))
+        bound = binder.model(statement.create, _overrides_for(statement.create.name, options.overrides))
         with binder.registered(bound), errors_of(bound):
-            return self.connection.from_arrow(plan_model(self.connection, bound.request).table())
+            sizes = measure(self.connection, bound.request)
+            plan = family(bound.request.family).plan(bound.request, sizes)
+            return self.connection.from_arrow(plan.table(this_machine()))
 
     def _drop(self, statement: DropModel) -> DropResult:
-        from graphlearn.jobs.create import DropResult
+        from graphlearn.jobs.request import DropResult
 
         store = self._binder.reader.store
         if statement.if_exists and not store.exists(statement.name):

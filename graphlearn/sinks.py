@@ -26,7 +26,8 @@ from graphlearn.events import (
     Step,
     to_json,
 )
-from graphlearn.jobs.labels import metrics_line
+from graphlearn.jobs.metrics import Metric, metrics_line
+from graphlearn.jobs.registry import family, is_family
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -71,13 +72,18 @@ def step_line(event: Step) -> str:
     """Progress of the training in one line."""
     return (
         f"epoch {event.epoch}/{event.epochs} · loss {event.loss:.4g} · "
-        f"{event.triples_per_second:,.0f} {event.unit}/s · {time_left(event.eta_seconds)}"
+        f"{event.examples_per_second:,.0f} {event.unit}/s · {time_left(event.eta_seconds)}"
     )
 
 
 def when(event: Evaluated) -> str:
     """`epoch 12`, or `final` for the stored model, which is evaluated outside the epochs."""
     return f"epoch {event.epoch}" if event.epoch else "final"
+
+
+def metrics_of(name: str) -> tuple[Metric, ...]:
+    """The metrics that a family declares; none where it is not installed."""
+    return family(name).metrics if is_family(name) else ()
 
 
 def epochs_done(event: Step) -> float:
@@ -110,6 +116,7 @@ class PlainSink:
         self._last = self._evaluated = 0.0
         self._training = False
         self._split = "test"
+        self._metrics: tuple[Metric, ...] = ()
 
     def __call__(self, event: Event) -> None:
         if (text := self._words(event)) is not None:
@@ -121,7 +128,7 @@ class PlainSink:
         match event:
             case JobStarted():
                 self._model, self._began, self._last = event.model, event.time, event.time
-                self._split = "test"
+                self._split, self._metrics = "test", metrics_of(event.family)
                 again = f", resumed at step {event.resumed_at:,}" if event.resumed_at is not None else ""
                 return f"{event.family}, run {event.run}{again}"
             case Step():
@@ -140,12 +147,12 @@ class PlainSink:
                     return None
                 self._evaluated = event.time
                 best = " (best so far)" if event.best else ""
-                return f"{when(event)}, {event.split}: {metrics_line(event.metrics)}{best}"
+                return f"{when(event)}, {event.split}: {metrics_line(event.metrics, self._metrics)}{best}"
             case Note():
                 return f"{event.level}: {event.message}" if event.level != "info" else event.message
             case JobFinished():
                 self._model = ""
-                figures = f" · {self._split} {metrics_line(event.metrics)}" if event.metrics else ""
+                figures = f" · {self._split} {metrics_line(event.metrics, self._metrics)}" if event.metrics else ""
                 return finish_line(event) + figures
             case _:
                 return None
@@ -181,11 +188,12 @@ class RichSink:
         self._evaluation = ""
         self._evaluated = 0.0
         self._split = "test"
+        self._metrics: tuple[Metric, ...] = ()
 
     def __call__(self, event: Event) -> None:
         match event:
             case JobStarted():
-                self._split = "test"
+                self._split, self._metrics = "test", metrics_of(event.family)
                 again = f" · resumed at step {event.resumed_at:,}" if event.resumed_at is not None else ""
                 self._say(f"[bold]{_plain(event.model)}[/] · {event.family} · [dim]run {_plain(event.run)}{again}[/]")
             case PhaseStarted():
@@ -198,12 +206,14 @@ class RichSink:
                 self._step(event)
             case Evaluated():
                 self._split = event.split
-                self._evaluation = f"{event.split}, {when(event)}: {metrics_line(event.metrics)}"
+                self._evaluation = f"{event.split}, {when(event)}: {metrics_line(event.metrics, self._metrics)}"
                 if event.epoch and event.time - self._evaluated < EVALUATIONS:
                     return
                 self._evaluated = event.time
                 best = " [green]best so far[/]" if event.best else ""
-                self._say(f"    [dim]{when(event):<10}[/] {event.split} {metrics_line(event.metrics)}{best}")
+                self._say(
+                    f"    [dim]{when(event):<10}[/] {event.split} {metrics_line(event.metrics, self._metrics)}{best}"
+                )
             case Note():
                 style = "yellow" if event.level == "warning" else "dim"
                 self._say(f"  [{style}]{event.level}:[/] {_plain(event.message)}")
@@ -271,7 +281,7 @@ class RichSink:
     def _finish(self, event: JobFinished) -> None:
         self.close()
         marks = {"done": "[green]✓[/]", "unchanged": "[green]=[/]", "failed": "[red]✗[/]"}
-        figures = f" · {self._split} {metrics_line(event.metrics)}" if event.metrics else ""
+        figures = f" · {self._split} {metrics_line(event.metrics, self._metrics)}" if event.metrics else ""
         self._say(f"{marks.get(event.status, '[yellow]![/]')} {_plain(finish_line(event))}{figures}")
 
     def close(self) -> None:
@@ -334,7 +344,7 @@ class TensorBoardSink:
             case Step():
                 self._step = (event.epoch - 1) * event.steps + event.step
                 self._scalar("train/loss", event.loss, event)
-                self._scalar(f"train/{event.unit}_per_second", event.triples_per_second, event)
+                self._scalar(f"train/{event.unit}_per_second", event.examples_per_second, event)
             case Evaluated():
                 for name, value in event.metrics.items():
                     self._scalar(f"{event.split}/{name}", value, event)

@@ -5,7 +5,7 @@ matplotlib is optional (`pip install 'graphlearn[plot]'`) and imported inside th
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from graphlearn.errors import UserError
+from graphlearn.jobs.metrics import Metric, metrics_line
 from graphlearn.storage.runs import read_events
 from graphlearn.types import FloatArray
 
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 EPOCHS_ONLY = 10  # from so many epochs on, the loss is drawn once an epoch: within one, its mean is not settled
 COLOURS = ("#3b6fb6", "#e07b39", "#3f9e5f", "#c2453f", "#8a63b8", "#a9742f", "#d06aa8", "#2f9fa8")
 GREY = "#b9bcc2"
-CURVES = ("macro_f1", "micro_f1", "mrr", "auc", "nmi")  # of models of graphs
 
 
 @dataclass
@@ -37,12 +37,10 @@ class History:
     status: str = "running"
     seconds: float = 0.0
     speed: float = 0.0
-    unit: str = "triples"
+    unit: str = ""
     loss: list[tuple[float, float]] = field(default_factory=list)
-    mrr: list[tuple[float, float]] = field(default_factory=list)
-    rmse: list[tuple[float, float]] = field(default_factory=list)
-    graph: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
-    """Of a graph: macro_f1 and micro_f1, or mrr, or auc on the validation part."""
+    valid: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
+    """Metrics on the validation split, by name."""
     final: dict[str, float] = field(default_factory=dict)
 
 
@@ -56,7 +54,7 @@ def read_history(run_folder: Path) -> History:
     history = History()
     loss: dict[float, float] = {}
     whole: dict[float, float] = {}
-    valid: dict[str, dict[float, float]] = {name: {} for name in ("mrr", "rmse", *CURVES)}
+    valid: dict[str, dict[float, float]] = {}
     speeds: list[float] = []
     empty = True
     for event in read_events(run_folder):
@@ -68,22 +66,21 @@ def read_history(run_folder: Path) -> History:
                 loss[epoch - 1 + step / max(1, steps)] = value
                 if event.get("epoch_done"):
                     whole[epoch] = value
-                speeds.append(event.get("triples_per_second") or 0.0)
+                speeds.append(event.get("examples_per_second") or 0.0)
                 history.unit = event.get("unit") or history.unit
             case {"event": "evaluated", "epoch": 0, "split": "test", "metrics": dict(metrics)}:
                 history.final = metrics
             case {"event": "evaluated", "epoch": int(epoch), "split": "valid", "metrics": dict(metrics)} if epoch:
-                for name, points in valid.items():
-                    if isinstance(metrics.get(name), float):
-                        points[epoch] = metrics[name]
+                for name, value in metrics.items():
+                    if isinstance(value, float):
+                        valid.setdefault(name, {})[epoch] = value
             case {"event": "job_finished", "status": str(status)}:
                 history.status, history.seconds = status, event.get("seconds") or 0.0
                 history.final = event.get("metrics") or history.final
     if empty:
         raise UserError(f"run {run_folder.name} has no events", help="graphlearn runs lists the runs there are")
     history.loss = sorted(whole.items() if len(whole) >= EPOCHS_ONLY else loss.items())
-    history.mrr, history.rmse = sorted(valid["mrr"].items()), sorted(valid["rmse"].items())
-    history.graph = {name: sorted(valid[name].items()) for name in CURVES if valid[name]}
+    history.valid = {name: sorted(points.items()) for name, points in valid.items()}
     history.speed = float(np.median(speeds)) if speeds else 0.0
     return history
 
@@ -137,6 +134,21 @@ def draw_loss(axes: Axes, history: History) -> None:
         if low > 0 and high > 20 * low:
             axes.set_yscale("log")
     finish_curve(axes, bool(history.loss), "no step was reported")
+
+
+def draw_curves(history: History, metrics: Sequence[Metric]) -> Figure:
+    """Loss and the headline metric over the epochs: the picture of a family that draws none of its own."""
+    metric = next((metric for metric in metrics if metric.name in history.valid), None)
+    figures = metrics_line(history.final, metrics, ", ") if history.final else ""
+    figure = new_figure(11, 4.2)
+    axes = figure.subplot_mosaic([["loss", "valid"]])
+    figure.suptitle(title(history, figures), x=0.01, ha="left", fontsize=12)
+    draw_loss(axes["loss"], history)
+    axes["valid"].set_title(f"{metric.label if metric else 'metrics'} on the validation split", loc="left", fontsize=10)
+    if metric is not None:
+        axes["valid"].plot(*zip(*history.valid[metric.name], strict=True), color=COLOURS[2], marker="o", markersize=4)
+    finish_curve(axes["valid"], metric is not None, "nothing to validate on")
+    return figure
 
 
 def principal(vectors: FloatArray, width: int = 2) -> tuple[FloatArray, float]:

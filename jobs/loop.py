@@ -13,7 +13,7 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
@@ -74,7 +74,7 @@ class Progress:
 class Loop(ABC):
     """Trains a model, with validation and checkpoints in `folder`. `unit`: what a training example is called."""
 
-    unit: ClassVar[str]
+    unit: str
     diverged_help: ClassVar[str] = "lower learning_rate (now {:g})"
 
     def __init__(self, options: LoopOptions, folder: Path, run_id: str, emit: Emit) -> None:
@@ -112,6 +112,17 @@ class Loop(ABC):
     @abstractmethod
     def load(self, tensors: dict[str, Tensor]) -> None:
         """Take over `state()` or `weights()`."""
+
+    @abstractmethod
+    def trained(self) -> Any:
+        """The model as it is now, for evaluation and publishing: an object whose `weights()` are tensors by name."""
+
+    def threads(self) -> AbstractContextManager[None]:
+        """Open while the loop computes: the threads that it may use."""
+        return nullcontext()
+
+    def close(self) -> None:  # noqa: B027
+        """Give back what the loop holds, threads for example."""
 
     def resume(self) -> bool:
         """Continue from the newest checkpoint in the folder, if there is one."""
@@ -189,7 +200,7 @@ class Loop(ABC):
                 step=p.step,
                 steps=steps,
                 loss=p.loss_sum / max(1, p.loss_count),
-                triples_per_second=speed,
+                examples_per_second=speed,
                 unit=self.unit,
                 eta_seconds=left,
                 epoch_done=done,

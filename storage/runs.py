@@ -95,7 +95,7 @@ class RunFolder:
     def update(self, **fields: Any) -> None:
         """Set fields of run.json, atomically. A final status also notes `finished_at`.
 
-        Fields that others read: status, epoch, epochs, step, loss, triples_per_second, eta_seconds, version, metrics,
+        Fields that others read: status, epoch, epochs, step, loss, examples_per_second, eta_seconds, version, metrics,
         message, finished_at. Raises WorkspaceError when another process owns the run or the disk is full.
         """
         state = self._own()

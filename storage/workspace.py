@@ -129,6 +129,14 @@ class Workspace:
                     self._writer = None
                     self._lock.release()
 
+    @contextmanager
+    def released(self) -> Iterator[None]:
+        yield
+
+    @contextmanager
+    def training(self, model: str) -> Iterator[None]:
+        yield
+
     def close(self) -> None:
         """Close all cursors and the database; remove the folder of a workspace in memory. May be called twice."""
         if self._closed:

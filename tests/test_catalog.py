@@ -43,7 +43,7 @@ def started(at: float, resumed_at: int | None = None) -> Event:
 
 def step(at: float, number: int, epoch: int, loss: float = 0.0, *, done: bool = True) -> Event:
     return Step(
-        time=at, step=number, steps=10, epoch=epoch, epochs=9, loss=loss, triples_per_second=5.0, eta_seconds=1.0,
+        time=at, step=number, steps=10, epoch=epoch, epochs=9, loss=loss, examples_per_second=5.0, eta_seconds=1.0,
         epoch_done=done,
     )  # fmt: skip
 

@@ -51,7 +51,7 @@ def a_job(folder: Path) -> list[Event]:
                     step=step,
                     steps=10,
                     loss=1 / epoch,
-                    triples_per_second=61234.5,
+                    examples_per_second=61234.5,
                     eta_seconds=65.0,
                     epoch_done=step == 10,
                 )
@@ -137,7 +137,7 @@ def test_plain_lines_grow_rare_in_a_long_run() -> None:
                 step=second,
                 steps=99_999,
                 loss=1.0,
-                triples_per_second=1.0,
+                examples_per_second=1.0,
                 eta_seconds=1.0,
             )
         )
@@ -192,7 +192,7 @@ def test_tensorboard_files_hold_loss_and_metrics(tmp_path: Path) -> None:
 
     read = EventAccumulator(str(tmp_path / "tensorboard"))
     read.Reload()
-    assert {"train/loss", "train/triples_per_second", "valid/mrr"} <= set(read.Tags()["scalars"])
+    assert {"train/loss", "train/examples_per_second", "valid/mrr"} <= set(read.Tags()["scalars"])
     assert len(read.Scalars("train/loss")) == 40
     assert [round(point.value, 3) for point in read.Scalars("valid/mrr")] == [0.1, 0.2, 0.3, 0.4]
 

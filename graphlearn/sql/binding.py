@@ -22,6 +22,7 @@ from graphlearn.errors import (
     UserError,
     did_you_mean,
 )
+from graphlearn.jobs.registry import table_functions
 from graphlearn.sql import engine
 from graphlearn.sql.calls import Call, calls_inside, find_calls
 from graphlearn.sql.diagnose import Fault, around
@@ -35,9 +36,9 @@ from graphlearn.storage.columns import literal, quoted
 from graphlearn.storage.interrupt import INTERRUPTED, interruption
 
 if TYPE_CHECKING:
-    from graphlearn.jobs.create import ModelRequest
-    from graphlearn.jobs.families import RoleSpec
+    from graphlearn.jobs.family import Role
     from graphlearn.jobs.functions import ModelReader
+    from graphlearn.jobs.request import ModelRequest
     from graphlearn.storage.workspace import Workspace
 
 
@@ -128,14 +129,14 @@ class Binder:
 
     def model(self, create: CreateModel, overrides: Mapping[str, object] | None = None) -> BoundModel:
         """Check name, type, options, roles and columns. Raises UserError at the place of the first mistake."""
-        from graphlearn.jobs.create import ModelRequest
-        from graphlearn.jobs.families import family
+        from graphlearn.jobs.registry import family
+        from graphlearn.jobs.request import ModelRequest
 
         self._check_name(create)
         with placed(create.at(create.family_span)):
             kind = family(create.family)
         options = read_options(self.connection, create, kind.options_type, overrides)
-        roles = _roles(create, kind.roles_for(options, [text.role for text in create.inputs if text.role]))
+        roles = _roles(create, kind.roles(options, [text.role for text in create.inputs if text.role]))
         inputs: dict[str, str] = {}
         queries: dict[str, Rewritten] = {}
         columns: dict[str, dict[str, str]] = {}
@@ -148,7 +149,7 @@ class Binder:
             inputs[role], queries[role] = query.text, query
         for role, query in queries.items():
             try:
-                kind.check_input(role, columns, options)
+                kind.check(role, columns, options)
             except InputError as error:
                 raise error.at(_column_place(query, columns[role], error.message)) from None
             except OptionError as error:
@@ -207,8 +208,8 @@ class Binder:
 
     def _source(self, call: Call) -> engine.Watched:
         """The rows of a call. Every mistake is placed at the argument it is about."""
-        from graphlearn.jobs.families import family
-        from graphlearn.jobs.functions import ask
+        from graphlearn.jobs import functions
+        from graphlearn.jobs.registry import family
 
         place = call.source.place
         named = {
@@ -216,21 +217,19 @@ class Binder:
             for key, (_, value) in call.named.items()
         }
         argument, cursor = self._argument(call)
-        function = call.function
         with placed(place(call.span[0], len(call.function))):
             try:
+                at = place(*_span(call.span))
+                asked = functions.Call(call.function, argument, named, cursor, lambda text: self.warn(text, at))
                 planned = self.planned.get(fold(call.model))
                 if planned is not None:
                     request = planned.request
-                    question = ask(request.family.lower(), function, argument, named, cursor)
-                    source = family(request.family).unborn(request, planned.columns, question)
+                    shape = family(request.family).shape(planned.columns, request.options)
+                    source = functions.planned(request.family.lower(), shape, asked)
                 elif fold(call.model) in self.planned:
                     raise ModelNotFound(f'model "{call.model}" is dropped by an earlier statement')
                 else:
-                    at = place(*_span(call.span))
-                    source = self.reader.open(
-                        function, call.model, argument, named, cursor, lambda text: self.warn(text, at)
-                    )
+                    source = self.reader.open(call.model, asked)
                     source = source.empty() if self.rehearsing else source
             except OptionError as error:
                 raise error.at(_named_place(call, error)) from None
@@ -243,7 +242,7 @@ class Binder:
 
     def _argument(self, call: Call) -> tuple[str | None, Callable[[], duckdb.DuckDBPyConnection]]:
         """The SQL of the relation a call reads, and what makes cursors that can run it."""
-        query = _keys(call) if call.function == "similar" else call.question()
+        query = _keys(call) if table_functions()[call.function].keys else call.question()
         if query is None:
             return None, self.cursor
         inner = calls_inside(call)
@@ -362,7 +361,7 @@ def taken(create: CreateModel, why: str = "") -> ModelExists:
     )
 
 
-def _roles(create: CreateModel, roles: tuple[RoleSpec, ...]) -> dict[str, InputText]:
+def _roles(create: CreateModel, roles: tuple[Role, ...]) -> dict[str, InputText]:
     """The inputs by role. Raises InputError for roles the family does not know and for those that are missing."""
     known = [role.name for role in roles]
     found: dict[str, InputText] = {}
@@ -426,7 +425,7 @@ def _about_around(call: Call, error: SqlError) -> SqlError | None:
 
 
 def _keys(call: Call) -> Rewritten | None:
-    """What `similar` reads: a table or subquery as elsewhere, or keys written as constants."""
+    """What a function of keys reads: a table or subquery as elsewhere, or keys written as constants."""
     if call.argument is None:
         return None
     argument = Rewritten.verbatim(call.source, *call.argument)

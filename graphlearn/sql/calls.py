@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from graphlearn.errors import SqlError
+from graphlearn.jobs.registry import table_functions
 from graphlearn.sql.rewrite import Rewritten
 from graphlearn.sql.source import Source, Token
 from graphlearn.sql.statements import Span, Statement
-from graphlearn.sql.words import BEFORE_TABLE, CLAUSES, FROM_INSIDE, FUNCTIONS, NO_ALIAS
+from graphlearn.sql.words import BEFORE_TABLE, CLAUSES, FROM_INSIDE, NO_ALIAS
 
 
 @dataclass(frozen=True)
@@ -150,7 +151,7 @@ def _defines(tokens: Sequence[Token], index: int) -> bool:
 
 
 def _is_call(tokens: Sequence[Token], index: int) -> bool:
-    if tokens[index].kind not in ("name", "quoted") or tokens[index].value.lower() not in FUNCTIONS:
+    if tokens[index].kind not in ("name", "quoted") or tokens[index].value.lower() not in table_functions():
         return False
     return index + 2 < len(tokens) and tokens[index + 1].text == "(" and tokens[index + 2].kind == "string"
 

@@ -10,9 +10,10 @@ from itertools import pairwise
 from pathlib import Path
 
 from graphlearn.errors import GraphLearnError, Place, SqlError, WorkspaceError, nearest
+from graphlearn.jobs.registry import table_functions
 from graphlearn.sql.rewrite import Rewritten
 from graphlearn.sql.source import Token
-from graphlearn.sql.words import BEFORE_TABLE, CATALOG, FUNCTIONS, KEYWORDS, STARTERS
+from graphlearn.sql.words import BEFORE_TABLE, CATALOG, KEYWORDS, STARTERS
 from graphlearn.types import Json
 
 _OFFERS = ("Candidate bindings", "Candidate tables", "Candidate extensions", "Did you mean")
@@ -115,8 +116,8 @@ class Fault:
         message = self.message
         if self.entry == "Table Function":
             return self._function_words()
-        if self.entry == "Scalar Function" and self.name.lower() in FUNCTIONS:
-            return f"{self.name} is a table, so it stands behind FROM", _table_help(self.name.lower())
+        if self.entry == "Scalar Function" and self.name.lower() in table_functions():
+            return f"{self.name} returns a table, so it follows FROM", _table_help(self.name.lower())
         if found := _PYTHON_OBJECT.match(message):
             return (
                 f'there is no table "{found[1]}", and the Python variable of that name is a {found[2]}',
@@ -149,12 +150,12 @@ class Fault:
         return message, " ".join(" ".join(lines).split()) or None
 
     def _function_words(self) -> tuple[str, str | None]:
-        if self.name.lower() in FUNCTIONS:
+        if self.name.lower() in table_functions():
             return (
                 f"{self.name} needs the name of a model as its first argument, in single quotes",
                 f"write {self.name}('model', …)",
             )
-        near = nearest(self.name, [*FUNCTIONS, *self._candidates()])
+        near = nearest(self.name, [*table_functions(), *self._candidates()])
         return self.message, suggest(near) if near else None
 
     def _candidates(self) -> list[str]:
@@ -197,22 +198,15 @@ def _parameter(query: Rewritten, name: str) -> SqlError:
 
 def _table_help(function: str) -> str:
     """How a table function is written, for one that stands where a value should."""
-    if function == "predict":
-        return "write FROM predict('model', (SELECT head, relation FROM …)): each question comes back with its answers"
-    arguments = {"evaluate": "'model', triples", "embeddings": "'model'", "similar": "'model', (SELECT key FROM …)"}
-    return f"write FROM {function}({arguments[function]}), and JOIN it where other columns are wanted"
+    return f"write FROM {function}({table_functions()[function].example}), and JOIN it where other columns are wanted"
 
 
 def around(function: str, name: str, place: Place) -> SqlError:
     """The error for a table function whose relation names something of the query around it, LATERAL or not."""
-    form = {
-        "predict": "FROM predict('model', (SELECT head, relation FROM …)) keeps the columns of its questions",
-        "similar": "FROM similar('model', (SELECT key FROM …)) AS s JOIN … ON s.key = …",
-    }.get(function, f"FROM {function}('model', …) JOIN …")
     return SqlError(
         f"{function} cannot read {name} of the query around it: its relation stands alone",
         place=place,
-        help=f"ask for all rows at once: {form}",
+        help=f"ask for all rows at once: FROM {function}({table_functions()[function].example}) JOIN …",
     )
 
 

@@ -124,18 +124,21 @@ def plan(binder: Binder, statements: list[Statement], overrides: Overrides) -> l
 
 
 def _planned(binder: Binder, create: CreateModel, overrides: Mapping[str, object]) -> PlannedModel:
-    from graphlearn.jobs.create import fingerprint_request, plan_model
+    from graphlearn.jobs.create import measure
+    from graphlearn.jobs.registry import family
 
     binder.look(create)
     store, dataflow, unchanged = binder.reader.store, None, False
     with suppress(GraphLearnError, duckdb.Error):
         bound = binder.model(create, overrides)
         with binder.registered(bound):
-            dataflow = plan_model(binder.connection, bound.request)
+            request = bound.request
+            sizes = measure(binder.connection, request)
+            dataflow = family(request.family).plan(request, sizes)
             if store.exists(create.name):
                 kept = store.versions(create.name) if create.or_replace else [store.current(create.name)]
-                print_ = fingerprint_request(binder.connection, bound.request)
-                unchanged = create.if_not_exists or any(a.manifest.get("fingerprint") == print_ for a in kept)
+                fingerprint = request.fingerprint(sizes.fingerprints)
+                unchanged = create.if_not_exists or any(a.manifest.get("fingerprint") == fingerprint for a in kept)
         binder.planned[fold(create.name)] = bound
     return PlannedModel(create.name, create.family, create.text, unchanged, dataflow)
 

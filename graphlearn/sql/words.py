@@ -9,8 +9,6 @@ def _set(text: str) -> frozenset[str]:
 
 CATALOG = ("models", "model_versions", "training_info", "runs")
 """Tables that show what the workspace holds."""
-FUNCTIONS = ("predict", "evaluate", "embeddings", "similar", "forecast", "recover", "explain")
-"""Table functions over models."""
 
 QUERY_WORDS = _set("SELECT FROM WITH VALUES TABLE PIVOT UNPIVOT DESCRIBE SHOW SUMMARIZE")
 """Words a query begins with."""

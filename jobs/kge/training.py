@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-class KgeTrainer(Loop):
+class KgeLoop(Loop):
     """Trains an engine on triples; its score is the filtered MRR of the validation triples."""
 
     unit = "triples"
@@ -91,3 +91,9 @@ class KgeTrainer(Loop):
 
     def load(self, tensors: dict[str, Tensor]) -> None:
         self.engine.load(tensors)
+
+    def trained(self) -> Embedding:
+        return self.embedding
+
+    def close(self) -> None:
+        self.engine.close()

@@ -36,6 +36,10 @@ class Embedding:
     dense: dict[str, Tensor]
     n_relations: int
 
+    def weights(self) -> dict[str, Tensor]:
+        """Its tensors by name, as they are stored."""
+        return {"entities": self.entities, "relations": self.relations, **self.dense}
+
     @property
     def reciprocal(self) -> bool:
         """Whether heads are asked for through inverse relations."""

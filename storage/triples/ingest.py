@@ -46,7 +46,7 @@ from graphlearn.storage.triples.report import IngestReport
 from graphlearn.storage.triples.snapshot import ENTITIES, RELATIONS, SNAPSHOT, write_snapshot
 from graphlearn.storage.triples.splits import deduplicate, divide, hold_out, keep_seen
 from graphlearn.text import counted
-from graphlearn.types import IdArray, Split, Triples
+from graphlearn.types import IdArray, Json, Split, Triples
 
 __all__ = [
     "EncodedTriples",
@@ -90,6 +90,15 @@ class EncodedTriples:
                 source.seek(0)
                 shutil.copyfileobj(source, target, 1 << 22)
         write_snapshot(folder / SNAPSHOT, self.splits)
+
+    def manifest(self) -> Json:
+        """Its keys of a version's manifest."""
+        return {
+            "data_fingerprint": self.fingerprint,
+            "entity_type": self.entity_type,
+            "relation_type": self.relation_type,
+            "counts": self.report.to_json(),
+        }
 
     def close(self) -> None:
         """Release the temporary files; `write` is impossible afterwards."""

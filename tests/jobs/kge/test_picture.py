@@ -19,7 +19,7 @@ PNG = b"\x89PNG\r\n\x1a\n"
 
 
 def step(epoch: int, number: int, loss: float) -> Step:
-    return Step(epoch=epoch, epochs=2, step=number, steps=10, loss=loss, triples_per_second=100.0, eta_seconds=1.0)
+    return Step(epoch=epoch, epochs=2, step=number, steps=10, loss=loss, examples_per_second=100.0, eta_seconds=1.0)
 
 
 def a_run(tmp_path: Path, events: list[Event]) -> Path:

@@ -119,7 +119,7 @@ def test_times_that_no_calendar_holds_are_numbers() -> None:
 EVENTS: list[Event] = [
     JobStarted(run="r", model="m", family="net3", folder="", options={}),
     Step(
-        epoch=1, epochs=1, step=1, steps=1, loss=1.0, triples_per_second=9.0, eta_seconds=0, epoch_done=True,
+        epoch=1, epochs=1, step=1, steps=1, loss=1.0, examples_per_second=9.0, eta_seconds=0, epoch_done=True,
         unit="windows",
     ),
     Evaluated(epoch=1, split="valid", metrics={"rmse": 2.0, "z_rmse": 0.2}),

@@ -1,0 +1,58 @@
+"""What the predictors of all families share: unknown keys are counted and named, and stay as they were asked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from graphlearn.types import IdArray
+
+EXAMPLES = 3
+"""Unknown keys that a warning names."""
+
+
+class Unknown:
+    """Counts rows with keys that a model does not know, and keeps a few of the keys."""
+
+    def __init__(self) -> None:
+        self.rows = self.lost = 0
+        self.keys: list[str] = []
+
+    def add(self, columns: Mapping[str, pa.Array], ids: Mapping[str, IdArray]) -> None:
+        """Count rows; `columns` are their keys, `ids` those of each column, -1 for an unknown one."""
+        count = len(next(iter(ids.values())))
+        self.rows += count
+        lost = np.zeros(count, bool)
+        for name, column_ids in ids.items():
+            found = np.flatnonzero(column_ids == -1)
+            lost[found] = True
+            for row in found[: 2 * EXAMPLES] if len(self.keys) <= EXAMPLES else ():
+                value = columns[name][int(row)].as_py()
+                key = repr(value) if value is not None else "NULL"
+                if key not in self.keys:
+                    self.keys.append(key)
+        self.lost += int(lost.sum())
+
+    def text(self, what: str) -> str:
+        """`4 of 5 questions ('x', 'y', 'z', …)`."""
+        shown = [key if len(key) <= 40 else f"{key[:39]}…" for key in self.keys[:EXAMPLES]]
+        more = ["…"] if len(self.keys) > EXAMPLES else []
+        return f"{self.lost:,} of {self.rows:,} {what} ({', '.join([*shown, *more])})"
+
+
+def as_asked(keys: pa.Array, asked: pa.Array) -> pa.Array:
+    """The keys, where they are NULL those that were asked for, if they are of one type."""
+    same = asked.type == keys.type or (_is_text(asked) and _is_text(keys))
+    return pc.coalesce(keys, asked.cast(keys.type)) if same else keys
+
+
+def find_field(schema: pa.Schema, name: str) -> str | None:
+    """The column as the schema spells it; names are compared case-insensitively, as DuckDB does."""
+    return next((column for column in schema.names if column.lower() == name), None)
+
+
+def _is_text(column: pa.Array) -> bool:
+    return bool(pa.types.is_string(column.type) or pa.types.is_large_string(column.type))

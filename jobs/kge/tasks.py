@@ -1,0 +1,154 @@
+"""The tasks of a run: the triples as ids, their splits and known answers, training, evaluation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import pyarrow as pa
+
+from graphlearn.errors import InputError
+from graphlearn.events import Evaluated, PhaseAdvanced, PhaseStarted
+from graphlearn.jobs.dataflow import Data, Needs, Task
+from graphlearn.jobs.metrics import MetricTable
+from graphlearn.jobs.train import ANYWHERE, Evaluation, Train, check_unchanged
+from graphlearn.models.kge.options import KgeOptions
+from graphlearn.models.kge.scorers import scorer_type
+from graphlearn.storage.columns import check_columns, describe
+from graphlearn.storage.triples.ingest import EncodedTriples, encode_triples
+from graphlearn.types import Side, Split, Triples
+
+if TYPE_CHECKING:
+    from graphlearn.jobs.execute import Context
+    from graphlearn.jobs.loop import Loop
+    from graphlearn.models.kge.known import KnownAnswers
+
+EVALUATION_MEMORY = 1 << 28
+"""Bytes for blocks of scores while ranking."""
+PROTOCOL = "filtered, all entities, ties at mean rank"
+TABLE = MetricTable(
+    keys=(pa.field("split", pa.string()), pa.field("side", pa.string()), pa.field("relation", pa.int64())),
+    metrics=("mrr", "mr", "amri", "hits_at_1", "hits_at_3", "hits_at_10"),
+)
+"""Metrics by split, side (both, head, tail) and id of the relation, -1 for all of them."""
+
+
+@dataclass(frozen=True)
+class SplitGraph:
+    """Triples by split, and for every query its answers that are known in any split."""
+
+    n_entities: int
+    n_relations: int
+    splits: dict[Split, Triples]
+    known: dict[Side, KnownAnswers]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScanTriples(Task):
+    """Check that the query still has the columns it was bound with."""
+
+    needs: ClassVar[Needs] = Needs(database=True)
+
+    sql: str
+
+    def run(self, data: Data, context: Context) -> Data:  # noqa: ARG002
+        check_columns(describe(context.cursor, self.sql))
+        return {"query": self.sql}
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodeTriples(Task):
+    """Keys to ids. Raises InputError when the rows are not those that were measured."""
+
+    needs: ClassVar[Needs] = Needs(database=True)
+
+    fingerprint: str
+    holdout: tuple[float, float]
+    seed: int
+
+    def run(self, data: Data, context: Context) -> Data:
+        encoded = encode_triples(context.cursor, data["query"], holdout=self.holdout, seed=self.seed, emit=context.emit)
+        if encoded.n_entities < 2:
+            raise InputError(
+                "the graph has a single entity, so there is nothing to rank",
+                role="triples",
+                help="a model needs at least two different entities",
+            )
+        check_unchanged(encoded.fingerprint, self.fingerprint, "triples")
+        return {"encoded": encoded}
+
+    def describe(self, outputs: Data) -> str:
+        return "; ".join(outputs["encoded"].report.lines()[:2])
+
+
+class SplitTriples(Task):
+    """Splits, and for every query what is known in any of them."""
+
+    def run(self, data: Data, context: Context) -> Data:  # noqa: ARG002
+        from graphlearn.models.kge.known import KnownAnswers
+
+        encoded: EncodedTriples = data["encoded"]
+        parts = list(encoded.splits.values())
+        known = {side: KnownAnswers.of(parts, side, encoded.n_relations) for side in Side}
+        return {"graph": SplitGraph(encoded.n_entities, encoded.n_relations, encoded.splits, known)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainKge(Train):
+    """Fit the tables of a scoring function."""
+
+    family: str
+    options: KgeOptions
+
+    def loop(self, data: Data, context: Context) -> Loop:
+        from graphlearn.jobs.kge.training import KgeLoop
+        from graphlearn.models.kge.engine import make_engine
+
+        graph: SplitGraph = data["graph"]
+        scorer = scorer_type(self.family)(self.options)
+        return KgeLoop(
+            engine=make_engine(scorer, graph.n_entities, graph.n_relations),
+            train=graph.splits[Split.TRAIN],
+            valid=graph.splits[Split.VALID],
+            known=graph.known,
+            folder=context.checkpoints,
+            run_id=context.run,
+            emit=context.emit,
+            memory_limit=EVALUATION_MEMORY,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateKge(Task):
+    """Metrics of the best weights: on the test split, and on the validation split when there is one."""
+
+    needs: ClassVar[Needs] = ANYWHERE
+
+    threads: int
+
+    def run(self, data: Data, context: Context) -> Data:
+        from graphlearn.jobs.kge.metrics import metric_rows
+        from graphlearn.models.kge.ranking import rank
+
+        graph: SplitGraph = data["graph"]
+        wanted = [split for split in (Split.VALID, Split.TEST) if len(graph.splits[split])]
+        total = sum(len(graph.splits[split]) for split in wanted)
+        context.emit(PhaseStarted(phase="evaluate", total=total, unit="triples"))
+        done = 0
+        rows: list[dict[str, Any]] = []
+        metrics: dict[str, float] = {}
+        for split in wanted:
+            base = done
+            ranks = rank(
+                data["trained"],
+                graph.splits[split],
+                graph.known,
+                memory_limit=EVALUATION_MEMORY,
+                threads=self.threads,
+                progress=lambda n, base=base: context.emit(PhaseAdvanced(phase="evaluate", done=base + n)),  # type: ignore[misc]
+            )
+            done += len(graph.splits[split])
+            metrics = ranks.metrics()
+            rows += metric_rows(split, ranks)
+            context.emit(Evaluated(epoch=0, split=str(split), metrics=metrics))
+        return {"evaluation": Evaluation(metrics, rows, PROTOCOL)}

@@ -1,0 +1,72 @@
+"""The model families by the names that follow TYPE.
+
+Ours, those that installed packages offer under the entry point group `graphlearn.families`, and those registered by
+the running program.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from importlib import import_module
+from importlib.metadata import entry_points
+
+from graphlearn.errors import UserError, did_you_mean
+from graphlearn.jobs.family import Family, TableFunction
+
+BUILT_IN = ("graphlearn.jobs.kge.family:KgeFamily",)
+ENTRY_POINTS = "graphlearn.families"
+
+_registered: list[type[Family]] = []
+
+
+@cache
+def _installed() -> tuple[type[Family], ...]:
+    ours = [path.partition(":") for path in BUILT_IN]
+    found = [getattr(import_module(module), name) for module, _, name in ours]
+    return (*found, *(entry.load() for entry in entry_points(group=ENTRY_POINTS)))
+
+
+def families() -> list[type[Family]]:
+    """Every family, ours first."""
+    return [*_installed(), *_registered]
+
+
+def names() -> list[str]:
+    """Every name that can follow TYPE."""
+    return [name for kind in families() for name in kind.names]
+
+
+def table_functions() -> dict[str, TableFunction]:
+    """Every table function over models; of a name that several families have, the first family's."""
+    return {name: function for kind in reversed(families()) for name, function in kind.functions.items()}
+
+
+def is_family(name: str) -> bool:
+    """Whether there is such a family, in any case."""
+    return name.lower() in names()
+
+
+def family(name: str) -> Family:
+    """The family of that name, in any case. Raises UserError naming the nearest ones."""
+    key = name.lower()
+    for kind in families():
+        if key in kind.names:
+            return _made(kind, key)
+    raise UserError(f'there is no model type "{name}"', help=did_you_mean(name, names()))
+
+
+@cache
+def _made(kind: type[Family], name: str) -> Family:
+    return kind(name)
+
+
+@contextmanager
+def registered(kind: type[Family]) -> Iterator[None]:
+    """Add a family while this is open; a package adds its own for good through its entry points."""
+    _registered.append(kind)
+    try:
+        yield
+    finally:
+        _registered.remove(kind)

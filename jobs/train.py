@@ -1,0 +1,136 @@
+"""The tasks that every family's dataflow ends with: train, evaluate, publish."""
+
+from __future__ import annotations
+
+import time
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+from graphlearn.errors import InputError
+from graphlearn.events import PhaseStarted
+from graphlearn.jobs.dataflow import Data, Needs, Task
+from graphlearn.jobs.metrics import MetricTable
+from graphlearn.jobs.request import ModelRequest
+from graphlearn.storage.artifacts import ArtifactStore
+from graphlearn.types import Json
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch import Tensor
+
+    from graphlearn.jobs.execute import Context
+    from graphlearn.jobs.loop import Loop
+
+ANYWHERE = Needs(devices=("cuda", "cpu"))
+WEIGHTS = "weights.safetensors"
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How good the trained model is: its headline metrics, the rows of its metric table, the protocol in words.
+
+    `verdict` compares it with its baselines, empty where there are none.
+    """
+
+    metrics: Mapping[str, float]
+    rows: Sequence[Mapping[str, Any]]
+    protocol: str
+    verdict: str = ""
+
+
+class Part(Protocol):
+    """Something that is stored with a version: files in its folder, and keys of its manifest."""
+
+    def write(self, folder: Path) -> None:
+        """Write its files."""
+
+    def manifest(self) -> Json:
+        """Its keys of the manifest."""
+
+
+class Train(Task):
+    """Fit a model in the loop of all families; the output is `trained`, the model with its best weights."""
+
+    needs: ClassVar[Needs] = ANYWHERE
+
+    @abstractmethod
+    def loop(self, data: Data, context: Context) -> Loop:
+        """The loop that trains the model."""
+
+    def run(self, data: Data, context: Context) -> Data:
+        loop = self.loop(data, context)
+        context.emit(PhaseStarted(phase="train", total=loop.loop_options.epochs, unit="epochs"))
+        try:
+            with loop.threads():
+                if context.resume:
+                    loop.resume()
+                loop.fit()
+                return {"trained": loop.trained()}
+        finally:
+            loop.close()
+
+
+PUBLISHED = ("version", "metrics", "counts", "verdict")
+"""The outputs of `Publish`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Publish(Task):
+    """Store weights, parts and metrics as a new version. `parts` names data that is stored; see `Part`.
+
+    Its inputs are the parts, `trained` and `evaluation`; its outputs the version, the headline metrics and the counts
+    of the parts.
+    """
+
+    needs: ClassVar[Needs] = Needs(workspace=True)
+
+    request: ModelRequest
+    fingerprint: str
+    table: MetricTable
+    parts: tuple[str, ...]
+    extra: Json = field(default_factory=dict)
+
+    def run(self, data: Data, context: Context) -> Data:
+        from safetensors.torch import save_file
+
+        request, evaluation = self.request, data["evaluation"]
+        parts: list[Part] = [data[name] for name in self.parts]
+        weights: Mapping[str, Tensor] = data["trained"].weights()
+        keys: Json = {}
+        for part in parts:
+            keys |= part.manifest()
+        with ArtifactStore(context.workspace.folder).stage(request.name) as staged:
+            save_file({k: v.detach().cpu().contiguous() for k, v in weights.items()}, staged.path / WEIGHTS)
+            for part in parts:
+                part.write(staged.path)
+            self.table.write(staged.path, evaluation.rows, evaluation.protocol)
+            manifest = {
+                "family": request.family.lower(),
+                "options": asdict(request.options),
+                "inputs": request.inputs,
+                "statement": request.statement,
+                "fingerprint": self.fingerprint,
+                "metrics": evaluation.metrics,
+                "verdict": evaluation.verdict,
+                "protocol": evaluation.protocol,
+                "run": context.run,
+                "seconds": time.perf_counter() - context.started,
+            }
+            with context.workspace.writing():
+                version = staged.commit({**manifest, **self.extra, **keys})
+        counts = keys.get("counts", {})
+        return {"version": version, "metrics": evaluation.metrics, "counts": counts, "verdict": evaluation.verdict}
+
+    def describe(self, outputs: Data) -> str:
+        return f"version {outputs['version']}"
+
+
+def check_unchanged(found: str, measured: str, role: str) -> None:
+    """Raise InputError when the rows that were read are not those that were measured."""
+    if found != measured:
+        raise InputError(
+            "the rows of the query changed while the job was reading them", role=role, help="run the job again"
+        )
