@@ -177,10 +177,11 @@ def run(
 def plan(files: tuple[Path, ...], workspace: str, settings: tuple[str, ...], as_json: bool) -> None:
     """Check whole job files and show what running them would do; nothing runs."""
     from graphlearn.events import silent
+    from graphlearn.jobs.machine import this_machine
     from graphlearn.printing import to_json_line
     from graphlearn.session import connect
 
-    overrides = read_settings(settings)
+    overrides, machine = read_settings(settings), this_machine()
     check_syntax(files)
     database = workspace if Path(workspace).expanduser().exists() else ":memory:"
     with connect(database, emit=silent) as session:
@@ -188,12 +189,14 @@ def plan(files: tuple[Path, ...], workspace: str, settings: tuple[str, ...], as_
             for planned in session.plan_file(path, overrides=overrides):
                 state = "unchanged" if planned.unchanged else "to train"
                 if as_json:
-                    operators = planned.plan.table().to_pylist() if planned.plan is not None else None
+                    operators = planned.plan.table(machine).to_pylist() if planned.plan is not None else None
                     record = {"model": planned.name, "family": planned.family, "unchanged": planned.unchanged}
                     click.echo(to_json_line({**record, "file": str(path), "operators": operators}))
                     continue
                 click.echo(f"{planned.name} ({planned.family}): {state}")
-                text = planned.plan.text() if planned.plan is not None else "its input is made by the file itself"
+                text = (
+                    planned.plan.text(machine) if planned.plan is not None else "its input is made by the file itself"
+                )
                 click.echo("".join(f"  {line}\n" for line in text.splitlines()))
 
 
@@ -289,7 +292,7 @@ def open_for_query(workspace: str, source: Source, emit: Emit) -> Iterator[Sessi
 @json_option
 def models(workspace: str, as_json: bool) -> None:
     """List the stored models."""
-    from graphlearn.listing import print_models
+    from graphlearn.show import print_models
 
     print_models(folder_of(workspace), as_json=as_json)
 
@@ -301,7 +304,7 @@ def models(workspace: str, as_json: bool) -> None:
 @json_option
 def show(model: str, workspace: str, version: int | None, as_json: bool) -> None:
     """Show a stored model: what it was trained on, its options, how good it is."""
-    from graphlearn.listing import print_model
+    from graphlearn.show import print_model
 
     print_model(folder_of(workspace), model, version, as_json=as_json)
 
@@ -312,7 +315,7 @@ def show(model: str, workspace: str, version: int | None, as_json: bool) -> None
 @json_option
 def runs(workspace: str, model: str | None, as_json: bool) -> None:
     """List the runs, newest first, those that are going on too."""
-    from graphlearn.listing import print_runs
+    from graphlearn.show import print_runs
 
     print_runs(folder_of(workspace), model, as_json=as_json)
 

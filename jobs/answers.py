@@ -6,7 +6,6 @@ from collections.abc import Mapping
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from graphlearn.types import IdArray
 
@@ -45,8 +44,13 @@ class Unknown:
 
 def as_asked(keys: pa.Array, asked: pa.Array) -> pa.Array:
     """The keys, where they are NULL those that were asked for, if they are of one type."""
-    same = asked.type == keys.type or (_is_text(asked) and _is_text(keys))
-    return pc.coalesce(keys, asked.cast(keys.type)) if same else keys
+    if _is_text(asked) and _is_text(keys):
+        asked = asked.cast(keys.type)
+    if asked.type != keys.type or not keys.null_count:
+        return keys
+    row = np.arange(len(keys))  # Arrow's coalesce knows no extension types
+    missing = keys.is_null().to_numpy(zero_copy_only=False)
+    return pa.concat_arrays([keys, asked]).take(pa.array(np.where(missing, row + len(keys), row)))
 
 
 def find_field(schema: pa.Schema, name: str) -> str | None:

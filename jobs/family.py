@@ -95,13 +95,20 @@ class TableFunction:
     """How a table function of a model is called.
 
     `argument`: whether a relation follows the name of the model; `keys`: it may also be a key, or a list of keys.
-    `named` are its named arguments besides `version`; `example` shows the arguments in messages.
+    `named` are its named arguments besides `version`. Messages show the arguments of `example`, and `returns`, what
+    becomes of the rows of the relation.
     """
 
     argument: Literal["required", "optional", "none"] = "none"
     named: Named = field(default_factory=dict)
     example: str = "'m'"
     keys: bool = False
+    returns: str = ""
+
+    def call(self, function: str) -> str:
+        """The function as a query writes it, for messages."""
+        joined = f": {self.returns}" if self.returns else ", and JOIN it where other columns are wanted"
+        return f"FROM {function}({self.example}){joined}"
 
     def read(self, function: str, given: Mapping[str, Any], *, argument: bool) -> dict[str, Any]:
         """The named arguments with defaults filled in.

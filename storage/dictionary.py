@@ -1,5 +1,7 @@
 """Users' keys by id: a Parquet file (id, key) in id order, read as Arrow when first needed.
 
+Ids are stable: the dictionary of a model's next version is that of the version before with new keys appended.
+
 Parquet cannot hold some of DuckDB's types (HUGEINT, TIME WITH TIME ZONE, BIT, …). Keys of those types are stored as
 text; the file's metadata names the true type, and every reader here casts back to it.
 """
@@ -14,12 +16,53 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from graphlearn.errors import ArtifactError, InputError
-from graphlearn.storage.columns import kind_of, literal
+from graphlearn.storage.columns import common_type, compatible, key_sql, kind_of, literal
 from graphlearn.storage.files import disk_errors
+from graphlearn.storage.key_index import KeyIndex
 from graphlearn.types import IdArray
 
+DAMAGED = "train the model again with --force"
 _TYPE_KEY = b"graphlearn_key_type"
 _AS_TEXT = ("HUGEINT", "UHUGEINT", "BIGNUM", "BIT", "TIMESTAMP_S", "TIMESTAMP_MS", "TIME_NS", "TIME WITH TIME ZONE")
+
+
+def numbered(keys: str, key_type: str, base: Dictionary | None = None) -> str:
+    """SQL (id, key): the distinct keys of a query (key), none of them NULL, by stable ids.
+
+    Keys of `base`, the dictionary of the version before, keep their ids whether they occur or not; the others are
+    numbered from its end, or from 0, in key order. `key_type` is that of the query, see `widened`.
+    """
+    found = f"(SELECT DISTINCT key FROM ({keys}))"
+    number = "row_number() OVER (ORDER BY key ASC) - 1"
+    if base is None:
+        return f"SELECT {number} AS id, key FROM {found}"
+    known = f"(SELECT id, {key_sql('key', key_type)} AS key FROM {base.sql})"
+    return (
+        f"SELECT id, key FROM {known} UNION ALL "
+        f"SELECT {len(base)} + {number} AS id, key FROM {found} ANTI JOIN {known} USING (key)"
+    )
+
+
+def widened(
+    cursor: duckdb.DuckDBPyConnection, base: Dictionary | None, key_type: str, what: str, role: str | None = None
+) -> str:
+    """The type that holds the keys of a base and those of a query, of type `key_type`.
+
+    Raises InputError, in which `what` names the keys, when their types are of two kinds or no type holds both exactly.
+    """
+    if base is None or base.type == key_type:
+        return key_type
+    if compatible(base.type, key_type):
+        found = common_type(cursor, [base.type, key_type])
+        back = f"TRY_CAST(TRY_CAST(key AS {found}) AS {base.type})"
+        lost = f"SELECT count(*) FROM {base.sql} WHERE {back} IS DISTINCT FROM key"
+        if found == base.type or not cursor.execute(lost).fetchall()[0][0]:
+            return found
+    raise InputError(
+        f"the keys of {what} are {base.type} in the model, but {key_type} in the query",
+        role=role,
+        help=f"cast them to {base.type} in the query, or start anew with CREATE OR REPLACE MODEL",
+    )
 
 
 def write_dictionary(cursor: duckdb.DuckDBPyConnection, sql: str, key_type: str, path: Path) -> None:
@@ -83,12 +126,11 @@ class Dictionary:
             metadata = pq.read_metadata(self.path)
             self.type = (metadata.metadata or {})[_TYPE_KEY].decode()
         except (OSError, KeyError, pa.ArrowException) as error:
-            raise ArtifactError(
-                f"the dictionary {self.path} is missing or damaged: {error}", help="train the model again with --force"
-            ) from error
+            raise ArtifactError(f"the dictionary {self.path} is missing or damaged: {error}", help=DAMAGED) from error
         self._length: int = metadata.num_rows
         self._column: pa.Table | None = None
-        self._lock = threading.Lock()
+        self._index: KeyIndex | None = None
+        self._lock = threading.RLock()
 
     def __len__(self) -> int:
         return self._length
@@ -113,6 +155,26 @@ class Dictionary:
         """The keys of the ids; NULL for a negative id. shape: [any n] -> [n]"""
         missing = ids < 0
         return self.keys.take(pa.array(ids, mask=missing if missing.any() else None))
+
+    def ids(self, keys: pa.Array | pa.ChunkedArray, time_zone: str | None = None) -> IdArray:
+        """The ids of keys of any type, -1 for unknown ones and for NULL (which `keys.is_null()` tells apart).
+
+        A key is known when it survives the cast to the dictionary's type and back: 6.0 is the key 6, 5.7 is not. Stamps
+        are cast as in a session whose TimeZone is `time_zone` (None: the system's). The first call indexes the keys;
+        threads may call at once. shape: [n] -> [n]
+        """
+        with self._lock:
+            if self._index is None:
+                self._index = KeyIndex(self.keys, self.field, self.type)
+            index = self._index
+        return index.find(keys, time_zone)
+
+    def close(self) -> None:
+        """Release the index of `ids`, which a later call builds again."""
+        with self._lock:
+            if self._index is not None:
+                self._index.close()
+            self._index = None
 
     def lookup(self, cursor: duckdb.DuckDBPyConnection, key: object) -> int | None:
         """The id of one key (a Python value, cast to the dictionary's type), or None. Reads one row group or two."""
@@ -140,9 +202,7 @@ class Dictionary:
             query = f"SELECT key FROM {self.sql} ORDER BY id ASC"
             table: pa.Table = connection.sql(query).to_arrow_table()
         except duckdb.Error as error:
-            raise ArtifactError(
-                f"the dictionary {self.path} is damaged: {error}", help="train the model again with --force"
-            ) from error
+            raise ArtifactError(f"the dictionary {self.path} is damaged: {error}", help=DAMAGED) from error
         finally:
             connection.close()
         return table.combine_chunks()

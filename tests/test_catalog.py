@@ -9,7 +9,7 @@ from typing import Any
 import duckdb
 import pytest
 
-from graphlearn.catalog import SCHEMAS, catalog_tables
+from graphlearn.catalog import catalog_tables, schemas
 from graphlearn.events import Evaluated, Event, JobStarted, Note, Step
 from graphlearn.storage.artifacts import ArtifactStore
 from graphlearn.storage.runs import RunFolder
@@ -44,7 +44,7 @@ def started(at: float, resumed_at: int | None = None) -> Event:
 def step(at: float, number: int, epoch: int, loss: float = 0.0, *, done: bool = True) -> Event:
     return Step(
         time=at, step=number, steps=10, epoch=epoch, epochs=9, loss=loss, examples_per_second=5.0, eta_seconds=1.0,
-        epoch_done=done,
+        unit="triples", epoch_done=done,
     )  # fmt: skip
 
 
@@ -53,11 +53,11 @@ def evaluated(at: float, epoch: int, mrr: float, split: str = "valid") -> Event:
 
 
 def test_empty_tables_have_their_types(sql: Any) -> None:
-    assert set(SCHEMAS) == set(TYPES)
+    assert set(schemas()) == set(TYPES)
     for name, types in TYPES.items():
         assert sql(f"SELECT count(*) FROM {name}") == [(0,)]
         described = {row[0]: row[1] for row in sql(f"DESCRIBE {name}")}
-        assert list(described) == SCHEMAS[name].names
+        assert list(described) == schemas()[name].names
         assert types.items() <= described.items()
 
 

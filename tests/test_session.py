@@ -31,7 +31,8 @@ from graphlearn.errors import (
     WorkspaceError,
 )
 from graphlearn.events import Event, JobFinished, JobStarted, Note, silent
-from graphlearn.jobs.create import ModelResult
+from graphlearn.jobs.machine import Machine
+from graphlearn.jobs.request import ModelResult
 from graphlearn.session import Session, connect
 
 TRIPLES = """
@@ -497,7 +498,7 @@ def test_plan_counts_rows_of_tables_the_file_will_make(session: Session) -> None
     (planned,) = session.plan_file("job.sql")
     assert (planned.name, planned.family, planned.unchanged) == ("m", "distmult", False)
     assert planned.plan is not None
-    assert "77 rows" in planned.plan.text()
+    assert "77 rows" in planned.plan.text(Machine(1e9))
     assert rows(session, "SELECT count(*) FROM triples") == [(12,)]
     assert rows(session, "FROM models") == []
     session.run_file("job.sql")

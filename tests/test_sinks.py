@@ -53,6 +53,7 @@ def a_job(folder: Path) -> list[Event]:
                     loss=1 / epoch,
                     examples_per_second=61234.5,
                     eta_seconds=65.0,
+                    unit="triples",
                     epoch_done=step == 10,
                 )
             )
@@ -139,6 +140,7 @@ def test_plain_lines_grow_rare_in_a_long_run() -> None:
                 loss=1.0,
                 examples_per_second=1.0,
                 eta_seconds=1.0,
+                unit="triples",
             )
         )
     assert 100 < len(stream.getvalue().splitlines()) < 200
@@ -192,7 +194,7 @@ def test_tensorboard_files_hold_loss_and_metrics(tmp_path: Path) -> None:
 
     read = EventAccumulator(str(tmp_path / "tensorboard"))
     read.Reload()
-    assert {"train/loss", "train/examples_per_second", "valid/mrr"} <= set(read.Tags()["scalars"])
+    assert {"train/loss", "train/triples_per_second", "valid/mrr"} <= set(read.Tags()["scalars"])
     assert len(read.Scalars("train/loss")) == 40
     assert [round(point.value, 3) for point in read.Scalars("valid/mrr")] == [0.1, 0.2, 0.3, 0.4]
 

@@ -198,7 +198,7 @@ def _parameter(query: Rewritten, name: str) -> SqlError:
 
 def _table_help(function: str) -> str:
     """How a table function is written, for one that stands where a value should."""
-    return f"write FROM {function}({table_functions()[function].example}), and JOIN it where other columns are wanted"
+    return f"write {table_functions()[function].call(function)}"
 
 
 def around(function: str, name: str, place: Place) -> SqlError:
@@ -206,7 +206,7 @@ def around(function: str, name: str, place: Place) -> SqlError:
     return SqlError(
         f"{function} cannot read {name} of the query around it: its relation stands alone",
         place=place,
-        help=f"ask for all rows at once: FROM {function}({table_functions()[function].example}) JOIN …",
+        help=f"ask for all rows at once: {table_functions()[function].call(function)}",
     )
 
 

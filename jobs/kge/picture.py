@@ -62,9 +62,9 @@ def read_map(version_folder: Path, points: int = POINTS) -> EntityMap:
     entities, relations = Dictionary(version_folder / ENTITIES), Dictionary(version_folder / RELATIONS)
     sql = """
         WITH ends AS (
-            SELECT head AS id, relation, 'head' AS side FROM read_parquet($snapshot)
+            SELECT head AS id, relation, 'head' AS side FROM read_parquet($snapshot) WHERE present
             UNION ALL
-            SELECT tail, relation, 'tail' FROM read_parquet($snapshot)
+            SELECT tail, relation, 'tail' FROM read_parquet($snapshot) WHERE present
         ),
         counted AS (SELECT id, relation, side, count(*) AS n FROM ends GROUP BY ALL),
         chosen AS (SELECT id, sum(n)::BIGINT AS degree FROM counted GROUP BY id ORDER BY degree DESC, id LIMIT $points),

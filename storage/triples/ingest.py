@@ -5,6 +5,9 @@ numbered in key order, are the dictionaries; joins translate keys to ids, by has
 share one (else by key); a sort by (relation, head, tail) makes the result independent of the order of the rows. All of
 it is DuckDB's, on all its threads, and spills to `temp_directory` above `memory_limit`; only the finished ids (13 bytes
 a row) and masks come to numpy. Duplicates, leaks and hold-out are settled on the ids.
+
+A new version of a model continues a base: ids and splits of what the base knows stay, and a join finds which facts that
+is.
 """
 
 from __future__ import annotations
@@ -37,16 +40,17 @@ from graphlearn.storage.columns import (
     quoted,
     subquery,
 )
-from graphlearn.storage.dictionary import write_dictionary
+from graphlearn.storage.dictionary import numbered, widened, write_dictionary
 from graphlearn.storage.files import disk_errors
 from graphlearn.storage.fingerprint import digest, row_hash
 from graphlearn.storage.interrupt import interruptible
 from graphlearn.storage.memory import bounded_memory
+from graphlearn.storage.triples.base import TripleBase
 from graphlearn.storage.triples.report import IngestReport
-from graphlearn.storage.triples.snapshot import ENTITIES, RELATIONS, SNAPSHOT, write_snapshot
-from graphlearn.storage.triples.splits import deduplicate, divide, hold_out, keep_seen
+from graphlearn.storage.triples.snapshot import ENTITIES, RELATIONS, SNAPSHOT, Codes, write_snapshot
+from graphlearn.storage.triples.splits import deduplicate, divide, hold_out, keep_seen, seen
 from graphlearn.text import counted
-from graphlearn.types import IdArray, Json, Split, Triples
+from graphlearn.types import BoolArray, IdArray, Json, Split, Triples
 
 __all__ = [
     "EncodedTriples",
@@ -66,8 +70,10 @@ _UNKNOWN_SPLIT = 9
 class EncodedTriples:
     """Triples as ids, with everything needed to give users their keys back.
 
-    Within a split, triples are unique and ordered by (relation, head, tail). Ids run from 0 in key order. The two
-    dictionaries wait in unnamed temporary files (nothing is left behind, however the process ends) until `write`.
+    Within a split, triples are unique and ordered by (relation, head, tail). Ids run from 0 in key order, after those
+    of the base if there is one. `alive` says which entities are in a fact; the others are known from earlier versions
+    only, and no candidates. shape: alive: [E]. The two dictionaries wait in unnamed temporary files (nothing is left
+    behind, however the process ends) until `write`.
     """
 
     report: IngestReport
@@ -77,6 +83,8 @@ class EncodedTriples:
     entity_type: str
     relation_type: str
     fingerprint: str
+    alive: BoolArray
+    _removed: dict[Split, Triples] = field(repr=False, compare=False)
     _entities: IO[bytes] = field(repr=False, compare=False)
     _relations: IO[bytes] = field(repr=False, compare=False)
 
@@ -89,7 +97,7 @@ class EncodedTriples:
             with disk_errors(folder / name), open(folder / name, "wb") as target:
                 source.seek(0)
                 shutil.copyfileobj(source, target, 1 << 22)
-        write_snapshot(folder / SNAPSHOT, self.splits)
+        write_snapshot(folder / SNAPSHOT, self.splits, self._removed)
 
     def manifest(self) -> Json:
         """Its keys of a version's manifest."""
@@ -112,6 +120,7 @@ def encode_triples(
     *,
     holdout: tuple[float, float] = (0.05, 0.05),
     seed: int = 0,
+    base: TripleBase | None = None,
     memory_limit: int | None = None,
     emit: Emit,
 ) -> EncodedTriples:
@@ -121,6 +130,9 @@ def encode_triples(
     triples one is kept, the train row before the valid row before the test row. Without a split column `holdout` =
     (valid, test) fractions are held out by a hash of keys and `seed`, so a triple stays where it is when others are
     added; held-out triples whose head, tail or relation would not occur in train go to train.
+
+    With a `base`, keys keep its ids and new ones are appended in key order, and facts keep its splits, also those that
+    were removed and return: only new facts are drawn, moved, or take the value of a split column.
 
     `memory_limit` bounds DuckDB's memory in bytes while it works (see `bounded_memory`); the arrays come on top.
     Raises InputError for a query that is empty, lacks columns or holds unusable values; OptionError for impossible
@@ -134,7 +146,7 @@ def encode_triples(
     columns = describe(cursor, sql)
     check_columns(columns)
     with bounded_memory(cursor, memory_limit), disk_errors("DuckDB's temporary files"):
-        ingest = _Ingest(cursor, columns, emit)
+        ingest = _Ingest(cursor, columns, base, emit)
         try:
             return ingest.run(sql, holdout, seed)
         finally:
@@ -144,18 +156,24 @@ def encode_triples(
 class _Ingest:
     """One run of `encode_triples`: its temporary tables and what was counted."""
 
-    def __init__(self, cursor: duckdb.DuckDBPyConnection, columns: dict[str, str], emit: Emit) -> None:
+    def __init__(
+        self, cursor: duckdb.DuckDBPyConnection, columns: dict[str, str], base: TripleBase | None, emit: Emit
+    ) -> None:
         self.cursor = cursor
         self.columns = columns
+        self.base = base
         self.emit = emit
         self.report = IngestReport()
         token = secrets.token_hex(6)
         self.raw, self.entities, self.relations = (
             f"temp.main.graphlearn_{name}_{token}" for name in ("raw", "entities", "relations")
         )
+        self.facts = f"graphlearn_facts_{token}"
         types = {name: columns[str(find_column(columns, name))] for name in REQUIRED}
-        self.entity_type = common_type(cursor, [types["head"], types["tail"]])
-        self.relation_type = common_type(cursor, [types["relation"]])
+        self.known = (base.entities, base.relations) if base is not None else (None, None)
+        ends = common_type(cursor, [types["head"], types["tail"]])
+        self.entity_type = widened(cursor, self.known[0], ends, "head and tail")
+        self.relation_type = widened(cursor, self.known[1], common_type(cursor, [types["relation"]]), "relation")
         self.split = find_column(columns, "split")
         self.by_hash = True
 
@@ -172,14 +190,23 @@ class _Ingest:
         self.number_keys()
         r_type = "INTEGER" if self.report.relations <= INT32_IDS else "BIGINT"
         e_type = "INTEGER" if self.report.entities <= INT32_IDS else "BIGINT"
-        triples, codes = self.ids(e_type, r_type)
+        triples, codes, rows = self.ids(e_type, r_type)
         self.execute(f"DROP TABLE {self.raw}")
-        triples, codes = deduplicate(triples, codes, self.report)
-        if self.split is None and max(holdout) > 0:
+        kept = deduplicate(triples, codes, self.report)
+        triples, codes = triples[kept], codes[kept]
+        sizes = self.report.entities, self.report.relations
+        drawn = self.split is None and max(holdout) > 0
+        if drawn:
             codes = hold_out(triples, self.key_hashes(self.entities), self.key_hashes(self.relations), holdout, seed)
-            self.report.moved_to_train = keep_seen(triples, codes, self.report.entities, self.report.relations)
-        splits = divide(triples, codes, self.report, covered=self.split is None)
-        del triples, codes
+        alive, removed = np.ones(self.report.entities, np.bool_), {}
+        if self.base is not None:
+            rows = rows[kept]
+            codes, removed = self.settle(rows, codes), self.base.without(rows)
+            alive = self.count_vanished(triples, removed)
+        if drawn:
+            self.report.moved_to_train = keep_seen(triples, codes, *sizes, None if self.base is None else rows < 0)
+        splits = divide(triples, codes, self.report, covered=self.split is None and self.base is None)
+        del triples, codes, rows
         files = [
             self.store(self.entities, self.entity_type, e_type),
             self.store(self.relations, self.relation_type, r_type),
@@ -194,6 +221,8 @@ class _Ingest:
             entity_type=self.entity_type,
             relation_type=self.relation_type,
             fingerprint=digest,
+            alive=alive,
+            _removed=removed,
             _entities=files[0],
             _relations=files[1],
         )
@@ -255,16 +284,14 @@ class _Ingest:
         return " WHERE head IS NOT NULL AND relation IS NOT NULL AND tail IS NOT NULL"
 
     def number_keys(self) -> None:
-        """Make the dictionaries: distinct keys numbered from 0 in key order."""
+        """Make the dictionaries: distinct keys numbered in key order, from 0 or after those of the base."""
         ends = " UNION ALL ".join(f"SELECT {end} AS key FROM {self.raw}{self.where}" for end in ("head", "tail"))
+        links = f"SELECT relation AS key FROM {self.raw}{self.where}"
         for table, keys in (
-            (self.entities, ends),
-            (self.relations, f"SELECT relation AS key FROM {self.raw}{self.where}"),
+            (self.entities, numbered(ends, self.entity_type, self.known[0])),
+            (self.relations, numbered(links, self.relation_type, self.known[1])),
         ):
-            self.execute(
-                f"CREATE TEMP TABLE {table} AS SELECT key, row_number() OVER (ORDER BY key ASC) - 1 AS id, "
-                f"{KEY_HASH.format('key')} AS hash FROM (SELECT DISTINCT key FROM ({keys}))"
-            )
+            self.execute(f"CREATE TEMP TABLE {table} AS SELECT id, key, {KEY_HASH.format('key')} AS hash FROM ({keys})")
         counts = [
             self.execute(f"SELECT count(*), count(DISTINCT hash) FROM {table}")[0]
             for table in (self.entities, self.relations)
@@ -272,8 +299,11 @@ class _Ingest:
         self.report.entities, self.report.relations = (keys for keys, _ in counts)
         self.by_hash = all(keys == hashes for keys, hashes in counts)
 
-    def ids(self, e_type: str, r_type: str) -> tuple[Triples, npt.NDArray[np.uint8]]:
-        """Translate keys to ids, ordered by (relation, head, tail, split). shape: [rows] each"""
+    def ids(self, e_type: str, r_type: str) -> tuple[Triples, Codes, IdArray]:
+        """Translate keys to ids, ordered by (relation, head, tail, split), with the place of each fact in the base.
+
+        The place is -1 for new facts; without a base there are none. shape: [rows] each
+        """
         n = self.report.rows - self.report.null_rows
         code = "split" if self.split is not None else "0::UTINYINT"
         joins = " ".join(
@@ -284,28 +314,55 @@ class _Ingest:
                 (self.relations, "r", "relation"),
             )
         )
+        place = ""
+        if self.base is not None:
+            place = ", coalesce(b.row, -1) AS b"
+            joins += f" LEFT JOIN {self.facts} b ON known_head = h.id AND known_relation = r.id AND known_tail = t.id"
         query = (
-            f"SELECT h.id::{e_type} AS h, r.id::{r_type} AS r, t.id::{e_type} AS t, {code} AS s FROM {self.raw} "
+            f"SELECT h.id::{e_type} AS h, r.id::{r_type} AS r, t.id::{e_type} AS t, {code} AS s{place} FROM {self.raw} "
             f"{joins}{self.where} ORDER BY r ASC, h ASC, t ASC, s ASC"
         )
         heads, relations, tails = _empty_ids(n, e_type), _empty_ids(n, r_type), _empty_ids(n, e_type)
-        codes = np.empty(n, np.uint8)
+        codes, rows = np.empty(n, np.uint8), _empty_ids(n if self.base is not None else 0, "BIGINT")
 
         def read() -> int:
             start = 0
             reader: pa.RecordBatchReader = self.cursor.sql(query).to_arrow_reader(BATCH_ROWS)
             try:
                 for batch in reader:
-                    for target, column in zip((heads, relations, tails, codes), batch.columns, strict=True):
+                    for target, column in zip((heads, relations, tails, codes, rows), batch.columns, strict=False):
                         target[start : start + len(column)] = column.to_numpy(zero_copy_only=True)
                     start += batch.num_rows
             finally:
                 reader.close()
             return start
 
-        rows = interruptible(self.cursor, read)
-        assert rows == n, (rows, n)
-        return Triples(heads, relations, tails), codes
+        if self.base is not None:
+            self.cursor.register(self.facts, self.base.table())
+        try:
+            count = interruptible(self.cursor, read)
+        finally:
+            if self.base is not None:
+                self.cursor.unregister(self.facts)
+        assert count == n, (count, n)
+        return Triples(heads, relations, tails), codes, rows
+
+    def settle(self, rows: IdArray, codes: Codes) -> Codes:
+        """The codes with those of the base for the facts that it knows. shape: [n], [n] -> [n]"""
+        assert self.base is not None
+        settled = self.base.settle(rows, codes)
+        if self.split is not None:
+            self.report.kept_split = int(np.count_nonzero(settled != codes))
+        return settled
+
+    def count_vanished(self, triples: Triples, removed: dict[Split, Triples]) -> BoolArray:
+        """Count what the base knows and no fact holds any more; returns which entities are in a fact. shape: [E]"""
+        report = self.report
+        entities, relations = seen(triples, report.entities, report.relations)
+        report.removed = sum(map(len, removed.values()))
+        report.vanished_entities = int(np.count_nonzero(~entities))
+        report.vanished_relations = int(np.count_nonzero(~relations))
+        return entities
 
     def key_hashes(self, table: str) -> npt.NDArray[np.uint64]:
         """A hash of every key, in id order, that does not depend on the version of DuckDB. shape: [keys]"""

@@ -16,6 +16,10 @@ class IngestReport:
     split, `leaked_rows` repeat it in a lesser split (train > valid > test). `unseen_entities` and `unseen_relations`
     occur in valid or test only. `moved_to_train` were drawn for hold-out but hold an entity or relation that train
     would lack. `self_loops` (head = tail) are kept.
+
+    Of a model's earlier versions: `removed` facts are no longer in the input, `vanished_entities` and
+    `vanished_relations` (counted in `entities` and `relations`) are in no fact any more, and `kept_split` facts keep
+    their split although the input now gives another.
     """
 
     rows: int = 0
@@ -31,6 +35,10 @@ class IngestReport:
     test: int = 0
     unseen_entities: int = 0
     unseen_relations: int = 0
+    removed: int = 0
+    vanished_entities: int = 0
+    vanished_relations: int = 0
+    kept_split: int = 0
 
     def to_json(self) -> Json:
         """All counts by name."""
@@ -64,5 +72,14 @@ class IngestReport:
             ),
             (self.unseen_entities, "{n} in valid or test only: ranked, but never trained", "entity", "warning"),
             (self.unseen_relations, "{n} in valid or test only: ranked, but never trained", "relation", "warning"),
+            (self.removed, "{n} of earlier versions no longer in the input", "fact", "info"),
+            (self.vanished_entities, "{n} in no fact any more: kept, but no candidates", "entity", "info"),
+            (self.vanished_relations, "{n} in no fact any more: kept", "relation", "info"),
+            (
+                self.kept_split,
+                "{n} kept in the split of the earlier version: split now says another",
+                "fact",
+                "warning",
+            ),
         ]
         return [(text.format(n=counted(n, noun)), level) for n, text, noun, level in found if n]

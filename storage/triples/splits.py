@@ -13,30 +13,29 @@ import numpy.typing as npt
 
 from graphlearn.errors import InputError
 from graphlearn.storage.triples.report import IngestReport
-from graphlearn.storage.triples.snapshot import SPLIT_CODES
-from graphlearn.types import BoolArray, Split, Triples
+from graphlearn.storage.triples.snapshot import SPLIT_CODES, Codes
+from graphlearn.types import BoolArray, IdArray, Split, Triples
 
-Codes: TypeAlias = npt.NDArray[np.uint8]
 Hashes: TypeAlias = npt.NDArray[np.uint64]
 
 _BLOCK = 1 << 20
 
 
-def deduplicate(triples: Triples, codes: Codes, report: IngestReport) -> tuple[Triples, Codes]:
-    """Keep the first row of every run of equal triples. Runs must be ordered by code, so train goes before valid."""
+def deduplicate(triples: Triples, codes: Codes, report: IngestReport) -> slice | IdArray:
+    """The first row of every run of equal triples. Runs must be ordered by code, so train goes before valid."""
     same = np.ones(len(triples) - 1, np.bool_)
     for column in (triples.heads, triples.tails, triples.relations):
         same &= column[1:] == column[:-1]
     repeats = np.flatnonzero(same) + 1
     if not len(repeats):
-        return triples, codes
+        return slice(None)
     keep: BoolArray = np.ones(len(triples), np.bool_)
     keep[repeats] = False
     firsts = np.flatnonzero(keep)
     first_of = firsts[np.searchsorted(firsts, repeats, "right") - 1]
     report.leaked_rows = int(np.count_nonzero(codes[repeats] != codes[first_of]))
     report.duplicate_rows = len(repeats) - report.leaked_rows
-    return triples[firsts], codes[firsts]
+    return firsts
 
 
 def hold_out(
@@ -58,10 +57,15 @@ def hold_out(
     return codes
 
 
-def keep_seen(triples: Triples, codes: Codes, n_entities: int, n_relations: int) -> int:
-    """Move held-out triples whose head, tail or relation train would lack to train, in place; returns how many."""
-    entities, relations = _seen(triples, n_entities, n_relations, codes)
-    held = np.flatnonzero(codes)
+def keep_seen(
+    triples: Triples, codes: Codes, n_entities: int, n_relations: int, movable: BoolArray | None = None
+) -> int:
+    """Move held-out triples whose head, tail or relation train would lack to train, in place; returns how many.
+
+    `movable`: the triples that may be moved, None for all. shape: [n]
+    """
+    entities, relations = seen(triples, n_entities, n_relations, codes)
+    held = np.flatnonzero(codes if movable is None else movable & (codes > 0))
     part = triples[held]
     lost = ~(entities[part.heads] & entities[part.tails] & relations[part.relations])
     codes[held[lost]] = 0
@@ -82,13 +86,13 @@ def divide(triples: Triples, codes: Codes, report: IngestReport, *, covered: boo
     if not report.train:
         raise InputError("no row has split = 'train'", help="mark rows as 'train', or leave the split column out")
     if not covered and (report.valid or report.test):
-        entities, relations = _seen(splits[Split.TRAIN], report.entities, report.relations)
-        report.unseen_entities = int(np.count_nonzero(~entities))
-        report.unseen_relations = int(np.count_nonzero(~relations))
+        entities, relations = seen(splits[Split.TRAIN], report.entities, report.relations)
+        report.unseen_entities = int(np.count_nonzero(~entities)) - report.vanished_entities
+        report.unseen_relations = int(np.count_nonzero(~relations)) - report.vanished_relations
     return splits
 
 
-def _seen(
+def seen(
     triples: Triples, n_entities: int, n_relations: int, codes: Codes | None = None
 ) -> tuple[BoolArray, BoolArray]:
     """Masks of the entities and relations that occur (with `codes`, in train). shape: [E], [R]"""

@@ -15,7 +15,7 @@ from cases.paths import ROOT
 
 import graphlearn
 from graphlearn.events import silent
-from graphlearn.jobs.create import ModelResult
+from graphlearn.jobs.request import ModelResult
 
 EXAMPLES = ROOT / "examples"
 SCRIPT = EXAMPLES / "us_income.py"

@@ -29,7 +29,18 @@ def test_a_run_from_start_to_end(tmp_path: Path) -> None:
     info = run.info()
     assert (info["status"], info["pid"], info["model"], info["run"]) == ("running", os.getpid(), "kg.medical", run.id)
     run.append(Note(message="two\nlines"))
-    run.append(Step(epoch=1, epochs=2, step=5, steps=9, loss=float("nan"), examples_per_second=1.0, eta_seconds=2.0))
+    run.append(
+        Step(
+            epoch=1,
+            epochs=2,
+            step=5,
+            steps=9,
+            loss=float("nan"),
+            examples_per_second=1.0,
+            eta_seconds=2.0,
+            unit="triples",
+        )
+    )
     assert [event["event"] for event in RunFolder.open(tmp_path, run.id).events()] == ["note", "step"]
     assert [event.get("loss") for event in run.events()] == [None, None]
     run.update(epoch=1, loss=0.5)

@@ -15,9 +15,8 @@ from graphlearn.errors import ArtifactError, InputError, ModelNotFound, OptionEr
 from graphlearn.events import silent
 from graphlearn.jobs import functions
 from graphlearn.jobs.create import create_model
-from graphlearn.jobs.families import family
-from graphlearn.jobs.functions import ArrowSource, ModelReader
-from graphlearn.jobs.kge.questions import BATCH
+from graphlearn.jobs.functions import BATCH, ArrowSource, Call, ModelReader
+from graphlearn.jobs.registry import family
 from graphlearn.storage.workspace import Workspace
 
 
@@ -36,7 +35,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
 
 
 def ask(w: Workspace, function: Any, model: str, argument: str | None = None, **named: Any) -> ArrowSource:
-    return ModelReader(w.folder).open(function, model, argument, named, w.cursor)
+    return ModelReader(w.folder).open(model, Call(function, argument, named, w.cursor))
 
 
 def rows(w: Workspace, source: ArrowSource, sql: str = "FROM answer") -> list[tuple[Any, ...]]:
@@ -145,7 +144,7 @@ def test_evaluate_stored_and_given(trained: Workspace) -> None:
 
 def test_evaluate_on_nothing_it_knows(trained: Workspace) -> None:
     with pytest.raises(InputError, match="no triple"):
-        ask(trained, "evaluate", "m", "SELECT 'x' AS head, 'y' AS relation, 'z' AS tail")
+        list(ask(trained, "evaluate", "m", "SELECT 'x' AS head, 'y' AS relation, 'z' AS tail").batches())
     with pytest.raises(InputError, match="has no rows"):
         list(ask(trained, "evaluate", "m", "FROM triples WHERE false").batches())
 
@@ -202,7 +201,7 @@ def test_wrong_relations(trained: Workspace, function: Any, argument: str | None
         ask(trained, function, "m", argument)
 
 
-def test_unborn_models_bind_to_the_right_columns(trained: Workspace) -> None:
+def test_models_still_to_be_trained_bind_to_the_right_columns(trained: Workspace) -> None:
     columns = {"head": "VARCHAR", "relation": "VARCHAR", "tail": "VARCHAR", "split": "VARCHAR"}
     cases: list[tuple[Any, str | None]] = [
         ("predict", "SELECT 'p7' AS head, 'knows' AS relation"),
@@ -212,11 +211,11 @@ def test_unborn_models_bind_to_the_right_columns(trained: Workspace) -> None:
     ]
     for function, argument in cases:
         asked = request(dim=16)
-        question = functions.ask(asked.family, function, argument, {}, trained.cursor)
-        unborn = family(asked.family).unborn(asked, {"triples": columns}, question)
-        born = ask(trained, function, "m", argument)
-        assert rows(trained, unborn, "DESCRIBE answer") == rows(trained, born, "DESCRIBE answer")
-        assert rows(trained, unborn) == []
+        shape = family(asked.family).shape({"triples": columns}, asked.options)
+        planned = functions.planned(asked.family, shape, Call(function, argument, {}, trained.cursor))
+        stored = ask(trained, function, "m", argument)
+        assert rows(trained, planned, "DESCRIBE answer") == rows(trained, stored, "DESCRIBE answer")
+        assert rows(trained, planned) == []
 
 
 def test_versions_and_missing_models(tmp_path: Path) -> None:

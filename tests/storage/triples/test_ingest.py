@@ -100,6 +100,7 @@ def oracle(rows: list[Row]) -> tuple[dict[str, int], dict[Split, list[Row]]]:
         "test": len(splits[Split.TEST]),
         "unseen_entities": len(everyone - trained),
         "unseen_relations": len(relations - {t[1] for t in splits[Split.TRAIN]}),
+        **dict.fromkeys(("removed", "vanished_entities", "vanished_relations", "kept_split"), 0),
     }, splits
 
 

@@ -1,0 +1,87 @@
+"""Keys to ids without SQL joins: the sorted hashes of a dictionary's keys, so that no batch scans the dictionary."""
+
+from __future__ import annotations
+
+import threading
+
+import duckdb
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from graphlearn.storage.columns import literal
+from graphlearn.types import BoolArray, IdArray
+
+KEY_HASH = "hash({})"
+
+
+class KeyIndex:
+    """Finds the ids of keys. 12 bytes per key, built in one pass over the keys.
+
+    DuckDB alone hashes, casts and compares keys of all its types, so batches go through an in-memory database of our
+    own. Every hit is compared with the key itself: two keys of one hash are never mixed up. Thread-safe; calls take
+    turns.
+    """
+
+    def __init__(self, keys: pa.Array, field: pa.Field, type_name: str) -> None:
+        """`keys` in id order, with the field by which DuckDB reads them as `type_name`. shape: keys: [K]"""
+        self._keys, self._field, self._type = keys, field, type_name
+        self._lock = threading.Lock()
+        self._connection = duckdb.connect(config={"threads": 1})
+        self._zone: str | None = None
+        table = pa.table([keys], schema=pa.schema([field]))
+        hashes = self._connection.from_arrow(table).project(f"{KEY_HASH.format('key')} AS hash").fetchnumpy()["hash"]
+        order = np.argsort(hashes)
+        self._hashes: npt.NDArray[np.uint64] = hashes[order]
+        self._ids: IdArray = order.astype(np.int32) if len(order) <= 1 << 31 else order
+
+    def find(self, keys: pa.Array | pa.ChunkedArray, time_zone: str | None) -> IdArray:
+        """The ids of the keys; see `Dictionary.ids`. shape: [n] -> [n]"""
+        found = np.full(len(keys), -1, np.int64)
+        if keys.null_count == len(keys):
+            return found
+        with self._lock:
+            self._use(time_zone)
+            asked = self._connection.from_arrow(pa.table({"asked": keys}))
+            type_name = str(asked.types[0])
+            there = f"TRY_CAST(asked AS {self._type})"
+            hashed = asked.project(f"{KEY_HASH.format(there)} AS hash, {there} IS NOT NULL AS usable").fetchnumpy()
+            rows = np.flatnonzero(hashed["usable"])
+            hashes = hashed["hash"]
+            places = np.searchsorted(self._hashes, hashes[rows])
+            while len(rows):  # more than once only where keys share a hash
+                inside = places < len(self._hashes)
+                rows, places = rows[inside], places[inside]
+                hit = self._hashes[places] == hashes[rows]
+                rows, places = rows[hit], places[hit]
+                candidates = np.full(len(keys), -1, np.int64)
+                candidates[rows] = self._ids[places]
+                same = self._same(keys, type_name, candidates)[rows]
+                found[rows[same]] = candidates[rows[same]]
+                rows, places = rows[~same], places[~same] + 1
+        return found
+
+    def close(self) -> None:
+        """Release the connection."""
+        with self._lock:
+            self._connection.close()
+
+    def _use(self, time_zone: str | None) -> None:
+        """Cast between stamps with and without a zone as a session in that time zone does."""
+        if time_zone is not None and time_zone != self._zone:
+            self._connection.execute(f"SET TimeZone = {literal(time_zone)}")
+            self._zone = time_zone
+
+    def _same(self, keys: pa.Array | pa.ChunkedArray, type_name: str, candidates: IdArray) -> BoolArray:
+        """Whether each key is the dictionary's key with its candidate id (-1: none). shape: [n], [n] -> [n]
+
+        A key of another type must survive the cast both ways, so that 5.7 is not the key 6.
+        """
+        known = self._keys.take(pa.array(candidates, mask=candidates < 0))
+        asked = pa.field("asked", keys.type)
+        pairs = self._connection.from_arrow(pa.table([keys, known], schema=pa.schema([asked, self._field])))
+        equal = f"key = TRY_CAST(asked AS {self._type})"
+        if type_name != self._type:
+            equal += f" AND TRY_CAST(key AS {type_name}) = asked"
+        same: BoolArray = pairs.project(f"coalesce({equal}, false) AS same").fetchnumpy()["same"]
+        return same
