@@ -64,6 +64,7 @@ class KeyIndex:
         there = f"TRY_CAST(asked AS {self._type})"
         hashed = asked.project(f"{KEY_HASH.format(there)} AS hash, {there} IS NOT NULL AS usable").fetchnumpy()
         rows, hashes = np.flatnonzero(hashed["usable"]), hashed["hash"]
+        rows = rows[np.argsort(hashes[rows])]  # neighbours lie close together in memory
         places = np.searchsorted(self._hashes, hashes[rows])
         while len(rows):  # more than once only where keys share a hash
             inside = places < len(self._hashes)
