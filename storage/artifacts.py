@@ -26,7 +26,8 @@ from graphlearn.storage.files import disk_errors, dump_json, read_json, sync_fil
 from graphlearn.storage.locks import Staging
 from graphlearn.types import Json
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""2: ids and splits are stable, so a version stores what the next one continues. Older versions are not read."""
 MANIFEST = "manifest.json"
 MODEL = "model.json"
 
@@ -234,9 +235,11 @@ class ArtifactStore:
 
     @staticmethod
     def _damaged(artifact: Artifact, others: list[int]) -> ArtifactError:
-        newer = artifact.manifest.get("format_version", 0)
-        if isinstance(newer, int) and newer > FORMAT_VERSION:
+        written = artifact.manifest.get("format_version")
+        if isinstance(written, int) and written > FORMAT_VERSION:
             fix = "upgrade: pip install -U graphlearn"
+        elif isinstance(written, int) and written < FORMAT_VERSION:
+            fix = "train it again: graphlearn run FILE --force, or CREATE OR REPLACE MODEL"
         else:
             fix = f"train it again with --force, or restore {artifact.path} from a backup"
         also = f"; other versions of it: {', '.join(map(str, others))}" if others else ""
@@ -258,6 +261,8 @@ class ArtifactStore:
             damage = f"{MANIFEST} lacks format_version"
         elif written > FORMAT_VERSION:
             damage = f"its format {written} is newer than this GraphLearn reads ({FORMAT_VERSION})"
+        elif written < FORMAT_VERSION:
+            damage = f"its format {written} is older than this version of GraphLearn reads ({FORMAT_VERSION})"
         elif _sealed(manifest) != manifest:
             damage = f"{MANIFEST} has changed since it was written (its SHA-256 differs)"
         else:

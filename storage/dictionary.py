@@ -162,6 +162,7 @@ class Dictionary:
         A key is known when it survives the cast to the dictionary's type and back: 6.0 is the key 6, 5.7 is not. Stamps
         are cast as in a session whose TimeZone is `time_zone` (None: the system's). The first call indexes the keys;
         threads may call at once. shape: [n] -> [n]
+        Raises InputError for keys of a type that DuckDB cannot cast to the dictionary's, or back.
         """
         with self._lock:
             if self._index is None:

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from graphlearn.errors import InputError
 from graphlearn.storage.columns import literal
 from graphlearn.types import BoolArray, IdArray
 
@@ -36,7 +37,10 @@ class KeyIndex:
         self._ids: IdArray = order.astype(np.int32) if len(order) <= 1 << 31 else order
 
     def find(self, keys: pa.Array | pa.ChunkedArray, time_zone: str | None) -> IdArray:
-        """The ids of the keys; see `Dictionary.ids`. shape: [n] -> [n]"""
+        """The ids of the keys; see `Dictionary.ids`. shape: [n] -> [n]
+
+        Raises InputError for keys of a type that DuckDB cannot cast to that of the dictionary, or back.
+        """
         found = np.full(len(keys), -1, np.int64)
         if keys.null_count == len(keys):
             return found
@@ -44,22 +48,34 @@ class KeyIndex:
             self._use(time_zone)
             asked = self._connection.from_arrow(pa.table({"asked": keys}))
             type_name = str(asked.types[0])
-            there = f"TRY_CAST(asked AS {self._type})"
-            hashed = asked.project(f"{KEY_HASH.format(there)} AS hash, {there} IS NOT NULL AS usable").fetchnumpy()
-            rows = np.flatnonzero(hashed["usable"])
-            hashes = hashed["hash"]
-            places = np.searchsorted(self._hashes, hashes[rows])
-            while len(rows):  # more than once only where keys share a hash
-                inside = places < len(self._hashes)
-                rows, places = rows[inside], places[inside]
-                hit = self._hashes[places] == hashes[rows]
-                rows, places = rows[hit], places[hit]
-                candidates = np.full(len(keys), -1, np.int64)
-                candidates[rows] = self._ids[places]
-                same = self._same(keys, type_name, candidates)[rows]
-                found[rows[same]] = candidates[rows[same]]
-                rows, places = rows[~same], places[~same] + 1
+            try:
+                self._find(keys, asked, type_name, found)
+            except (duckdb.NotImplementedException, duckdb.BinderException) as error:
+                raise InputError(
+                    f"keys of type {type_name} cannot be compared with the model's, which are {self._type}",
+                    help=f"cast them to {self._type} in the query",
+                ) from error
         return found
+
+    def _find(
+        self, keys: pa.Array | pa.ChunkedArray, asked: duckdb.DuckDBPyRelation, type_name: str, found: IdArray
+    ) -> None:
+        """Write the ids of known keys into `found`. shape: [n], [n], [n]"""
+        there = f"TRY_CAST(asked AS {self._type})"
+        hashed = asked.project(f"{KEY_HASH.format(there)} AS hash, {there} IS NOT NULL AS usable").fetchnumpy()
+        rows, hashes = np.flatnonzero(hashed["usable"]), hashed["hash"]
+        rows = rows[np.argsort(hashes[rows])]  # neighbours lie close together in memory
+        places = np.searchsorted(self._hashes, hashes[rows])
+        while len(rows):  # more than once only where keys share a hash
+            inside = places < len(self._hashes)
+            rows, places = rows[inside], places[inside]
+            hit = self._hashes[places] == hashes[rows]
+            rows, places = rows[hit], places[hit]
+            candidates = np.full(len(keys), -1, np.int64)
+            candidates[rows] = self._ids[places]
+            same = self._same(keys, type_name, candidates)[rows]
+            found[rows[same]] = candidates[rows[same]]
+            rows, places = rows[~same], places[~same] + 1
 
     def close(self) -> None:
         """Release the connection."""
@@ -68,8 +84,8 @@ class KeyIndex:
 
     def _use(self, time_zone: str | None) -> None:
         """Cast between stamps with and without a zone as a session in that time zone does."""
-        if time_zone is not None and time_zone != self._zone:
-            self._connection.execute(f"SET TimeZone = {literal(time_zone)}")
+        if time_zone != self._zone:
+            self._connection.execute(f"SET TimeZone = {literal(time_zone)}" if time_zone else "RESET TimeZone")
             self._zone = time_zone
 
     def _same(self, keys: pa.Array | pa.ChunkedArray, type_name: str, candidates: IdArray) -> BoolArray:

@@ -16,6 +16,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from cases.storage import write_format_1
 from click.testing import CliRunner, Result
 
 from graphlearn import cli, running
@@ -550,3 +551,24 @@ def test_a_damaged_model_is_named_and_others_still_work(fresh: Path) -> None:
     assert done.exit_code == 2
     assert "weights.safetensors" in done.stderr
     assert "kg.toy" in run("models").stdout
+
+
+def test_a_model_of_an_older_format_is_refused_by_name(fresh: Path) -> None:
+    with Workspace.open("kg.duckdb") as workspace:
+        folder = workspace.folder
+    write_format_1(folder / "models", "kg.toy")
+    why = "its format 1 is older than this version of GraphLearn reads (2)"
+    text = JOB.replace("CREATE OR REPLACE MODEL", "CREATE MODEL")
+    (fresh / "job.sql").write_text(text)
+    job = ("run", "job.sql", "-q", "--set", "path=toy.parquet")
+    question = "SELECT 'e1' AS head, 'r1' AS relation"
+    calls = (f"predict('kg.toy', ({question}))", "embeddings('kg.toy')", "evaluate('kg.toy')")
+    for command in (("show", "kg.toy"), *(("query", f"FROM {call}") for call in calls), job):
+        done = run(*command)
+        assert done.exit_code == 2, command
+        assert f'model "kg.toy" version 1 cannot be used: {why}' in done.stderr, command
+        assert "graphlearn run FILE --force, or CREATE OR REPLACE MODEL" in done.stderr, command
+    assert json.loads(run("query", "--json", "SELECT damage FROM models").stdout) == {"damage": why}
+    assert "kg.toy" in run("models").stdout
+    assert run(*job, "--force").exit_code == 0
+    assert run("show", "kg.toy").exit_code == 0

@@ -206,7 +206,10 @@ def check_taken(binder: Binder, model: BoundModel) -> None:
     planned = binder.planned.get(fold(create.name))
     if planned is not None:
         raise taken(create, "an earlier statement of this file creates it")
-    manifest = store.current(create.name).manifest
+    stored = store.current(create.name)
+    if stored.damage is not None:  # refused when its turn comes, unless it is to be trained again
+        return
+    manifest = stored.manifest
     same = manifest.get("family") == create.family and manifest.get("options") == _plain(asdict(model.request.options))
     if "options" in manifest and not same:
         raise taken(create)

@@ -205,6 +205,11 @@ class _Ingest:
             alive = self.count_vanished(triples, removed)
         if drawn:
             self.report.moved_to_train = keep_seen(triples, codes, *sizes, None if self.base is None else rows < 0)
+        if self.base is not None and self.split is None and codes.all():
+            raise InputError(
+                "every fact that is left was held out by an earlier version, so there is none to train on",
+                help="check the query, or start anew with CREATE OR REPLACE MODEL",
+            )
         splits = divide(triples, codes, self.report, covered=self.split is None and self.base is None)
         del triples, codes, rows
         files = [

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import resource
 import signal
@@ -9,6 +11,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 
@@ -23,6 +26,18 @@ def limited_file_size(size: int) -> Iterator[None]:
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         signal.signal(signal.SIGXFSZ, before)
+
+
+def write_format_1(models: Path, model: str) -> Path:
+    """A version as the first stored format had it: a manifest without a digest of its own, one file."""
+    folder = models / model / "1"
+    folder.mkdir(parents=True)
+    (folder / "weights.safetensors").write_bytes(b"weights")
+    files = {"weights.safetensors": {"bytes": 7, "sha256": hashlib.sha256(b"weights").hexdigest()}}
+    manifest = {"format_version": 1, "model": model, "version": 1, "family": "complex", "options": {}, "files": files}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    (folder.parent / "model.json").write_text(json.dumps({"model": model, "current": 1}))
+    return folder
 
 
 _TOUCHES_DISK = {"open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.truncate", "os.link", "shutil.rmtree"}

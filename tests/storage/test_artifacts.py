@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from cases.storage import die_at, limited_file_size
+from cases.storage import die_at, limited_file_size, write_format_1
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -48,7 +48,7 @@ def test_a_version_is_stored_listed_and_loaded(store: ArtifactStore) -> None:
     assert (artifact.model, artifact.version, artifact.damage) == ("kg.medical", 2, None)
     assert artifact.path == store.folder / "kg.medical" / "2"
     assert (artifact.path / "weights.bin").read_bytes() == b"better"
-    assert artifact.manifest["format_version"] == 1
+    assert artifact.manifest["format_version"] == 2
     assert artifact.manifest["family"] == "complex"
     assert artifact.manifest["loss"] is None
     assert {name: file["bytes"] for name, file in artifact.manifest["files"].items()} == {
@@ -181,10 +181,10 @@ def reword(path: Path) -> None:
         (lambda path: (path / "manifest.json").write_text("{}"), "manifest.json lacks format_version"),
         (
             lambda path: (path / "manifest.json").write_text('{"format_version": 9, "files": {}}'),
-            "its format 9 is newer than this GraphLearn reads (1)",
+            "its format 9 is newer than this GraphLearn reads (2)",
         ),
         (
-            lambda path: (path / "manifest.json").write_text('{"format_version": 1, "files": {"weights.bin": 3}}'),
+            lambda path: (path / "manifest.json").write_text('{"format_version": 2, "files": {"weights.bin": 3}}'),
             "manifest.json has changed since it was written",
         ),
     ],
@@ -210,6 +210,27 @@ def test_a_damaged_model_is_named_and_the_others_stay(store: ArtifactStore, harm
     assert put(store) == 3
     assert store.load("kg.medical").version == 3
     store.drop("kg.medical")
+
+
+def test_a_version_of_an_older_format_is_refused_by_name(store: ArtifactStore) -> None:
+    write_format_1(store.folder, "kg.medical")
+    put(store, "other")
+    for refuse in (store.load, lambda model: store.load(model, 1), lambda model: store.make_current(model, 1)):
+        with pytest.raises(ArtifactError) as caught:
+            refuse("kg.medical")
+        assert caught.value.message == (
+            'model "kg.medical" version 1 cannot be used: '
+            "its format 1 is older than this version of GraphLearn reads (2)"
+        )
+        assert caught.value.help == "train it again: graphlearn run FILE --force, or CREATE OR REPLACE MODEL"
+    listed = {artifact.model: artifact for artifact in store.models()}
+    assert listed["kg.medical"].manifest["family"] == "complex"
+    assert listed["kg.medical"].damage == "its format 1 is older than this version of GraphLearn reads (2)"
+    assert listed["other"].damage is None
+    assert put(store) == 2
+    assert store.load("kg.medical").version == 2
+    with pytest.raises(ArtifactError, match="version 1 cannot be used"):
+        store.load("kg.medical", 1)
 
 
 def test_digests_are_computed_once_until_a_file_changes(store: ArtifactStore, monkeypatch: pytest.MonkeyPatch) -> None:
