@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from hashlib import blake2b
 from html import escape
@@ -18,6 +19,7 @@ from graphlearn.events import (
     Event,
     JobFinished,
     JobStarted,
+    PhaseStarted,
     Step,
     fan_out,
 )
@@ -155,7 +157,7 @@ def create_model(
     print_ = fingerprint or interruptible(cursor, lambda: fingerprint_request(cursor, request))
     interruptible(cursor, lambda: plan_model(cursor, request)).check_memory(memory_available())
     store = ArtifactStore(workspace.folder)
-    with workspace.writing():
+    with workspace.training(request.name), ExitStack() as phases:
         run = _open_run(workspace, request, print_, resume)
         done = _published(store, request.name, run.id)
         if done is not None:
@@ -186,7 +188,7 @@ def create_model(
                     resumed_at=resumed_at,
                 )
             )
-            outputs = execute(dataflow, tell, keep=("version", "metrics", "counts"))
+            outputs = execute(dataflow, fan_out(_locks(workspace, phases), tell), keep=("version", "metrics", "counts"))
         except BaseException as error:
             raise _ended(error, run, tell, request, started) from error
         seconds = time.perf_counter() - started
@@ -209,6 +211,18 @@ def create_model(
         counts=dict(outputs.get("counts", {})),
         verdict=_verdict(store, request.name, version),
     )
+
+
+def _locks(workspace: Workspace, phases: ExitStack) -> Emit:
+    """Close the database file when training begins, and take the writer's lock when publishing does."""
+
+    def change(event: Event) -> None:
+        if isinstance(event, PhaseStarted) and event.phase == "train":
+            phases.enter_context(workspace.released())
+        elif isinstance(event, PhaseStarted) and event.phase == "publish":
+            phases.enter_context(workspace.writing())
+
+    return change
 
 
 def _verdict(store: ArtifactStore, model: str, version: int) -> str:
