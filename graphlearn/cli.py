@@ -36,9 +36,14 @@ if TYPE_CHECKING:
     from graphlearn.events import Emit
     from graphlearn.session import Session
     from graphlearn.sql.source import Source
+    from graphlearn.sql.statements import Statement
 
 HARMLESS = frozenset({"SET", "RESET", "COPY", "LOAD", "INSTALL", "ATTACH", "DETACH", "USE"})
 """First words of other statements that change nothing in the database."""
+WRITES = frozenset({"CALL", "PRAGMA", "INSERT", "UPDATE", "DELETE", "MERGE", "NEXTVAL", "DATABASE"})
+"""Words with which a query may change the database all the same."""
+PATIENCE = 5.0
+"""Seconds that a query waits for a process that has the database open; stored models answer without it."""
 
 
 class Reporting(click.Group):
@@ -249,42 +254,59 @@ def query_events() -> Iterator[Emit]:
 
 @contextmanager
 def open_for_query(workspace: str, source: Source, emit: Emit) -> Iterator[Session]:
-    """A session on the workspace, or on its stored models alone while another process holds the database.
+    """A session on the workspace, or on its stored models alone while another process keeps the database open.
 
-    In the latter, what the text would change or read of the database is an error that says who holds it.
+    A text that only reads opens the database read-only, so that several can read at once. Without the database, what
+    the text would change or read of it is an error that says who has it open.
     """
-    import duckdb
-
-    from graphlearn.session import Session, connect
+    from graphlearn.session import Session
     from graphlearn.sql.diagnose import MissingError
     from graphlearn.sql.parser import parse
     from graphlearn.sql.statements import ExplainModel, Passthrough
     from graphlearn.storage.workspace import Workspace
 
     folder = folder_of(workspace) if workspace != ":memory:" else Path()
+    statements = parse(source)
+    reads = Path(workspace).expanduser().exists() and all(only_reads(statement) for statement in statements)
     try:
-        opened = connect(workspace, emit=emit)
+        opened = Workspace.open(workspace, read_only=reads, patience=PATIENCE, say=lambda text: say(f"note: {text}"))
     except WorkspaceError as error:
         if "in use by" not in error.message:
             raise
         held = error
     else:
-        with opened:
-            yield opened
+        with Session(opened, emit=emit) as session:
+            yield session
         return
-    for statement in parse(source):
-        reads = isinstance(statement, Passthrough) and statement.kind in SHOWN | HARMLESS
-        if not reads and not isinstance(statement, ExplainModel):
+    for statement in statements:
+        harmless = isinstance(statement, Passthrough) and statement.kind in SHOWN | HARMLESS
+        if not harmless and not isinstance(statement, ExplainModel):
             raise held.at(statement.place())
-    say(f"note: {held.message}: its tables are out of reach, stored models and the system tables are not")
-    with Session(Workspace(duckdb.connect(), None, folder, read_only=True), emit=emit) as session:
+    say(f"note: {held.message}: its tables cannot be read; stored models and the system tables can")
+    with Session(Workspace.without_tables(folder), emit=emit) as session:
         try:
             yield session
         except MissingError as error:
             if found := re.match(r"Table with name (\S+) does not exist", error.message):
-                message = f"{found[1]} is not within reach: {held.message}"
+                message = f"the table {found[1]} cannot be read: {held.message}"
                 raise WorkspaceError(message, place=error.place, help=held.help) from None
             raise
+
+
+def only_reads(statement: Statement) -> bool:
+    """Whether a statement surely leaves the database as it is."""
+    from graphlearn.sql.statements import ExplainModel, Passthrough
+
+    if isinstance(statement, ExplainModel):
+        return True
+    words = {token.word for token in statement.tokens}
+    loads = statement.tokens[0].word == "COPY" and "TO" not in words
+    return (
+        isinstance(statement, Passthrough)
+        and statement.kind in SHOWN | HARMLESS
+        and words.isdisjoint(WRITES)
+        and not loads
+    )
 
 
 @main.command()

@@ -10,13 +10,13 @@ from __future__ import annotations
 import sys
 import warnings
 from collections import ChainMap
-from collections.abc import Callable, Collection, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias, cast
 
 from graphlearn.catalog import catalog_tables
 from graphlearn.errors import (
@@ -24,6 +24,7 @@ from graphlearn.errors import (
     OptionError,
     Place,
     UserError,
+    WorkspaceError,
     did_you_mean,
 )
 from graphlearn.events import Emit, JobFinished, Note, silent
@@ -64,10 +65,10 @@ def connect(database: str | Path = ":memory:", *, read_only: bool = False, emit:
     """Open a workspace: a DuckDB file, made if it is new, or one in memory.
 
     `emit` gets the events of jobs; without it, progress goes to stderr in notebooks and on terminals, and what is to be
-    known about the answers of a model becomes a Python warning. Raises
-    WorkspaceError when the file is locked, damaged or out of reach.
+    known about the answers of a model becomes a Python warning. Another process of GraphLearn that has the file open is
+    waited for. Raises WorkspaceError when the file stays in use, is damaged, or cannot be opened.
     """
-    return Session(Workspace.open(database, read_only=read_only), emit=emit)
+    return Session(Workspace.open(database, read_only=read_only, say=partial(_say, emit)), emit=emit)
 
 
 class Session:
@@ -99,13 +100,18 @@ class Session:
         `force` trains models that have not changed, too; `resume` is the id of a run to continue.
         Raises UserError, placed in the text, when a statement cannot be carried out; statements before it have run.
         """
-        result: Result = None
         source = Source("<sql>", text)
         statements = parse(source)
         binder, overrides = self._bound_to(sys._getframe(1), statements, overrides)
         options = RunOptions(force=force, resume=resume, overrides=overrides)
-        for number, statement in enumerate(statements, 1):
-            result = self._execute(binder, statement, options, lazy=number == len(statements))
+        result: Result = None
+        trained: list[ModelResult] = []
+        with _noting(trained):
+            for number, statement in enumerate(statements, 1):
+                result = self._execute(binder, statement, options, lazy=number == len(statements))
+                if isinstance(statement, CreateModel):
+                    trained.append(cast("ModelResult", result))
+            _ = self.connection  # open again after training, for whoever uses the connection itself
         return result
 
     def run_file(
@@ -133,12 +139,13 @@ class Session:
         options = RunOptions(force=force, resume=resume, overrides=overrides)
         results: list[ModelResult] = []
         try:
-            for statement in statements:
-                result = self._execute(binder, statement, options, show)
-                if isinstance(result, ModelResult):
-                    results.append(result)
+            with _noting(results):
+                for statement in statements:
+                    result = self._execute(binder, statement, options, show)
+                    if isinstance(result, ModelResult):
+                        results.append(result)
         finally:
-            if engine.in_transaction(self.connection):
+            if self.workspace.is_open and engine.in_transaction(self.connection):
                 self.connection.rollback()
         return results
 
@@ -331,6 +338,26 @@ class Session:
             sink = choose_sink(sys.stderr)
             return sink, sink.close
         return silent, lambda: None
+
+
+@contextmanager
+def _noting(results: Sequence[ModelResult]) -> Iterator[None]:
+    """An error of the workspace, such as a file that cannot be opened again after training, says what is stored."""
+    try:
+        yield
+    except WorkspaceError as error:
+        if results:
+            stored = ", ".join(f"{result.model} version {result.version}" for result in results)
+            error.add_note(f"stored before that: {stored}")
+        raise
+
+
+def _say(emit: Emit | None, message: str) -> None:
+    """Say something about the workspace: to `emit`, or to stderr."""
+    if emit is not None:
+        emit(Note(message=message))
+    else:
+        print(message, file=sys.stderr)
 
 
 def _warn(emit: Emit | None, message: str, place: Place) -> None:

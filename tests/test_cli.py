@@ -405,7 +405,7 @@ def test_query_still_answers_from_stored_models(locked: Path) -> None:
     assert "in use by process" in done.stderr
     done = run("query", "FROM t")
     assert done.exit_code == 2
-    assert "t is not within reach: " in done.stderr
+    assert "the table t cannot be read: " in done.stderr
     assert "kg.duckdb is in use by process" in done.stderr
     assert "kill " in done.stderr
     assert "does not exist" not in done.stderr

@@ -27,10 +27,10 @@ def test_a_file_and_its_folder(tmp_path: Path) -> None:
         assert workspace.folder == tmp_path / "kg.graphlearn"
         workspace.connection.execute("CREATE TABLE t AS SELECT 1 AS x")
         assert workspace.cursor().execute("FROM t").fetchall() == [(1,)]
-        assert not workspace.folder.exists()
+        assert [entry.name for entry in workspace.folder.iterdir()] == ["database.lock"]
         with workspace.writing() as folder:
             assert folder == workspace.folder
-            assert folder.is_dir()
+            assert (folder / "lock").is_file()
     with Workspace.open(str(path), read_only=True) as workspace:
         assert workspace.read_only
         assert workspace.connection.execute("FROM t").fetchall() == [(1,)]
@@ -148,7 +148,7 @@ def test_a_second_writing_process_is_refused_and_told_whom_to_wait_for(tmp_path:
     with Workspace.open(tmp_path / "kg.duckdb") as workspace:
         with in_child(hold) as pid:
             with pytest.raises(WorkspaceError, match=f"process {pid} is writing to {folder} since 20") as caught:
-                workspace.writing().__enter__()
+                workspace.writing(patience=0).__enter__()
             assert caught.value.help == f"wait until it ends, or stop it: kill {pid}"
         with workspace.writing():  # the holder is gone, and with it the lock
             assert holder_of(folder / "lock")["pid"] == os.getpid()
@@ -159,7 +159,7 @@ def test_writing_nests_in_a_thread_and_excludes_others(tmp_path: Path) -> None:
 
     def other() -> None:
         try:
-            with workspace.writing():
+            with workspace.writing(patience=0):
                 pass
         except WorkspaceError as error:
             refused.append(error.message)
@@ -173,11 +173,11 @@ def test_writing_nests_in_a_thread_and_excludes_others(tmp_path: Path) -> None:
         other()
         assert len(refused) == 1
         with Workspace.open(tmp_path / "kg.duckdb") as twin, workspace.writing(), pytest.raises(WorkspaceError):
-            twin.writing().__enter__()
+            twin.writing(patience=0).__enter__()
 
 
 def test_a_read_only_workspace_cannot_write(tmp_path: Path) -> None:
-    Workspace.open(tmp_path / "kg.duckdb").close()
+    duckdb.connect(str(tmp_path / "kg.duckdb")).close()
     with Workspace.open(tmp_path / "kg.duckdb", read_only=True) as workspace:
         with pytest.raises(WorkspaceError, match="open read-only"), workspace.writing():
             pass
