@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 Source: TypeAlias = str | Mapping[str, str]
 """The name of a stored model, or SQL queries by role."""
 
-LARGEST = 1 << 28
-"""Features of more numbers than this stay sparse."""
+MAX_DENSE_CELLS = 1 << 28
+"""A feature matrix with more cells than this stays sparse."""
 PARTS, MASKS = ("train", "valid", "test"), ("train_mask", "val_mask", "test_mask")
 
 
@@ -42,7 +42,7 @@ def to_pyg(session: Session, source: Source, *, target: str | None = None, text:
     """The graph as a torch_geometric.data.HeteroData: x, y, train_mask, …, ids (the keys); edge_index, edge_weight.
 
     `target` is the column that becomes y, `text` the columns whose words are features; a stored model knows its own.
-    x is dense, or a sparse CSR tensor where it would be larger than LARGEST.
+    x is dense, or a sparse CSR tensor where it would be larger than MAX_DENSE_CELLS.
     Raises UserError when torch_geometric is not installed.
     """
     pyg = _library("torch_geometric.data", "pyg", "torch-geometric")
@@ -219,7 +219,8 @@ def _read(session: Session, sql: dict[str, str], target: str | None, text: tuple
     from graphlearn.storage.hetero.edges import read_edges
     from graphlearn.storage.hetero.features import feature_kinds
     from graphlearn.storage.hetero.nodes import read_nodes
-    from graphlearn.storage.hetero.roles import columns_of, find_ends, read_roles
+    from graphlearn.storage.hetero.roles import columns_of, read_roles
+    from graphlearn.storage.hetero.sizes import measure_graph
     from graphlearn.storage.hetero.tables import HeteroTables
 
     cursor = session.connection
@@ -229,7 +230,7 @@ def _read(session: Session, sql: dict[str, str], target: str | None, text: tuple
         columns = columns_of(cursor, sql)
     except duckdb.Error as error:
         raise InputError(f"a query does not work: {error}", help="try it with session.sql") from error
-    roles = find_ends(cursor, read_roles(columns), sql, {})
+    roles = measure_graph(cursor, sql, roles=read_roles(columns)).roles
     learnt = read_target(roles, DhanJobOptions(target=target))
     nodes = {}
     for name, role in roles.nodes.items():
@@ -275,7 +276,7 @@ def dense_features(features: FeatureArrays, count: int) -> FloatArray:
 def _tensor(features: FeatureArrays, count: int) -> Any:
     import torch
 
-    if count * features.width <= LARGEST or features.indptr is None or features.dense is not None:
+    if count * features.width <= MAX_DENSE_CELLS or features.indptr is None or features.dense is not None:
         return torch.from_numpy(dense_features(features, count))
     assert features.indices is not None
     ones = torch.ones(len(features.indices))

@@ -14,6 +14,9 @@ from graphlearn.errors import InputError, did_you_mean
 
 REQUIRED = ("head", "relation", "tail")
 
+FLOAT32_MAX = 3.4028235e38
+"""The largest number that float32 holds, in which values, features and weights are kept."""
+
 _KINDS = {
     "text": r"VARCHAR|ENUM\(.*\)",
     "integer": r"(U?(TINYINT|SMALLINT|INTEGER|BIGINT|HUGEINT))|BIGNUM",

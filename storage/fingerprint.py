@@ -13,6 +13,8 @@ from graphlearn.storage.columns import describe, quoted, subquery
 from graphlearn.storage.files import disk_errors
 
 TEMPORARY = "the query's temporary files"
+HASH = "graphlearn_hash"
+"""Column of a copy of a query that holds `row_hash`."""
 
 
 @dataclass(frozen=True)
@@ -32,9 +34,25 @@ def measure(
     `columns` are those of the query (name -> DuckDB type), see `describe`. Equal fingerprints mean equal rows, column
     names and types, whatever the order of rows and columns, up to a 64-bit hash. Raises duckdb.Error as the query does.
     """
-    asked = ", ".join(("count(*)", f"bit_xor({row_hash(columns)})", f"sum({row_hash(columns)})", *aggregates))
+    return _measure(cursor, subquery(sql), row_hash(columns), columns, aggregates)
+
+
+def measure_copy(
+    cursor: duckdb.DuckDBPyConnection, table: str, columns: dict[str, str], aggregates: Sequence[str] = ()
+) -> Measured:
+    """`measure` from a copy of a query with these columns, which keeps each row's `row_hash` in the column HASH.
+
+    The copy may lack columns of the query; `aggregates` are over those of the copy.
+    """
+    return _measure(cursor, table, HASH, columns, aggregates)
+
+
+def _measure(
+    cursor: duckdb.DuckDBPyConnection, relation: str, hash_: str, columns: dict[str, str], aggregates: Sequence[str]
+) -> Measured:
+    asked = ", ".join(("count(*)", f"bit_xor({hash_})", f"sum({hash_})", *aggregates))
     with disk_errors(TEMPORARY):
-        rows, xor, total, *values = cursor.execute(f"SELECT {asked} FROM {subquery(sql)}").fetchall()[0]
+        rows, xor, total, *values = cursor.execute(f"SELECT {asked} FROM {relation}").fetchall()[0]
     return Measured(digest(columns, rows, xor, total), int(rows), tuple(values))
 
 

@@ -7,19 +7,19 @@ from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from graphlearn.errors import InputError
 from graphlearn.events import Emit, Evaluated, Note, PhaseStarted
 from graphlearn.jobs.create import Bound
 from graphlearn.jobs.dataflow import Data, Dataflow, Estimate, Operator
 from graphlearn.jobs.dhan.family import model_options
 from graphlearn.jobs.dhan.options import DhanJobOptions, check_names, check_nodes, read_target
-from graphlearn.jobs.dhan.sizes import EdgeSize, GraphSize, NodeSize, edge_size, node_size, path_size
+from graphlearn.jobs.dhan.sizes import check_memory, check_paths, edge_flops, edge_text, flops, memory, seconds
 from graphlearn.jobs.kge.dataflow import BASE_MEMORY, check_device
 from graphlearn.jobs.labels import metrics_line
 from graphlearn.jobs.machine import gemm_flops, memory_available
 from graphlearn.models.hetero.graph import COMPARISONS, comparisons
-from graphlearn.storage.hetero.paths import Metapath, build_path, read_path
-from graphlearn.storage.hetero.roles import columns_of, find_ends, read_roles
+from graphlearn.storage.hetero.paths import Metapath, build_path
+from graphlearn.storage.hetero.roles import columns_of, read_roles
+from graphlearn.storage.hetero.sizes import NodeSize, measure_graph
 from graphlearn.text import counted
 
 if TYPE_CHECKING:
@@ -41,38 +41,31 @@ class DhanDataflow:
         check_names(roles, self.options)
         self.target = read_target(roles, self.options)
         self.kinds = {name: check_nodes(role, self.target, self.options) for name, role in roles.nodes.items()}
-        empty = [name for name in (*roles.nodes, *roles.edges) if self._is_empty(name)]
-        if empty and bound.run is not None:
-            raise InputError(f"{empty[0]} has no rows", role=empty[0], help="check its query")
-        self.roles = find_ends(self.cursor, roles, self.sql, self.options.ends, look=not empty)
-        self.paths = [read_path(name, steps, self.roles) for name, steps in self.options.metapaths.items()]
-        self.size = self._measure() if not empty else GraphSize()
-
-    def _is_empty(self, role: str) -> bool:
-        return not self.cursor.execute(f"SELECT 1 FROM ({self.sql[role].strip().rstrip(';')}\n) LIMIT 1").fetchall()
-
-    def _measure(self) -> GraphSize:
-        edges = self.roles.edges.items()
-        size = GraphSize(
-            {name: node_size(self.cursor, self.sql[name], self.kinds[name]) for name in self.roles.nodes},
-            {name: edge_size(self.cursor, self.sql[name], role) for name, role in edges},
+        self.sizes = measure_graph(
+            self.cursor,
+            self.sql,
+            roles=roles,
+            kinds=self.kinds,
+            ends=self.options.ends,
+            metapaths=self.options.metapaths,
         )
-        for path in self.paths:
-            size.edges[path.name] = path_size(self.cursor, path, self.sql, self.options)
-        if self.bound.run is None:
-            size.check(self.options, BASE_MEMORY, memory_available())
-        return size
+        self.roles, self.paths = self.sizes.roles, self.sizes.paths
+        check_paths(self.sizes, self.options)
+        if bound.run is None:
+            check_memory(self.sizes, self.options, BASE_MEMORY, memory_available())
+        else:
+            self.sizes.check_rows()
 
     def dataflow(self) -> Dataflow:
-        options, size = self.options, self.size
-        arrays, training = size.bytes, size.memory(options)
-        rows = sum(n.rows for n in size.nodes.values()) + sum(e.edges for e in size.edges.values())
-        flops = size.flops(options)
+        options, sizes = self.options, self.sizes
+        arrays, training = sizes.bytes, memory(sizes, options)
+        rows = sum(n.rows for n in sizes.nodes.values()) + sum(e.edges for e in sizes.edges.values())
+        work = flops(sizes, options)
 
         def estimate(**kw: Any) -> Estimate:
-            return Estimate(**kw) if size.known else Estimate()
+            return Estimate(**kw) if sizes.known else Estimate()
 
-        epoch = size.seconds(options, gemm_flops()) if size.known else 0.0
+        epoch = seconds(sizes, options, gemm_flops()) if sizes.known else 0.0
         hubs = sum(role.hub for role in self.roles.edges.values())
         tables = [
             counted(len(self.roles.nodes), "node table"),
@@ -113,7 +106,7 @@ class DhanDataflow:
                 devices=("cuda", "cpu"),
                 estimate=estimate(
                     rows=options.epochs * rows,
-                    flops=options.epochs * flops,
+                    flops=options.epochs * work,
                     memory=BASE_MEMORY + 2 * arrays + training,
                     seconds=options.epochs * epoch,
                 ),
@@ -127,7 +120,7 @@ class DhanDataflow:
                 detail="macro-F1 and micro-F1, MRR or NMI, beside the baselines",
                 devices=("cuda", "cpu"),
                 estimate=estimate(
-                    rows=rows, flops=flops / 3, memory=BASE_MEMORY + 2 * arrays + training, seconds=epoch / 3
+                    rows=rows, flops=work / 3, memory=BASE_MEMORY + 2 * arrays + training, seconds=epoch / 3
                 ),
             ),
             Operator(
@@ -150,8 +143,8 @@ class DhanDataflow:
 
     def _similar(self) -> list[str]:
         """What linking similar nodes costs, or that it is left out."""
-        size = self.size.nodes.get(self.target.node or "")
-        if self.options.target is None or self.target.edges or not self.options.similar or size is None:
+        size = self.sizes.nodes.get(self.target.node or "", NodeSize())
+        if self.options.target is None or self.target.edges or not self.options.similar or not self.sizes.known:
             return []
         if not size.dense + size.sparse:
             return []
@@ -167,14 +160,14 @@ class DhanDataflow:
     def _node_operators(self, estimate: Any) -> list[Operator]:
         found = []
         for name in self.roles.nodes:
-            size = self.size.nodes.get(name, NodeSize())
+            size = self.sizes.nodes[name]
             found.append(
                 Operator(
                     name=f"encode {name}",
                     inputs=("roles",),
                     outputs=(f"nodes {name}",),
                     run=partial(self.encode_nodes, name),
-                    detail=size.text() if self.size.known else "",
+                    detail=size.text() if self.sizes.known else "",
                     describe=lambda out, name=name: _told(out[f"nodes {name}"]),  # type: ignore[misc]
                     estimate=estimate(
                         rows=size.rows,
@@ -189,7 +182,7 @@ class DhanDataflow:
     def _edge_operators(self, estimate: Any) -> list[Operator]:
         found = []
         for name, role in self.roles.edges.items():
-            size = self.size.edges.get(name, EdgeSize(name, "", ""))
+            size = self.sizes.edges[name]
             ends = {str(role.source.node)} if role.hub else {str(role.source.node), str(role.target.node)}
             found.append(
                 Operator(
@@ -197,12 +190,12 @@ class DhanDataflow:
                     inputs=tuple(f"nodes {end}" for end in self.roles.nodes if end in ends),
                     outputs=(f"edges {name}",),
                     run=partial(self.encode_edges, name),
-                    detail=size.text(self.options) if self.size.known else "",
+                    detail=edge_text(size, self.options) if self.sizes.known else "",
                     describe=lambda out, name=name: counted(out[f"edges {name}"][1].edges, "edge"),  # type: ignore[misc]
                     estimate=estimate(
                         rows=size.edges,
                         bytes=16 * size.edges,
-                        flops=size.flops(self.options),
+                        flops=edge_flops(size, self.options),
                         memory=BASE_MEMORY + 170 * size.edges,
                         seconds=size.edges / 1e6,
                     ),
@@ -213,7 +206,7 @@ class DhanDataflow:
     def _path_operators(self, estimate: Any) -> list[Operator]:
         found = []
         for path in self.paths:
-            size = self.size.edges.get(path.name, EdgeSize(path.name, "", ""))
+            size = self.sizes.edges[path.name]
             steps = tuple(dict.fromkeys(step.role.name for step in path.steps))
             found.append(
                 Operator(
@@ -221,12 +214,12 @@ class DhanDataflow:
                     inputs=tuple(f"edges {name}" for name in steps),
                     outputs=(f"edges {path.name}",),
                     run=partial(self.encode_path, path),
-                    detail="at most, " + size.text(self.options) if self.size.known else "",
+                    detail="at most, " + edge_text(size, self.options) if self.sizes.known else "",
                     describe=lambda out, name=path.name: counted(out[f"edges {name}"][1].edges, "edge"),  # type: ignore[misc]
                     estimate=estimate(
                         rows=size.edges,
                         bytes=16 * size.edges,
-                        flops=size.flops(self.options),
+                        flops=edge_flops(size, self.options),
                         memory=BASE_MEMORY + 64 * size.edges,
                         seconds=size.edges / 2e6,
                     ),

@@ -28,7 +28,7 @@ from graphlearn.jobs.functions import VERSION, ArrowSource, FunctionSpec, Loaded
 from graphlearn.storage.artifacts import Artifact
 from graphlearn.storage.dictionary import key_field
 from graphlearn.storage.hetero.nodes import Keys
-from graphlearn.storage.hetero.roles import find_ends, plain, read_roles
+from graphlearn.storage.hetero.roles import name_ends, plain, read_roles, settle_ends
 from graphlearn.storage.hetero.tables import HeteroTables, read_hetero
 from graphlearn.types import FloatArray, IdArray
 
@@ -320,7 +320,7 @@ def describe_unborn(request: ModelRequest, columns: dict[str, dict[str, str]], q
     if target.edges is not None:
         connection = question.cursor()
         try:
-            role = find_ends(connection, roles, request.inputs, options.ends, look=False).edges[target.edges]
+            role = settle_ends(name_ends(connection, roles, request.inputs, options.ends)).edges[target.edges]
         finally:
             connection.close()
         shape = Shape(keys, options.hidden, source=role.source.node, target=role.target.node)

@@ -22,7 +22,8 @@ from graphlearn.jobs.net3.options import Net3JobOptions, check_modes, resolve_co
 from graphlearn.storage.columns import describe, find_column
 from graphlearn.storage.files import disk_errors
 from graphlearn.storage.series.graph import check_graph_columns, encode_mode_graph
-from graphlearn.storage.series.ingest import check_series_columns, encode_series, estimate_series
+from graphlearn.storage.series.ingest import check_series_columns, encode_series
+from graphlearn.storage.series.sizes import measure_series
 from graphlearn.text import counted
 
 if TYPE_CHECKING:
@@ -107,34 +108,32 @@ class _Net3:
 
     def dataflow(self) -> Dataflow:
         options = self.options
-        if self.bound.run is None and self._is_empty():
-            size, cells, array = None, 0, 0
+        sizes = measure_series(
+            self.bound.cursor,
+            self.sql,
+            time=self.time,
+            modes=self.modes,
+            value=self.value,
+            freq=options.freq,
+            start=options.start,
+        )
+        if self.bound.run is None:
+            sizes.check_memory(memory_available(), "the free memory")
         else:
-            size = estimate_series(
-                self.bound.cursor,
-                self.sql,
-                time=self.time,
-                modes=self.modes,
-                value=self.value,
-                freq=options.freq,
-                start=options.start,
-            )
-            cells, array = size.bytes // 4 // max(1, size.steps), size.bytes
-            if self.bound.run is None:
-                size.check(memory_available(), "the free memory")
-        steps = size.steps if size else 0
+            sizes.check_rows()
+        rows, steps, array = sizes.rows, sizes.steps, sizes.bytes
+        cells = sizes.cells // max(1, steps)
         windows = max(0, steps if options.task == "recover" else round(steps * options.split[0]) - options.window)
         length = 2 * options.window + 1 if options.task == "recover" else options.window
-        width = sum(min(options.core_limit, int(options.core * n) + 1) for n in (size.modes.values() if size else ()))
+        width = sum(min(options.core_limit, int(options.core * n) + 1) for n in sizes.modes.values())
         flops_window = 6.0 * length * cells * options.dim * (2 * options.dim + 2 * width + 16)
         epoch = windows * flops_window
         batch = 4 * options.batch_size * length * cells * options.dim * 12
         copies = 8 if options.task == "recover" and options.recovery == "smooth" else 1
 
         def estimate(**kw: Any) -> Estimate:
-            return Estimate(**kw) if size else Estimate()
+            return Estimate(**kw) if rows else Estimate()
 
-        rows = size.rows if size else 0
         return Dataflow(
             [
                 Operator(
@@ -150,7 +149,7 @@ class _Net3:
                     inputs=("query",),
                     outputs=("series",),
                     run=self.encode,
-                    detail=size.text() if size else "",
+                    detail=sizes.text() if rows else "",
                     describe=lambda out: out["series"].report.line(),
                     estimate=estimate(rows=steps, bytes=array, memory=BASE_MEMORY + 2 * array, seconds=rows / 1.5e6),
                 ),
@@ -218,9 +217,6 @@ class _Net3:
                 ),
             ]
         )
-
-    def _is_empty(self) -> bool:
-        return not self.bound.cursor.execute(f"SELECT 1 FROM ({self.sql.strip().rstrip(';')}\n) LIMIT 1").fetchall()
 
     def _label(self, mode: int) -> str:
         return self.modes[mode] if self.modes else "series"

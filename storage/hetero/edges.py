@@ -12,13 +12,13 @@ import numpy as np
 import pyarrow as pa
 
 from graphlearn.errors import InputError
-from graphlearn.storage.columns import key_sql, literal, quoted, subquery
+from graphlearn.storage.columns import FLOAT32_MAX, describe, key_sql, literal, quoted, subquery
 from graphlearn.storage.files import disk_errors
+from graphlearn.storage.fingerprint import HASH, measure_copy, row_hash
 from graphlearn.storage.hetero.nodes import Keys, NodeTable, PartCodes, keep_keys, read_parts, shown
 from graphlearn.storage.hetero.report import EdgeReport
 from graphlearn.storage.hetero.roles import EdgeRole
 from graphlearn.storage.interrupt import interruptible
-from graphlearn.storage.series.source import LARGEST
 from graphlearn.text import counted
 from graphlearn.types import FloatArray, IdArray
 
@@ -30,7 +30,8 @@ DENSE = 200
 class EdgeTable:
     """Edges of one relation, ordered by source and target. shape: src, dst, weight, split: [E]
 
-    `hubs` are the keys of what nodes share, where dst are places among them and target is source.
+    `hubs` are the keys of what nodes share, where dst are places among them and target is source. `fingerprint` is that
+    of all rows of the role that were read, empty where the table was stored.
     """
 
     name: str
@@ -42,6 +43,7 @@ class EdgeTable:
     weight: FloatArray | None = None
     hubs: Keys | None = None
     split: PartCodes | None = None
+    fingerprint: str = ""
 
     def __len__(self) -> int:
         return len(self.src)
@@ -83,7 +85,7 @@ class _EdgeIngest:
         self.cursor, self.role, self.nodes = cursor, role, nodes
         self.raw, self.ids = (f"temp.main.graphlearn_{what}_{token}" for what in ("edges", "ids"))
         self.ends = [f"graphlearn_{end}_{token}" for end in ("source", "target")]
-        self.report = EdgeReport(has_time=role.time is not None)
+        self.report, self.fingerprint = EdgeReport(has_time=role.time is not None), ""
         self.registered: list[str] = []
 
     def ask(self, sql: str) -> pa.Table:
@@ -115,7 +117,11 @@ class _EdgeIngest:
             f"{quoted(role.relation)}::VARCHAR AS r" if role.relation else "NULL::VARCHAR AS r",
             f"{quoted(role.split)}::VARCHAR AS part" if role.split else "NULL::VARCHAR AS part",
         ]
+        columns = describe(self.cursor, sql)
+        parts.append(f"{row_hash(columns)} AS {HASH}")
         self.do(f"CREATE TEMP TABLE {self.raw} AS SELECT {', '.join(parts)} FROM {subquery(sql)}")
+        found = interruptible(self.cursor, lambda: measure_copy(self.cursor, self.raw, columns))
+        self.fingerprint, self.report.rows = found.fingerprint, found.rows
         self.count()
         self.register(self.ends[0], self.nodes[role.source.node].keys)
         hubs = self.hubs() if role.hub else None
@@ -132,14 +138,13 @@ class _EdgeIngest:
         report, role = self.report, self.role
         named = " AND r IS NOT NULL" if role.relation else ""
         complete = f"s IS NOT NULL AND t IS NOT NULL AND w IS NOT NULL{named}"
-        report.rows = self.value(f"SELECT count(*) FROM {self.raw}")
         self.do(f"DELETE FROM {self.raw} WHERE NOT ({complete})")
         kept = self.value(f"SELECT count(*) FROM {self.raw}")
         report.null_rows = report.rows - kept
         if not kept:
             found = "a NULL in every row" if report.rows else "no rows"
             raise InputError(f"{role.name} has {found}", role=role.name, help="check its query")
-        bad = self.value(f"SELECT count(*) FROM {self.raw} WHERE w < 0 OR NOT isfinite(w) OR w > {LARGEST}")
+        bad = self.value(f"SELECT count(*) FROM {self.raw} WHERE w < 0 OR NOT isfinite(w) OR w > {FLOAT32_MAX}")
         if bad:
             raise InputError(
                 f"{role.name} has {counted(bad, 'weight')} below 0 or not finite",
@@ -219,6 +224,7 @@ class _EdgeIngest:
             weight=weight,
             hubs=hubs,
             split=found.column("part").to_numpy().astype(np.int8) if role.split else None,
+            fingerprint=self.fingerprint,
         )
 
     def survey(self, tables: list[EdgeTable]) -> None:

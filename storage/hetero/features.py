@@ -17,14 +17,15 @@ import numpy as np
 import pyarrow as pa
 
 from graphlearn.errors import InputError
-from graphlearn.storage.columns import kind_of, quoted
+from graphlearn.storage.columns import FLOAT32_MAX, kind_of, quoted
 from graphlearn.storage.hetero.report import NodeReport
 from graphlearn.storage.hetero.roles import NodeRole
-from graphlearn.storage.series.source import LARGEST
 from graphlearn.text import counted
 from graphlearn.types import FloatArray, IdArray
 
 Kind: TypeAlias = Literal["number", "vector", "bag", "text"]
+BAGS = ("bag", "text")
+"""Kinds that become sparse columns."""
 Ask: TypeAlias = Callable[[str], pa.Table]
 
 WORDS = r"[\p{L}\p{N}]+"
@@ -102,7 +103,7 @@ def read_features(
     if numbers:
         dense.append(_numbers(ask, table, role, numbers, report))
     dense += [_vector(ask, table, count, role, n, report) for n, kind in kinds.items() if kind == "vector"]
-    bags = [_bag(ask, table, role, n, kind, report) for n, kind in kinds.items() if kind in ("bag", "text")]
+    bags = [_bag(ask, table, role, n, kind, report) for n, kind in kinds.items() if kind in BAGS]
     if not dense and not bags:
         return None
     matrix = np.concatenate(dense, axis=1) if dense else None
@@ -118,6 +119,12 @@ def read_features(
     if matrix is None:
         report.empty_nodes = int(np.count_nonzero(np.diff(indptr) == 0))
     return FeatureArrays(matrix, indptr, columns[order], int(offsets[-1]))
+
+
+def bag_values(name: str, kind: Kind) -> str:
+    """SQL for the list of values of a bag; of a text, its words in lower case."""
+    column = quoted(name)
+    return f"regexp_extract_all(lower({column}::VARCHAR), '{WORDS}')" if kind == "text" else f"{column}[:]"
 
 
 def _numbers(ask: Ask, table: str, role: str, names: list[str], report: NodeReport) -> FloatArray:
@@ -171,8 +178,7 @@ def _vector(ask: Ask, table: str, count: int, role: str, name: str, report: Node
 def _bag(ask: Ask, table: str, role: str, name: str, kind: Kind, report: NodeReport) -> tuple[IdArray, IdArray, int]:
     """(node, column) of the ones, and the number of columns."""
     column = quoted(name)
-    values = f"regexp_extract_all(lower({column}::VARCHAR), '{WORDS}')" if kind == "text" else f"{column}[:]"
-    ones = f"(SELECT DISTINCT graphlearn_id AS node, unnest({values}) AS value FROM {table})"
+    ones = f"(SELECT DISTINCT graphlearn_id AS node, unnest({bag_values(name, kind)}) AS value FROM {table})"
     least = WORD_NODES if kind == "text" else 1
     known = (
         f"(SELECT value, row_number() OVER (ORDER BY value ASC) - 1 AS place FROM {ones} WHERE value IS NOT NULL "
@@ -198,7 +204,7 @@ def _check_finite(values: Any, role: str, name: str) -> None:
             role=role,
             help=f"make them NULL (a missing value), e.g. CASE WHEN isfinite({name}) THEN {name} END AS {name}",
         )
-    if len(values) and np.abs(values).max() > LARGEST:
+    if len(values) and np.abs(values).max() > FLOAT32_MAX:
         raise InputError(
-            f"{name} of {role} has values beyond what float32 holds ({LARGEST:.2g})", role=role, help="divide them"
+            f"{name} of {role} has values beyond what float32 holds ({FLOAT32_MAX:.2g})", role=role, help="divide them"
         )

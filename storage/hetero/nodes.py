@@ -16,9 +16,10 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from graphlearn.errors import InputError
-from graphlearn.storage.columns import key_sql, kind_of, quoted, subquery
+from graphlearn.storage.columns import describe, key_sql, kind_of, quoted, subquery
 from graphlearn.storage.dictionary import Dictionary, write_dictionary
 from graphlearn.storage.files import disk_errors
+from graphlearn.storage.fingerprint import HASH, measure_copy, row_hash
 from graphlearn.storage.hetero.features import FeatureArrays, Kind, read_features
 from graphlearn.storage.hetero.report import NodeReport
 from graphlearn.storage.hetero.roles import NodeRole, plain
@@ -97,7 +98,10 @@ class Labels:
 
 @dataclass(frozen=True)
 class NodeTable:
-    """Nodes of a type, in key order. split: [N] or None where the table has none."""
+    """Nodes of a type, in key order. split: [N] or None where the table has none.
+
+    `fingerprint` is that of the rows that were read, empty where the table was stored.
+    """
 
     name: str
     keys: Keys
@@ -105,6 +109,7 @@ class NodeTable:
     report: NodeReport
     labels: Labels | None = None
     split: PartCodes | None = None
+    fingerprint: str = ""
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -154,18 +159,22 @@ class _NodeIngest:
 
     def run(self, sql: str, kinds: dict[str, Kind], label: str | None) -> NodeTable:
         role, report = self.role, self.report
+        columns = describe(self.cursor, sql)
         wanted = [*kinds, *([label] if label else []), *([role.split] if role.split else [])]
         listed = "".join(f", {quoted(name)}" for name in wanted)
         self.do(
             f"CREATE TEMP TABLE {self.table} AS SELECT row_number() OVER (ORDER BY {KEY} ASC) - 1 AS {ID}, * FROM "
-            f"(SELECT {key_sql(role.id, role.key_type)} AS {KEY}{listed} FROM {subquery(sql)})"
+            f"(SELECT {key_sql(role.id, role.key_type)} AS {KEY}{listed}, {row_hash(columns)} AS {HASH} "
+            f"FROM {subquery(sql)})"
         )
         self.check_ids()
+        found = interruptible(self.cursor, lambda: measure_copy(self.cursor, self.table, columns))
         keys = keep_keys(self.cursor, f"SELECT {ID} AS id, {KEY} AS key FROM {self.table}", role.key_type)
         report.nodes = len(keys)
         features = read_features(self.ask, self.table, len(keys), role.name, kinds, report)
         labels = self.labels(label, len(keys)) if label else None
-        return NodeTable(role.name, keys, features, report, labels, self.split() if role.split else None)
+        split = self.split() if role.split else None
+        return NodeTable(role.name, keys, features, report, labels, split, found.fingerprint)
 
     def check_ids(self) -> None:
         name = self.role.name

@@ -14,7 +14,6 @@ import numpy as np
 import pyarrow as pa
 
 from graphlearn.errors import OptionError, did_you_mean
-from graphlearn.storage.columns import key_sql, subquery
 from graphlearn.storage.hetero.edges import EdgeTable
 from graphlearn.storage.hetero.report import EdgeReport
 from graphlearn.storage.hetero.roles import EdgeRole, GraphRoles
@@ -86,14 +85,15 @@ def _ends(role: EdgeRole) -> tuple[str, str]:
     return str(role.source.node), f"hub {role.name}" if role.hub else str(role.target.node)
 
 
-def count_walks(cursor: duckdb.DuckDBPyConnection, path: Metapath, sql: Mapping[str, str]) -> int:
-    """How many walks the path has, from products of degrees: no walk is made. An upper bound of its edges."""
+def count_walks(cursor: duckdb.DuckDBPyConnection, path: Metapath, tables: Mapping[str, str]) -> int:
+    """The number of walks along the path, an upper bound of its edges, from products of degrees: no walk is made.
+
+    `tables`: by edge role, a table with the keys of its edges as columns source and target.
+    """
     reached = ""
     for step in path.steps:
-        role = step.role
-        ends = [key_sql(end.column, end.key_type) for end in (role.source, role.target)]
-        leave, arrive = ends[::-1] if step.backward else ends
-        edges = f"(SELECT DISTINCT {leave} AS a, {arrive} AS b FROM {subquery(sql[role.name])})"
+        leave, arrive = ("target", "source") if step.backward else ("source", "target")
+        edges = f"(SELECT DISTINCT {leave} AS a, {arrive} AS b FROM {tables[step.role.name]})"
         if not reached:
             reached = f"SELECT b AS k, count(*)::HUGEINT AS n FROM {edges} WHERE a IS NOT NULL GROUP BY b"
         else:
@@ -126,6 +126,3 @@ def build_path(
         rows=len(src), edges=len(src), self_loops=loops, paths=len(src), relations={path.name: len(src)}
     )
     return table, report
-
-
-__all__ = ["Metapath", "PathStep", "build_path", "count_walks", "read_path"]

@@ -10,13 +10,13 @@ An end of an edge table may also be called by the node table it is of: `writes A
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import duckdb
 
 from graphlearn.errors import InputError, did_you_mean
-from graphlearn.storage.columns import check_key, compatible, describe, find_column, kind_of, quoted, subquery
+from graphlearn.storage.columns import check_key, compatible, describe, find_column, kind_of
 
 EXTRA = ("weight", "relation", "time", "split")
 """Columns of an edge table that are no end."""
@@ -54,6 +54,16 @@ class EdgeRole:
     relation: str | None = None
     time: str | None = None
     split: str | None = None
+
+    @property
+    def ends(self) -> dict[str, End]:
+        """The ends that are nodes, by side: source and target, or the source of a hub table."""
+        return {"source": self.source} if self.hub else {"source": self.source, "target": self.target}
+
+    def with_nodes(self, names: Mapping[str, str | None]) -> EdgeRole:
+        """The same table, its ends (by side) of these node tables."""
+        found = {side: replace(end, node=names[side]) for side, end in self.ends.items()}
+        return replace(self, source=found["source"], target=found.get("target", self.target))
 
 
 @dataclass(frozen=True)
@@ -210,37 +220,49 @@ def plain(type_name: str) -> str:
     return "VARCHAR" if type_name.startswith("ENUM(") else type_name
 
 
-def find_ends(
+def name_ends(
     cursor: duckdb.DuckDBPyConnection,
     roles: GraphRoles,
     sql: Mapping[str, str],
     given: Mapping[str, tuple[str, ...]],
-    *,
-    look: bool = True,
 ) -> GraphRoles:
-    """The roles with the node table of every end.
+    """The roles with the node table of every end that options, names or types of keys decide; None for the others.
 
     It is what `given` says (role -> names of node tables), else what the column is called, in the table or before AS,
-    else the only table with such keys. Where several have keys of that type, rows decide: the one that holds all of
-    them. Without `look` no row is read, and the first table that would do is taken.
-    Raises InputError when several do.
+    else the only table with such keys. The queries are parsed, not executed.
     """
     known = {name: role.key_type for name, role in roles.nodes.items()}
-    edges, said = {}, {name.lower(): ends for name, ends in given.items()}
+    edges, listed = {}, {name.lower(): ends for name, ends in given.items()}
     for role in roles.edges.values():
-        told = said.get(role.name.lower(), ())
         written = _written_as(cursor, sql[role.name])
-        ends = [role.source] if role.hub else [role.source, role.target]
-        done = []
-        for i, end in enumerate(ends):
-            name = told[i] if i < len(told) else end.node
-            hint = written.get(end.column.lower(), "")
-            name = name or next((n for n in candidates(end, known) if n.lower() == hint), None)
-            if name is None:
-                name = _by_rows(cursor, role, end, roles, sql) if look else candidates(end, known)[0]
-            done.append(replace(end, node=name))
-        edges[role.name] = replace(role, source=done[0], target=role.target if role.hub else done[1])
-    linked = {end.node for role in edges.values() for end in (role.source, role.target)}
+        found = {}
+        for i, (side, end) in enumerate(role.ends.items()):
+            names = listed.get(role.name.lower(), ())
+            called = written.get(end.column.lower(), "")
+            name = names[i] if i < len(names) else end.node
+            name = name or next((n for n in candidates(end, known) if n.lower() == called), None)
+            found[side] = name
+        edges[role.name] = role.with_nodes(found)
+    return GraphRoles(roles.nodes, edges)
+
+
+def settle_ends(roles: GraphRoles, lacks: Callable[[EdgeRole, str, str], int] | None = None) -> GraphRoles:
+    """The roles with the node table of every end.
+
+    Where `name_ends` found none, it is the table that holds the most keys of the end: `lacks(role, side, node table)`
+    counts those that it does not have (None: nothing is known of the keys, and the first table that fits is taken).
+    Raises InputError where several tables do equally well, and for a node table to which no end belongs or, while
+    nothing is known, could belong.
+    """
+    known = {name: role.key_type for name, role in roles.nodes.items()}
+    undecided = [end for role in roles.edges.values() for end in role.ends.values() if end.node is None]
+    edges = {}
+    for role in roles.edges.values():
+        names = {side: end.node or _settle(role, side, known, lacks) for side, end in role.ends.items()}
+        edges[role.name] = role.with_nodes(names)
+    linked = {end.node for role in edges.values() for end in role.ends.values()}
+    if lacks is None:
+        linked |= {name for end in undecided for name in candidates(end, known)}
     for name in roles.nodes:
         if name not in linked:
             raise InputError(
@@ -249,6 +271,29 @@ def find_ends(
                 help=f"add one (its source, target or a column called {name}), or leave {name} out",
             )
     return GraphRoles(roles.nodes, edges)
+
+
+def _settle(
+    role: EdgeRole, side: str, known: Mapping[str, str], lacks: Callable[[EdgeRole, str, str], int] | None
+) -> str:
+    """The node table (name -> type of key) of an end that its name does not tell."""
+    end = role.ends[side]
+    fits = candidates(end, known)
+    if lacks is None:
+        return fits[0]
+    missing = {name: lacks(role, side, name) for name in fits}
+    best = [name for name in fits if missing[name] == min(missing.values())]
+    if len(best) == 1:
+        return best[0]
+    does = "hold all of its keys" if not missing[best[0]] else "hold as many of its keys"
+    raise InputError(
+        f"{end.column} of {role.name} could be {' or '.join(best)}: both {does}"
+        if len(best) == 2
+        else f"{end.column} of {role.name} could be {', '.join(best)}: all {does}",
+        role=role.name,
+        help=f"call the column by its node table: SELECT {best[0]}, … FROM …, or say "
+        f"ends = {{'{role.name}': ['{best[0]}'{', …' if not role.hub else ''}]}}",
+    )
 
 
 def _written_as(cursor: duckdb.DuckDBPyConnection, sql: str) -> dict[str, str]:
@@ -261,31 +306,6 @@ def _written_as(cursor: duckdb.DuckDBPyConnection, sql: str) -> dict[str, str]:
         for node in listed
         if node.get("class") == "COLUMN_REF" and node.get("alias") and node.get("column_names")
     }
-
-
-def _by_rows(
-    cursor: duckdb.DuckDBPyConnection, role: EdgeRole, end: End, roles: GraphRoles, sql: Mapping[str, str]
-) -> str:
-    """The node table that holds the keys of an end."""
-    fits = candidates(end, {name: node.key_type for name, node in roles.nodes.items()})
-    keys = f"SELECT DISTINCT {quoted(end.column)} AS key FROM {subquery(sql[role.name])} WHERE key IS NOT NULL"
-    lacks = {}
-    for name in fits:
-        ids = f"SELECT {quoted(roles.nodes[name].id)} AS key FROM {subquery(sql[name])}"
-        query = f"SELECT count(*) FROM ({keys}) e ANTI JOIN ({ids}) n ON e.key = n.key"
-        lacks[name] = int(cursor.execute(query).fetchall()[0][0])
-    best = [name for name in fits if lacks[name] == min(lacks.values())]
-    if len(best) == 1:
-        return best[0]
-    does = "hold all of its keys" if not lacks[best[0]] else "hold as many of its keys"
-    raise InputError(
-        f"{end.column} of {role.name} could be {' or '.join(best)}: both {does}"
-        if len(best) == 2
-        else f"{end.column} of {role.name} could be {', '.join(best)}: all {does}",
-        role=role.name,
-        help=f"call the column by its node table: SELECT {best[0]}, … FROM …, or say "
-        f"ends = {{'{role.name}': ['{best[0]}'{', …' if not role.hub else ''}]}}",
-    )
 
 
 def columns_of(cursor: duckdb.DuckDBPyConnection, sql: Mapping[str, str]) -> dict[str, dict[str, str]]:

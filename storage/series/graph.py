@@ -14,12 +14,20 @@ import pyarrow as pa
 
 from graphlearn.errors import InputError, did_you_mean
 from graphlearn.events import Emit, Note
-from graphlearn.storage.columns import compatible, describe, find_column, key_sql, kind_of, quoted, subquery
+from graphlearn.storage.columns import (
+    FLOAT32_MAX,
+    compatible,
+    describe,
+    find_column,
+    key_sql,
+    kind_of,
+    quoted,
+    subquery,
+)
 from graphlearn.storage.files import disk_errors
 from graphlearn.storage.interrupt import interruptible
 from graphlearn.storage.series.ingest import Mode
 from graphlearn.storage.series.report import GraphReport
-from graphlearn.storage.series.source import LARGEST
 from graphlearn.text import counted
 from graphlearn.types import FloatArray
 
@@ -159,7 +167,7 @@ class _GraphIngest:
                 role=self.role,
                 help=f"the graph has keys like {some}, the series like {known}",
             )
-        if w.max() > LARGEST:
+        if w.max() > FLOAT32_MAX:
             raise InputError(
                 f"a weight of the graph {self.role} is beyond what float32 holds",
                 role=self.role,

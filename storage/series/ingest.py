@@ -25,18 +25,18 @@ import pyarrow as pa
 
 from graphlearn.errors import InputError, OptionError, did_you_mean
 from graphlearn.events import Emit, Note
-from graphlearn.storage.columns import describe, subquery
+from graphlearn.storage.columns import FLOAT32_MAX, describe
 from graphlearn.storage.dictionary import Dictionary, write_dictionary
 from graphlearn.storage.files import disk_errors
-from graphlearn.storage.fingerprint import fingerprint
 from graphlearn.storage.interrupt import interruptible
 from graphlearn.storage.memory import bounded_memory
 from graphlearn.storage.series.axis import TimeAxis
-from graphlearn.storage.series.source import LARGEST, SeriesSource, check_series_columns, estimate_series
+from graphlearn.storage.series.sizes import sizes_of
+from graphlearn.storage.series.source import SeriesSource, check_series_columns
 from graphlearn.storage.series.tensor import Mode, SeriesTensor, read_series
 from graphlearn.types import BoolArray, FloatArray
 
-__all__ = ["Mode", "SeriesTensor", "check_series_columns", "encode_series", "estimate_series", "read_series"]
+__all__ = ["Mode", "SeriesTensor", "check_series_columns", "encode_series", "read_series"]
 
 Aggregate: TypeAlias = Literal["mean", "sum", "last", "min", "max", "count"]
 
@@ -135,17 +135,17 @@ class _Ingest:
         self, freq: Any, start: Any, aggregate: Aggregate, limit: int | None, place: Path, emit: Emit
     ) -> SeriesTensor:
         source = self.source
-        source.execute(f"CREATE TEMP TABLE {self.raw} AS SELECT * FROM {subquery(self.sql)}")
-        digest = interruptible(self.cursor, lambda: fingerprint(self.cursor, f"SELECT * FROM {self.raw}"))
-        source.count(kept=aggregate != "count")
+        source.copy(self.sql)
+        digest = source.count()
+        source.check(kept=aggregate != "count")
         axis = source.find_axis(freq, start)
         sizes = [self.number_keys(axis, i) for i in range(len(self.tables))]
         self.check_keys(sizes)
         free = shutil.disk_usage(place).free
-        estimate = source.estimate(axis, sizes)
-        estimate.check(free, f"the free space in {place}")
+        whole = sizes_of(source, digest, axis, sizes)
+        whole.check_memory(free, f"the free space in {place}")
         if limit is not None:
-            estimate.check(limit, "the limit")
+            whole.check_memory(limit, "the limit")
         shape = (axis.steps, *(sizes or [1]))
         file = _empty_array(place, shape)
         values = np.memmap(file, np.float32, "r+", file.tell(), shape)
@@ -221,9 +221,9 @@ class _Ingest:
         merge = f"SELECT cell, {_MERGE[aggregate]} AS value FROM ({query})"
 
         def put(cells: npt.NDArray[np.int64], values: npt.NDArray[np.float64]) -> None:
-            if len(values) and np.abs(values).max() > LARGEST:
+            if len(values) and np.abs(values).max() > FLOAT32_MAX:
                 raise InputError(
-                    f"the {aggregate} of readings in one step is beyond what float32 holds ({LARGEST:.2g})",
+                    f"the {aggregate} of readings in one step is beyond what float32 holds ({FLOAT32_MAX:.2g})",
                     role="series",
                     help=f"divide {self.source.value_name} in the query",
                 )

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import duckdb
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from graphlearn.errors import GraphLearnError, InputError, OptionError, ResourceError, did_you_mean
-from graphlearn.storage.columns import check_key, describe, find_column, key_sql, kind_of, quoted, subquery
-from graphlearn.storage.files import disk_errors
+from graphlearn.storage.columns import FLOAT32_MAX, check_key, find_column, key_sql, kind_of, quoted, subquery
+from graphlearn.storage.fingerprint import measure
 from graphlearn.storage.interrupt import interruptible
 from graphlearn.storage.series.axis import INTEGERS, WITH_ZONE, TimeAxis, tick_sql
 from graphlearn.storage.series.report import SeriesReport
@@ -21,8 +19,6 @@ from graphlearn.storage.series.steps import Stamps, infer_freq, make_axis, read_
 from graphlearn.text import counted
 
 TIMES = ("date", "timestamp", "timestamp with time zone")
-LARGEST = 3.4028235e38
-"""What float32 holds."""
 
 _STAMPS = 20_000_000
 """This many distinct stamps are looked at to find the axis."""
@@ -76,61 +72,15 @@ def check_series_columns(columns: dict[str, str], time: str, modes: Sequence[str
         )
 
 
-@dataclass(frozen=True, kw_only=True)
-class SeriesEstimate:
-    """How large a series is before it is built. `density` is an upper bound: it counts duplicates."""
-
-    rows: int
-    steps: int
-    modes: dict[str, int]
-    density: float
-    bytes: int
-    freq: str
-
-    def text(self) -> str:
-        """For people: "35,040 steps x 8,600 sensor = 301,344,000 cells, 1,150 MiB"."""
-        sizes = "".join(f" x {size:,} {name}" for name, size in self.modes.items())
-        return (
-            f"{self.steps:,} steps of {self.freq}{sizes} = {self.bytes // 4:,} cells, {self.bytes / (1 << 20):,.0f} MiB"
-        )
-
-    def check(self, limit: int, what: str) -> None:
-        """Raise ResourceError when the tensor would have more than `limit` bytes; `what` says whose limit it is."""
-        if self.bytes > limit:
-            raise ResourceError(
-                f"the series would be {self.text()}, at most {self.density:.2%} of them observed; "
-                f"{what} is {limit / (1 << 20):,.0f} MiB",
-                help="choose a longer freq, a later start or fewer keys (WHERE), and look for outlying time stamps",
-            )
-
-
-def estimate_series(
-    cursor: duckdb.DuckDBPyConnection,
-    sql: str,
-    *,
-    time: str,
-    modes: Sequence[str],
-    value: str,
-    freq: Any = None,
-    start: Any = None,
-) -> SeriesEstimate:
-    """The size of the tensor that `encode_series` would build, by SQL alone. Three scans of the query.
-
-    Raises what `encode_series` raises for columns, stamps and options.
-    """
-    columns = describe(cursor, sql)
-    check_series_columns(columns, time, modes, value)
-    source = SeriesSource(cursor, subquery(sql), columns, time, modes, value)
-    with disk_errors("DuckDB's temporary files"):
-        source.count()
-        axis = source.find_axis(freq, start)
-        sizes = [f"count(DISTINCT {key})" for key in source.keys]
-        n = source.execute(f"SELECT {', '.join(['0', *sizes])} FROM {source.covered(axis)}")[0][1:]
-    return source.estimate(axis, list(n))
-
-
 class SeriesSource:
-    """A relation with a time, modes and a value, and the counts of its rows."""
+    """A relation with a time, modes and a value, and the counts of its rows.
+
+    `columns` are those of the relation (name -> DuckDB type). Every method but `copy` and `check` scans the relation.
+    """
+
+    _large: int
+    _top: float
+    _nans: list[int]
 
     def __init__(
         self,
@@ -149,6 +99,7 @@ class SeriesSource:
         types = [columns[name] for name in self.modes]
         self.key_types = ["VARCHAR" if name.startswith("ENUM(") else name for name in types]
         self.keys = [key_sql(name, type_) for name, type_ in zip(self.modes, self.key_types, strict=True)]
+        self.columns = columns
         self.report = SeriesReport()
         self.zone: str | None = None
         if self.type == WITH_ZONE:
@@ -167,54 +118,67 @@ class SeriesSource:
         """The relation and WHERE clause of the rows on the axis, fit for a FROM."""
         return f"{self.relation} WHERE {self.valid} AND {axis.covers_sql(self.time)}"
 
-    def count(self, *, kept: bool = False) -> None:
-        """Count rows, NULLs and unusable values in the report. Raises InputError where nothing usable is left.
+    def copy(self, sql: str) -> None:
+        """Create the relation as a temporary table of the query's rows: the only scan of the query."""
+        self.execute(f"CREATE TEMP TABLE {self.relation} AS SELECT * FROM {subquery(sql)}")
 
-        `kept`: the readings go into the tensor, so InputError also where float32 would not tell them apart.
-        """
+    def count(self) -> str:
+        """Count rows, NULLs and unusable values in the report. Returns the fingerprint of the rows."""
         valid, value = self.valid, self.value
-        floats = [name for name, type_ in zip(self.modes, self.key_types, strict=True) if kind_of(type_) == "float"]
-        counts = [
-            "count(*)",
+        aggregates = (
             f"count(*) FILTER (NOT ({valid}))",
             f"count(*) FILTER ({valid} AND {value} IS NULL)",
             f"count(*) FILTER ({valid} AND NOT isfinite({value}))",
-            f"count(*) FILTER ({valid} AND isfinite({value}) AND abs({value}) > {LARGEST!r})",
+            f"count(*) FILTER ({valid} AND isfinite({value}) AND abs({value}) > {FLOAT32_MAX!r})",
             f"max(abs({value})) FILTER ({valid} AND isfinite({value}))",
-            *(f"count(*) FILTER (isnan({quoted(name)}))" for name in floats),
-        ]
-        rows, nulls, empty, odd, large, top, *nans = self.execute(f"SELECT {', '.join(counts)} FROM {self.relation}")[0]
+            *(f"count(*) FILTER (isnan({quoted(name)}))" for name in self._floats()),
+        )
+        query = f"FROM {self.relation}"
+        found = interruptible(self.cursor, lambda: measure(self.cursor, query, self.columns, aggregates))
         report = self.report
-        report.rows, report.null_rows, report.null_values, report.nonfinite_values = rows, nulls, empty, odd
-        if rows == 0:
+        report.rows = found.rows
+        report.null_rows, report.null_values, report.nonfinite_values, self._large, self._top, *self._nans = (
+            found.values
+        )
+        return found.fingerprint
+
+    def check(self, *, kept: bool = False) -> None:
+        """Raise InputError where `count` found nothing usable, values beyond float32, or keys that are NaN.
+
+        `kept`: the readings go into the tensor, so InputError also where float32 would not tell them apart.
+        """
+        report = self.report
+        if not report.rows:
+            raise no_rows()
+        if report.null_rows == report.rows:
             raise InputError(
-                "the query has no rows", role="series", help="check its WHERE clause and the path of its files"
+                f"every row ({report.rows:,}) has a NULL time or key", role="series", help="check the query's joins"
             )
-        if nulls == rows:
+        if report.null_rows + report.null_values + report.nonfinite_values == report.rows:
             raise InputError(
-                f"every row ({rows:,}) has a NULL time or key", role="series", help="check the query's joins"
-            )
-        if nulls + empty + odd == rows:
-            raise InputError(
-                f"no row has a usable value: {empty:,} NULL, {odd:,} NaN or infinite",
+                f"no row has a usable value: {report.null_values:,} NULL, {report.nonfinite_values:,} NaN or infinite",
                 role="series",
                 help=f"check how {self.value_name} is computed",
             )
-        if large:
+        if self._large:
             raise InputError(
-                f"{self.value_name} is beyond what float32 holds ({LARGEST:.2g}) in {counted(large, 'row')}",
+                f"{self.value_name} is beyond what float32 holds ({FLOAT32_MAX:.2g}) in {counted(self._large, 'row')}",
                 role="series",
                 help="divide it in the query, or turn sentinels into NULL with nullif()",
             )
-        for name, count in zip(floats, nans, strict=True):
+        for name, count in zip(self._floats(), self._nans, strict=True):
             if count:
                 raise InputError(
                     f"{name} is NaN in {counted(count, 'row')}",
                     role="series",
                     help=f"filter them out, e.g. WHERE NOT isnan({name})",
                 )
-        if kept and top > FAR:
+        if kept and self._top > FAR:
             self._check_precision()
+
+    def _floats(self) -> list[str]:
+        """The modes whose keys are floats."""
+        return [name for name, type_ in zip(self.modes, self.key_types, strict=True) if kind_of(type_) == "float"]
 
     def _check_precision(self) -> None:
         """Raise InputError for series whose readings differ by little more than float32 can tell at their size."""
@@ -273,19 +237,10 @@ class SeriesSource:
             raise OptionError(f"no reading lies at or after start = {start}", key="start", help="choose an earlier one")
         return axis
 
-    def estimate(self, axis: TimeAxis, sizes: list[int]) -> SeriesEstimate:
-        """The estimate once sizes are known."""
-        report = self.report
-        cells = axis.steps * int(np.prod([int(n) for n in sizes], dtype=object))
-        used = report.rows - report.null_rows - report.before_start - report.null_values - report.nonfinite_values
-        return SeriesEstimate(
-            rows=report.rows,
-            steps=axis.steps,
-            modes=dict(zip(self.modes, map(int, sizes), strict=True)),
-            density=min(1.0, used / cells),
-            bytes=4 * cells,
-            freq=axis.freq_text,
-        )
+    def count_keys(self, axis: TimeAxis) -> list[int]:
+        """The number of distinct keys on the axis, by mode."""
+        counts = (f"(SELECT count(*) FROM (SELECT DISTINCT {key} FROM {self.covered(axis)}))" for key in self.keys)
+        return list(self.execute(f"SELECT {', '.join(counts)}")[0]) if self.keys else []
 
     def _recount(self, axis: TimeAxis) -> None:
         """Values before the start are no values at all: count them as dropped rows only."""
@@ -335,6 +290,11 @@ class SeriesSource:
             last_local=int(last_local),
             shown=(first_text, last_text),
         )
+
+
+def no_rows() -> InputError:
+    """The error for an empty query."""
+    return InputError("the query has no rows", role="series", help="check its WHERE clause and the path of its files")
 
 
 def _zone(cursor: duckdb.DuckDBPyConnection) -> str:

@@ -13,9 +13,10 @@ from graphlearn.errors import InputError, OptionError
 from graphlearn.storage.hetero.edges import EdgeTable, read_edges
 from graphlearn.storage.hetero.features import feature_kind, feature_kinds
 from graphlearn.storage.hetero.nodes import NodeTable, read_nodes
-from graphlearn.storage.hetero.paths import build_path, count_walks, read_path
+from graphlearn.storage.hetero.paths import build_path, read_path
 from graphlearn.storage.hetero.report import EdgeReport
-from graphlearn.storage.hetero.roles import GraphRoles, columns_of, find_ends, read_roles
+from graphlearn.storage.hetero.roles import GraphRoles, columns_of, read_roles
+from graphlearn.storage.hetero.sizes import measure_graph
 from graphlearn.storage.hetero.tables import HeteroTables, read_hetero
 
 
@@ -45,7 +46,7 @@ def rows_of(table: NodeTable) -> list[list[int]]:
 def graph(
     cursor: duckdb.DuckDBPyConnection, sql: dict[str, str], label: tuple[str, str] | None = None, unknown: str = "error"
 ) -> HeteroTables:
-    roles = find_ends(cursor, read_roles(columns_of(cursor, sql)), sql, {})
+    roles = ends(cursor, sql)
     labels = dict([label]) if label else {}
     nodes = {
         name: read_nodes(cursor, sql[name], role, feature_kinds(role, [], labels.get(name)), labels.get(name))
@@ -161,7 +162,7 @@ FILMS = "SELECT i AS id, i AS x FROM range(4) t(i)"
 
 
 def ends(cursor: duckdb.DuckDBPyConnection, sql: dict[str, str], **given: tuple[str, ...]) -> GraphRoles:
-    return find_ends(cursor, read_roles(columns_of(cursor, sql)), sql, given)
+    return measure_graph(cursor, sql, roles=read_roles(columns_of(cursor, sql)), ends=given).roles
 
 
 def test_ends_by_name_type_alias_and_rows(cursor: duckdb.DuckDBPyConnection) -> None:
@@ -250,6 +251,11 @@ def test_several_relations_in_one_table(cursor: duckdb.DuckDBPyConnection) -> No
     assert tables.report.edges["e"].relations == {"e.a": 2, "e.b": 1}
 
 
+def walks(cursor: duckdb.DuckDBPyConnection, sql: dict[str, str], steps: tuple[str, ...]) -> int:
+    sizes = measure_graph(cursor, sql, roles=read_roles(columns_of(cursor, sql)), metapaths={"p": steps})
+    return sizes.edges["p"].edges
+
+
 def test_hubs_and_paths(cursor: duckdb.DuckDBPyConnection) -> None:
     hubs = "SELECT i % 4 AS source, 'h' || i % 3 AS hub FROM range(12) t(i) UNION ALL SELECT 0, 'alone'"
     sql = {"film": FILMS, "topic": hubs}
@@ -261,7 +267,7 @@ def test_hubs_and_paths(cursor: duckdb.DuckDBPyConnection) -> None:
     assert topic.paths == 3 * 16 + 1
     roles = ends(cursor, sql)
     path = read_path("same", ("topic", "topic"), roles)
-    assert count_walks(cursor, path, sql) == topic.paths
+    assert walks(cursor, sql, ("topic", "topic")) == topic.paths
     made, report = build_path(cursor, path, [topic])
     assert (len(made), report.self_loops) == (16, 4)
 
@@ -278,8 +284,8 @@ def test_paths_follow_their_steps(cursor: duckdb.DuckDBPyConnection) -> None:
         distinct = f"(SELECT DISTINCT * FROM ({plays}))"
         pairs_of = f"SELECT a.{here} AS a, b.{here} AS b FROM {distinct} a JOIN {distinct} b USING ({there})"
         oracle = f"SELECT count(*), count(DISTINCT (a, b)) FROM ({pairs_of})"
-        walks, pairs = cursor.execute(oracle).fetchall()[0]
-        assert count_walks(cursor, path, sql) == walks
+        expected, pairs = cursor.execute(oracle).fetchall()[0]
+        assert walks(cursor, sql, steps) == expected
         assert len(build_path(cursor, path, list(tables.edges.values()))[0]) == pairs
     for steps, message in (
         (("plays", "palys"), "names palys, which is no edge table"),

@@ -24,7 +24,7 @@ from graphlearn.errors import ArtifactError, InputError, OptionError, ResourceEr
 from graphlearn.events import Event, Note, silent
 from graphlearn.storage.fingerprint import fingerprint
 from graphlearn.storage.series import ingest as module
-from graphlearn.storage.series.ingest import SeriesTensor, encode_series, estimate_series, read_series
+from graphlearn.storage.series.ingest import SeriesTensor, encode_series, read_series
 from graphlearn.storage.series.report import SeriesReport
 
 Row = tuple[Any, ...]
@@ -318,30 +318,6 @@ def test_report_for_people(cursor: duckdb.DuckDBPyConnection) -> None:
     assert found.values[0].tolist()[0] == 2.0
     assert SeriesReport.from_json({**found.report.to_json(), "new": 1}) == found.report
     assert found.report.to_json()["density"] == pytest.approx(1 / 3)
-
-
-def test_estimate_is_what_is_built(cursor: duckdb.DuckDBPyConnection) -> None:
-    sql = (
-        "SELECT (DATE '2020-01-01' + i::INT) AS ts, k, i AS v FROM range(100) t(i), range(7) s(k) "
-        "WHERE (i + k) % 2 = 0 -- a comment"
-    )
-    options: dict[str, Any] = {"time": "ts", "modes": ["k"], "value": "v"}
-    size = estimate_series(cursor, sql, **options)
-    found = encode(cursor, sql)
-    assert (size.rows, size.steps, size.modes) == (350, 100, {"k": 7})
-    assert size.bytes == found.values.nbytes
-    assert size.density == found.report.density == 0.5
-    late = estimate_series(cursor, sql, start="2020-04-01", freq="1 day", **options)
-    assert (late.steps, late.rows, late.density) == (9, 350, 31 / 63)
-    rows = table(["1, 'old', 1", "5, 'a', 1", "6, 'a', 1"])
-    assert estimate_series(cursor, rows, start=5, freq=1, **options).modes == {"k": 1}  # 'old' ends before the start
-    assert encode(cursor, rows, start=5, freq=1).values.shape == (2, 1)
-    with pytest.raises(ResourceError, match=r"100 steps of 1 day x 7 k = 700 cells.*the budget is 0 MiB"):
-        size.check(2799, "the budget")
-    size.check(2800, "the budget")
-    with pytest.raises(ResourceError, match=r"50\.00% of them observed"):
-        encode(cursor, sql, limit=1000)
-    assert temporary_tables(cursor) == 0
 
 
 def test_an_outlying_stamp_is_refused_not_allocated(cursor: duckdb.DuckDBPyConnection) -> None:
