@@ -11,23 +11,22 @@ from graphlearn.errors import InputError
 from graphlearn.events import Emit, Evaluated, Note, PhaseStarted
 from graphlearn.jobs.create import Bound
 from graphlearn.jobs.dataflow import Data, Dataflow, Estimate, Operator
-from graphlearn.jobs.dhan.family import model_options
-from graphlearn.jobs.dhan.options import DhanJobOptions, check_names, check_nodes, read_target
+from graphlearn.jobs.dhan.options import DhanJobOptions, check_names, check_nodes, model_options, read_target
 from graphlearn.jobs.dhan.sizes import EdgeSize, GraphSize, NodeSize, edge_size, node_size, path_size
-from graphlearn.jobs.kge.dataflow import BASE_MEMORY, check_device
+from graphlearn.jobs.kge.dataflow import BASE_MEMORY
 from graphlearn.jobs.labels import metrics_line
 from graphlearn.jobs.machine import gemm_flops, memory_available
-from graphlearn.models.hetero.graph import COMPARISONS, comparisons
+from graphlearn.models.hetero.comparisons import COMPARISONS, comparisons
 from graphlearn.storage.hetero.paths import Metapath, build_path, read_path
 from graphlearn.storage.hetero.roles import columns_of, find_ends, read_roles
 from graphlearn.text import counted
+from graphlearn.types import Split
 
 if TYPE_CHECKING:
     from graphlearn.models.dhan.training import HeteroTraining
-    from graphlearn.models.hetero.graph import Part
     from graphlearn.storage.hetero.tables import HeteroTables
 
-MEASURED: tuple[Part, ...] = ("valid", "test")
+MEASURED = (Split.VALID, Split.TEST)
 
 
 class DhanDataflow:
@@ -151,14 +150,14 @@ class DhanDataflow:
     def _similar(self) -> list[str]:
         """What linking similar nodes costs, or that it is left out."""
         size = self.size.nodes.get(self.target.node or "")
-        if self.options.target is None or self.target.edges or not self.options.similar or size is None:
+        if self.options.target is None or self.target.edges or not self.options.knn or size is None:
             return []
         if not size.dense + size.sparse:
             return []
         cost = comparisons(size.rows, size.dense, size.ones)
         if cost > COMPARISONS:
             return [f"too many nodes to link similar ones ({cost / 1e9:,.0f} G multiplications)"]
-        return [f"{self.options.similar} similar nodes for each ({cost / 1e9:,.2f} G multiplications)"]
+        return [f"{self.options.knn} similar nodes for each ({cost / 1e9:,.2f} G multiplications)"]
 
     def _unit(self) -> str:
         """What a step of the training learns from."""
@@ -262,15 +261,16 @@ class DhanDataflow:
 
     def prepare(self, data: Data, emit: Emit) -> Data:
         """The parts, the task, the model before its first step, and the baselines."""
-        check_device(self.options.device)
         from graphlearn.jobs.dhan.graph import divide, make_graph, make_task
         from graphlearn.jobs.dhan.metrics import metric_row
-        from graphlearn.jobs.net3.training import threads
+        from graphlearn.models.core.device import choose_device
+        from graphlearn.models.core.threads import threads
+        from graphlearn.models.dhan.baselines import baselines
         from graphlearn.models.dhan.tasks import make_training
-        from graphlearn.models.hetero.baselines import baselines
         from graphlearn.storage.hetero.tables import HeteroTables
 
         options = self.options
+        choose_device(options.device)  # raises before anything is computed
         nodes = [data[f"nodes {name}"] for name in self.roles.nodes]
         made = {name: data[f"edges {name}"] for name in (*self.roles.edges, *(p.name for p in self.paths))}
         relations = [table for found, _ in made.values() for table in found]
@@ -282,16 +282,16 @@ class DhanDataflow:
             graph, task = make_graph(tables), make_task(tables, self.target, learnt=options.target is not None)
             settings = model_options(options)
             training = make_training(graph, task, settings)
-            for sentence in training.left_out:
+            for sentence in training.skipped:
                 emit(Note(message=sentence))
             measured = baselines(graph, task, settings, MEASURED)
-        rows = [metric_row(method, part, found[part]) for method, found in measured.items() for part in MEASURED]
+        rows = [metric_row(method, split, found[split]) for method, found in measured.items() for split in MEASURED]
         return {"tables": tables, "training": training, "beside": [row for row in rows if row]}
 
     def train(self, data: Data, emit: Emit) -> Data:
         """Fit the network."""
         from graphlearn.jobs.dhan.training import DhanTrainer
-        from graphlearn.jobs.net3.training import threads
+        from graphlearn.models.core.threads import threads
 
         run = self.bound.run
         assert run is not None
@@ -306,20 +306,20 @@ class DhanDataflow:
     def evaluate(self, data: Data, emit: Emit) -> Data:
         """Figures of the best weights beside the baselines'."""
         from graphlearn.jobs.dhan.metrics import METHOD, figures, headline, metric_row, verdict
-        from graphlearn.jobs.net3.training import threads
+        from graphlearn.models.core.threads import threads
 
         training: HeteroTraining = data["trained"]
         emit(PhaseStarted(phase="evaluate"))
         rows: list[dict[str, Any]] = []
         with threads(self.options.threads):
-            for part in MEASURED if self.options.target is not None else MEASURED[-1:]:
-                measured = training.evaluate(part)
-                row = metric_row(METHOD, part if self.options.target is not None else "all", measured)
+            for split in MEASURED if self.options.target is not None else MEASURED[-1:]:
+                measured = training.evaluate(split)
+                row = metric_row(METHOD, split if self.options.target is not None else "all", measured)
                 if row:
                     rows.append(row)
                     emit(Evaluated(epoch=0, split=row["split"], metrics=figures(measured)))
-        if training.told:
-            emit(Note(message=training.told))
+        if training.summary:
+            emit(Note(message=training.summary))
         rows += data["beside"]
         wins, sentence = verdict(rows)
         if sentence:

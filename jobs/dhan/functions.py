@@ -13,16 +13,15 @@ evaluate    method, split, figures (macro_f1, mrr, nmi, …; NULL those of other
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
 from graphlearn.errors import OptionError, UserError, did_you_mean
-from graphlearn.jobs.dhan.family import model_options
 from graphlearn.jobs.dhan.metrics import METRICS, SCHEMA, metrics_table, read_metrics
-from graphlearn.jobs.dhan.options import DhanJobOptions, Target, read_target
+from graphlearn.jobs.dhan.options import DhanJobOptions, Target, model_options, read_target
 from graphlearn.jobs.dhan.questions import find_nodes, id_column, link_columns
 from graphlearn.jobs.functions import VERSION, ArrowSource, FunctionSpec, LoadedModel, Question
 from graphlearn.storage.artifacts import Artifact
@@ -119,7 +118,7 @@ class Shape:
 
 def options_of(artifact: Artifact) -> DhanJobOptions:
     """The options that a stored version was made with."""
-    known, stored = DhanJobOptions.__dataclass_fields__, artifact.manifest["options"]
+    known, stored = {f.name for f in fields(DhanJobOptions)}, artifact.manifest["options"]
     given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in stored.items() if k in known}
     return DhanJobOptions(**given)
 

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, cast
 
-from graphlearn.errors import InputError, OptionError
+from graphlearn.errors import InputError
 from graphlearn.events import Emit, Evaluated, PhaseAdvanced, PhaseStarted
 from graphlearn.jobs.create import Bound, ModelRequest
 from graphlearn.jobs.dataflow import Data, Dataflow, Estimate, Operator
@@ -242,7 +242,6 @@ class _Kge:
 
     def train(self, data: Data, emit: Emit) -> Data:
         """Fit the tables."""
-        check_device(self.options.device)
         from graphlearn.jobs.kge.training import KgeTrainer
         from graphlearn.models.kge.engine import make_engine
 
@@ -335,12 +334,3 @@ class _Kge:
 
 
 PROTOCOL = "filtered, all entities, ties at mean rank"
-
-
-def check_device(device: str) -> None:
-    """Raise OptionError when a GPU is asked for that is not there."""
-    if device == "cuda":
-        import torch
-
-        if not torch.cuda.is_available():
-            raise OptionError("device = 'cuda', but torch sees no GPU here", key="device", help="use device = 'auto'")

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from graphlearn.errors import TrainingDiverged
 
 
-class Learner:
+class AdamWEma:
     """The parameters of a model that learn (`fixed` names the others; weights decay where `decayed` names them).
 
-    The running mean has the memory `averaging` (0 keeps none); early on, when there is little to remember, less.
+    The running mean has the memory `ema` (0 keeps none); early on, when there is little to remember, less.
     """
 
     def __init__(
@@ -29,10 +29,10 @@ class Learner:
         decayed: Collection[str],
         learning_rate: float,
         weight_decay: float,
-        averaging: float,
+        ema: float,
         fixed: Collection[str] = (),
     ) -> None:
-        self.model, self.averaging = model, averaging
+        self.model, self.ema = model, ema
         named = {name: p for name, p in model.named_parameters() if name not in fixed}
         groups = [
             {"params": [p for name, p in named.items() if name in decayed], "weight_decay": weight_decay},
@@ -49,7 +49,7 @@ class Learner:
         }
         for name, p in named.items():
             self.optimiser.state[p] = self.moments[name]
-        self.mean_weights = {name: p.detach().clone() for name, p in named.items()} if averaging else {}
+        self.mean_weights = {name: p.detach().clone() for name, p in named.items()} if ema else {}
         self.done = torch.zeros(1, dtype=torch.int64)
 
     def step(self, loss: Tensor, epoch: int, help: str) -> float:
@@ -61,7 +61,7 @@ class Learner:
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimiser.step()
         self.done += 1
-        memory = min(self.averaging, (1 + int(self.done)) / (10 + int(self.done)))
+        memory = min(self.ema, (1 + int(self.done)) / (10 + int(self.done)))
         for name, mean in self.mean_weights.items():
             mean.lerp_(self.model.get_parameter(name).detach(), 1 - memory)
         return value

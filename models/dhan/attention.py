@@ -13,18 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from graphlearn.models.core.dropout import drop
 from graphlearn.models.dhan.edges import Block
 from graphlearn.models.dhan.options import DhanOptions
 
 SLOPE = 0.2
-
-
-def drop(x: Tensor, p: float, generator: torch.Generator | None) -> Tensor:
-    """Dropout from the generator; without one nothing is dropped."""
-    if generator is None or p == 0:
-        return x
-    kept = torch.rand(x.shape, generator=generator, device=x.device) >= p
-    return x * kept / (1 - p)
 
 
 def segment_sum(values: Tensor, group: Tensor, count: int) -> Tensor:

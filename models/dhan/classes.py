@@ -13,14 +13,15 @@ from graphlearn.models.core.device import choose_device
 from graphlearn.models.dhan.attention import parameter
 from graphlearn.models.dhan.edges import build_blocks
 from graphlearn.models.dhan.labels import classes_of, label_channels
-from graphlearn.models.dhan.linear import Highway, cross_entropy
-from graphlearn.models.dhan.linear_fit import affordable, fit_highway
+from graphlearn.models.dhan.linear import LinearModel, cross_entropy
+from graphlearn.models.dhan.linear_fit import affordable, fit_linear
 from graphlearn.models.dhan.options import DhanOptions
 from graphlearn.models.dhan.training import HeteroTraining
-from graphlearn.models.hetero.graph import PARTS, Classification, HeteroGraph, MultiLabel, Part, Task
+from graphlearn.models.hetero.graph import HeteroGraph
 from graphlearn.models.hetero.knn import name_of, with_similar
 from graphlearn.models.hetero.metrics import f1_scores, one_hot
-from graphlearn.types import FloatArray, IdArray
+from graphlearn.models.hetero.tasks import Classification, MultiLabel, Task
+from graphlearn.types import FloatArray, IdArray, Split
 
 
 class ClassHead(nn.Module):
@@ -31,7 +32,7 @@ class ClassHead(nn.Module):
         self.states = parameter(hidden, classes, generator=generator)
         self.labels = nn.Parameter(torch.zeros(channels, classes))
         self.bias = nn.Parameter(torch.zeros(classes))
-        self.highway: Highway | None = None
+        self.linear: LinearModel | None = None
         self.share: Tensor
         self.register_buffer("share", torch.full((), 0.5))
 
@@ -55,7 +56,7 @@ class ClassTraining(HeteroTraining):
         options: DhanOptions,
         fitted: Mapping[str, Tensor] | None = None,
         *,
-        perceptron: bool = False,
+        mlp: bool = False,
     ) -> None:
         self.task, self.single = task, isinstance(task, Classification)
         known = np.asarray(task.split) >= 0
@@ -66,42 +67,49 @@ class ClassTraining(HeteroTraining):
             else "classes with a probability of at least 0.5, or the most probable one"
         )
         self.protocol = f"macro and micro F1 of {what} over the labelled {task.type} of a part"
-        if not perceptron:
-            graph = with_similar(graph, task.type, options.similar, choose_device(options.device))
-        super().__init__(graph, task, options, fitted, perceptron=perceptron)
+        if not mlp:
+            graph = with_similar(graph, task.type, options.knn, choose_device(options.device))
+        super().__init__(graph, task, options, fitted, mlp=mlp)
         self.targets = torch.from_numpy(self.labels).to(self.device)
-        self.train = np.flatnonzero(np.asarray(task.split) == 0)
+        self.train = np.flatnonzero(np.asarray(task.split) == Split.TRAIN.code)
         if fitted is None:
-            self.fit_highway()
+            self.fit_linear()
 
     def make_head(self, task: Task, generator: torch.Generator) -> nn.Module:
         """Computes the label channels on the way."""
         if self.options.hop_labels and self.channels:
-            blocks = build_blocks(self.channels, self.arrows, self.counts, torch.device("cpu"))
-            train = np.asarray(self.task.split) == 0
+            blocks = build_blocks(self.channels, self.edges, self.counts, torch.device("cpu"))
+            train = np.asarray(self.task.split) == Split.TRAIN.code
             found = label_channels(self.labels, train, self.task.type, self.counts, blocks, self.options.seed)
         else:
             found = torch.zeros(len(self.labels), 0)
         self.shown = found.to(self.device)
         head = ClassHead(self.options.hidden, found.shape[1], self.task.classes, generator)
-        if not (self.options.highway and self.channels) or self.sampler is not None:
+        if not (self.options.linear and self.channels) or self.sampler is not None:
             return head
         batch = self.full_batch()
-        if affordable(batch, int(np.isin(np.asarray(self.task.split), (0, 1)).sum()), self.task.classes):
+        if affordable(
+            batch,
+            int(np.isin(np.asarray(self.task.split), (Split.TRAIN.code, Split.VALID.code)).sum()),
+            self.task.classes,
+        ):
             into = {t: block.R for (level, t), block in batch.blocks.items() if level == "all"}
-            head.highway = Highway(self.graph.nodes, into, self.task.type, self.task.classes)
+            head.linear = LinearModel(self.graph.nodes, into, self.task.type, self.task.classes)
         return head
 
-    def fit_highway(self) -> None:
+    def fit_linear(self) -> None:
         """Find the linear part, which the steps then leave as it is."""
-        highway = self.head.highway
-        if highway is not None:
-            split = np.asarray(self.task.split)
-            train, valid = (torch.from_numpy(np.flatnonzero(split == k)).to(self.device) for k in (0, 1))
-            nodes = valid.cpu().numpy()
-            batch = self.full_batch()
-            fit_highway(
-                highway, batch, self.targets, train, valid, self.single, lambda found: self._score(found, nodes)
+        linear = self.head.linear
+        if linear is not None:
+            train, valid = self._nodes(Split.TRAIN), self._nodes(Split.VALID)
+            fit_linear(
+                linear,
+                self.full_batch(),
+                self.targets,
+                torch.from_numpy(train).to(self.device),
+                torch.from_numpy(valid).to(self.device),
+                self.single,
+                lambda found: self._score(found, valid),
             )
 
     @property
@@ -112,22 +120,22 @@ class ClassTraining(HeteroTraining):
         return head
 
     @property
-    def left_out(self) -> list[str]:
+    def skipped(self) -> list[str]:
         """Similar nodes, the linear part."""
         kind, options, out = self.task.type, self.options, list[str]()
         if not self.channels:
             return out
         linked = {r.name for r in self.graph.relations}
-        if options.similar and self.graph.node(kind).features is not None and name_of(kind) not in linked:
+        if options.knn and self.graph.node(kind).features is not None and name_of(kind) not in linked:
             out.append(f"{kind} has too many nodes to compare all of them: similar ones are not linked")
-        if options.highway and self.sampler is None and self.head.highway is None:
-            out.append("the graph is too large for the linear part (option highway): the network stands alone")
+        if options.linear and self.sampler is None and self.head.linear is None:
+            out.append("the graph is too large for the linear part (option linear): the network stands alone")
         return out
 
     @property
-    def told(self) -> str:
+    def summary(self) -> str:
         """How much the linear part counts, where there is one."""
-        if self.head.highway is None:
+        if self.head.linear is None:
             return ""
         return f"the linear part counts {float(self.head.share):.0%} in a prediction, the network the rest"
 
@@ -164,11 +172,11 @@ class ClassTraining(HeteroTraining):
         return (1 - share) * deep + share * wide
 
     def _both(self, nodes: IdArray) -> tuple[Tensor, Tensor | None]:
-        found, highway = [], self.head.highway
+        found, linear = [], self.head.linear
         with self.using_mean():
             wide = None
-            if highway is not None:
-                wide = highway(self.full_batch())[torch.from_numpy(np.asarray(nodes, np.int64)).to(self.device)]
+            if linear is not None:
+                wide = linear(self.full_batch())[torch.from_numpy(np.asarray(nodes, np.int64)).to(self.device)]
             for part, states in self.chunks(np.asarray(nodes, np.int64), self.task.type):
                 rows = torch.from_numpy(part).to(self.device)
                 found.append(self.head(states, self.shown[rows]))
@@ -187,8 +195,8 @@ class ClassTraining(HeteroTraining):
         order = np.argsort(-found, axis=1, kind="stable")[:, :k]
         return order, np.take_along_axis(found, order, axis=1)
 
-    def _part(self, part: Part) -> IdArray:
-        return np.flatnonzero(np.asarray(self.task.split) == PARTS.index(part))
+    def _nodes(self, split: Split) -> IdArray:
+        return np.flatnonzero(np.asarray(self.task.split) == split.code)
 
     def figures(self, found: FloatArray, nodes: IdArray) -> dict[str, float]:
         """macro_f1, micro_f1, accuracy of probabilities. shape: [B, C], [B]"""
@@ -201,9 +209,9 @@ class ClassTraining(HeteroTraining):
         out["accuracy"] = float((actual == predicted).all(1).mean()) if len(nodes) else math.nan
         return out | {"nodes": float(len(nodes))}
 
-    def evaluate(self, part: Part) -> dict[str, float]:
+    def evaluate(self, split: Split) -> dict[str, float]:
         """macro_f1, micro_f1, accuracy (all classes of a node right), nodes."""
-        nodes = self._part(part)
+        nodes = self._nodes(split)
         return self.figures(self.probabilities(nodes), nodes)
 
     def _score(self, logits: Tensor, nodes: IdArray) -> float:
@@ -218,10 +226,10 @@ class ClassTraining(HeteroTraining):
 
         The share of the linear part is chosen on the way.
         """
-        nodes = self._part("valid")
+        nodes = self._nodes(Split.VALID)
         measured = len(nodes) > 0
         if not measured:
-            nodes = self._part("train")
+            nodes = self._nodes(Split.TRAIN)
         deep, wide = self._both(nodes)
         if measured and wide is not None:
             self.head.share.fill_(min(SHARES, key=lambda share: self._score(self._mix(deep, wide, share), nodes)))

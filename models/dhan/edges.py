@@ -41,7 +41,7 @@ class Channel:
 
 
 @dataclass(frozen=True)
-class Arrows:
+class EdgeIndex:
     """Edges of a channel: rows of its source and target type, or members and hubs; `edge`: numbers in the relation."""
 
     src: IdArray
@@ -72,7 +72,7 @@ def channels_of(graph: HeteroGraph, reverse: bool) -> tuple[Channel, ...]:
     return tuple(out)
 
 
-def arrows_of(graph: HeteroGraph, channel: Channel, keep: BoolArray | None = None) -> Arrows:
+def edge_index(graph: HeteroGraph, channel: Channel, keep: BoolArray | None = None) -> EdgeIndex:
     """The edges of a channel, or those of them in the mask `keep`. Edges of weight 0 carry nothing and are left out."""
     r = graph.relation(channel.relation)
     chosen = np.ones(len(r), np.bool_) if keep is None else keep
@@ -81,7 +81,7 @@ def arrows_of(graph: HeteroGraph, channel: Channel, keep: BoolArray | None = Non
     edge = np.flatnonzero(chosen)
     src, dst = (r.dst, r.src) if channel.back else (r.src, r.dst)
     weight = None if r.weight is None else r.weight[edge]
-    return Arrows(src[edge], dst[edge], weight, edge, r.hubs or 0)
+    return EdgeIndex(src[edge], dst[edge], weight, edge, r.hubs or 0)
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ def _column(parts: Sequence[IdArray]) -> IdArray:
 def build_block(
     target: str,
     channels: Sequence[Channel],
-    arrows: Mapping[Channel, Arrows],
+    edges: Mapping[Channel, EdgeIndex],
     counts: Mapping[str, int],
     device: torch.device,
 ) -> Block:
@@ -158,7 +158,7 @@ def build_block(
     members, hubs, hub_kind, hub_weight, hub_edge = [], [], [], [], []
     total, weighted = 0, False
     for r, c in enumerate(channels):
-        a = arrows[c]
+        a = edges[c]
         w = np.ones(len(a.src), np.float32) if a.weight is None else a.weight
         weighted |= a.weight is not None
         if c.hub:
@@ -220,7 +220,7 @@ def build_block(
 
 
 def build_blocks(
-    channels: Sequence[Channel], arrows: Mapping[Channel, Arrows], counts: Mapping[str, int], device: torch.device
+    channels: Sequence[Channel], edges: Mapping[Channel, EdgeIndex], counts: Mapping[str, int], device: torch.device
 ) -> dict[tuple[str, str], Block]:
     """Blocks by (level, type): the intra and inter channels of each type, and "all" of them together."""
     out = {}
@@ -229,5 +229,5 @@ def build_blocks(
         for level in ("intra", "inter", "all"):
             chosen = into if level == "all" else [c for c in into if c.level == level]
             if chosen:
-                out[level, name] = build_block(name, chosen, arrows, counts, device)
+                out[level, name] = build_block(name, chosen, edges, counts, device)
     return out

@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from graphlearn.models.dhan.options import DhanOptions
 from graphlearn.models.dhan.pairs import PairTraining, contrast
-from graphlearn.models.dhan.sampler import Sorted
-from graphlearn.models.hetero.graph import HeteroGraph, Part, Task, Unsupervised
+from graphlearn.models.dhan.sampler import Csr
+from graphlearn.models.hetero.graph import HeteroGraph
 from graphlearn.models.hetero.metrics import adjusted_rand_index, k_means, normalised_mutual_information
-from graphlearn.types import IdArray
+from graphlearn.models.hetero.tasks import Task, Unsupervised
+from graphlearn.types import IdArray, Split
 
 HELD = 0.1
 LEAST = 20
@@ -48,7 +49,7 @@ class EmbeddingTraining(PairTraining):
             order = np.random.default_rng([options.seed, 9, i]).permutation(len(r))
             held = int(len(r) * HELD) if len(r) >= LEAST else 0
             self.held[r.name], self.learnt[r.name] = np.sort(order[:held]), np.sort(order[held:])
-        self.hubs = {r.name: Sorted(r.dst, r.hubs) for r in graph.relations if r.hubs is not None}
+        self.hubs = {r.name: Csr(r.dst, r.hubs) for r in graph.relations if r.hubs is not None}
         self.protocol = (
             f"links: a tenth of each relation that is not learnt from, each against {options.negatives} random nodes; "
             "clusters: k-means of all embeddings of the labelled type, as many clusters as labels, best of 10 starts"
@@ -110,8 +111,8 @@ class EmbeddingTraining(PairTraining):
         with self.using_mean():
             return self._scores(chunk, np.random.default_rng([self.options.seed, 10]), None)
 
-    def evaluate(self, part: Part) -> dict[str, float]:
-        """auc of held-out links, and nmi and ari of the clusters when there are labels; the same for every part."""
+    def evaluate(self, split: Split) -> dict[str, float]:
+        """auc of held-out links, and nmi and ari of the clusters when there are labels; the same for every split."""
         parts = self._held()
         wins = []
         for other, own, same in parts:

@@ -62,10 +62,10 @@ def explain(training: HeteroTraining, kind: str, nodes: IdArray, top: int = 5) -
     views = [_View(trace.blocks[key], s, False) for key, s in trace.seen.items() if key[2] == kind]
     share = 0.0
     head = training.head if isinstance(training, ClassTraining) else None
-    if head is not None and head.highway is not None and ("all", kind) in batch.blocks:
+    if head is not None and head.linear is not None and ("all", kind) in batch.blocks:
         share = float(head.share)
         views.append(
-            _View(batch.blocks["all", kind], _averages(head.highway.mix[kind], batch.blocks["all", kind]), True)
+            _View(batch.blocks["all", kind], _averages(head.linear.mix[kind], batch.blocks["all", kind]), True)
         )
     out: list[Reason] = []
     for node in nodes.tolist():

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from graphlearn.models.dhan.attention import mean_sources, weighted_sums
 from graphlearn.models.dhan.edges import Block
-from graphlearn.models.dhan.model import averaged
+from graphlearn.models.dhan.hops import averaged
 from graphlearn.types import BoolArray, FloatArray, IdArray
 
 FOLDS = 10

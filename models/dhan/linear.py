@@ -1,6 +1,6 @@
 """A linear model on features averaged along paths, beside the network: what few labels can teach without overfitting.
 
-Logits are averaged instead of features, which is the same for a linear model. How it is fitted: dhan_highway_fit.py.
+Logits are averaged instead of features, which is the same for a linear model. How it is fitted: linear_fit.py.
 Shapes: N nodes, C classes.
 """
 
@@ -14,7 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from graphlearn.models.dhan.model import Batch, Columns, averaged
+from graphlearn.models.dhan.batch import Batch
+from graphlearn.models.dhan.hops import averaged
+from graphlearn.models.hetero.features import FeatureBatch
 from graphlearn.models.hetero.graph import NodeType
 
 Mix: TypeAlias = Mapping[str, Tensor]
@@ -34,7 +36,7 @@ class Linear(nn.Module):
         self.dense = nn.Parameter(torch.zeros(dense, classes))
         self.sparse = nn.Parameter(torch.zeros(sparse, classes))
 
-    def forward(self, columns: Columns) -> Tensor:
+    def forward(self, columns: FeatureBatch) -> Tensor:
         """shape: -> [N, C]"""
         out = self.dense.new_zeros(len(columns.nodes), self.dense.shape[1])
         if columns.dense is not None:
@@ -48,7 +50,7 @@ class Linear(nn.Module):
         return out
 
 
-class Highway(nn.Module):
+class LinearModel(nn.Module):
     """restart: the share of itself that a node keeps in each round of averaging; 1 averages nothing.
 
     mix: for each type, logits of the channels into it; how much each counts in the mean. shape: [R]
@@ -89,7 +91,7 @@ class Highway(nn.Module):
 
 
 def features_of(batch: Batch) -> int:
-    """Columns of all types together."""
+    """FeatureBatch of all types together."""
     return sum(width_of(c) for c in batch.columns.values())
 
 
@@ -98,13 +100,13 @@ def cost(batch: Batch, width: int) -> int:
     return ROUNDS * width * sum(len(b.src) for (level, _), b in batch.blocks.items() if level == "all")
 
 
-def width_of(columns: Columns) -> int:
-    """Columns of a type's features."""
+def width_of(columns: FeatureBatch) -> int:
+    """FeatureBatch of a type's features."""
     return (0 if columns.dense is None else columns.dense.shape[1]) + columns.width
 
 
-def dense_columns(columns: Columns, lo: int, hi: int) -> Tensor:
-    """Columns lo .. hi - 1 of features, the dense part first. shape: [N, hi - lo]"""
+def dense_columns(columns: FeatureBatch, lo: int, hi: int) -> Tensor:
+    """FeatureBatch lo .. hi - 1 of features, the dense part first. shape: [N, hi - lo]"""
     out = torch.zeros(len(columns.nodes), hi - lo, device=columns.nodes.device)
     first = 0 if columns.dense is None else columns.dense.shape[1]
     if columns.dense is not None and lo < first:

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from graphlearn.models.dhan.linear import Highway, Mix, averaged_rows, cost, cross_entropy, features_of, sketched
-from graphlearn.models.dhan.model import Batch
+from graphlearn.models.dhan.batch import Batch
+from graphlearn.models.dhan.linear import LinearModel, Mix, averaged_rows, cost, cross_entropy, features_of, sketched
 
 RESTARTS = (0.05, 0.1, 0.2, 0.5)
 DECAYS = (3e-5, 3e-4, 3e-3)
@@ -24,7 +24,7 @@ UNMEASURED = ((0.1,), (3e-4,))
 """Both without a validation part."""
 FACTOR = 4.0
 SKETCH = 512
-"""Columns that stand for all features while the channels' weights are searched."""
+"""FeatureBatch that stand for all features while the channels' weights are searched."""
 SEARCH = 50_000_000_000
 """Multiplications over edges that the search for the channels' weights may take."""
 TRIES, GAIN = 60, 1e-3
@@ -67,8 +67,8 @@ class Fit:
     score: float
 
 
-def fit_highway(
-    highway: Highway,
+def fit_linear(
+    linear: LinearModel,
     batch: Batch,
     actual: Tensor,
     train: Tensor,
@@ -86,7 +86,7 @@ def fit_highway(
 
     def attempt(mix: Mix, decays: tuple[float, ...], sketch: Mapping[str, Tensor]) -> Fit:
         best: Fit | None = None
-        for restart, x in averaged_rows(batch, mix, highway.target, rows, restarts, sketch).items():
+        for restart, x in averaged_rows(batch, mix, linear.target, rows, restarts, sketch).items():
             for weights, bias in regress(x[: len(train)], known, single, decays):
                 score = measure(x[len(train) :] @ weights + bias) if len(valid) else 0.0
                 if best is None or score < best.score:
@@ -94,14 +94,14 @@ def fit_highway(
         assert best is not None
         return best
 
-    mix: Mix = {t: torch.zeros_like(logits) for t, logits in highway.mix.items()}
+    mix: Mix = {t: torch.zeros_like(logits) for t, logits in linear.mix.items()}
     nodes = sum(len(c.nodes) for c in batch.columns.values())
     if width and len(valid) and nodes * min(width, SKETCH) <= ROOM:
         sketch = sketched(batch, mix, SKETCH) if width > SKETCH else {}
         each = effort(batch, min(width, SKETCH), len(rows), actual.shape[1], 1)
         mix = _search(mix, min(TRIES, SEARCH // max(1, each)), lambda mix: attempt(mix, DECAYS[1:2], sketch).score)
     best = attempt(mix, decays, {})
-    highway.take(best.weights, best.bias, best.mix, best.restart)
+    linear.take(best.weights, best.bias, best.mix, best.restart)
 
 
 def _search(mix: Mix, tries: int, score: Callable[[Mix], float]) -> Mix:

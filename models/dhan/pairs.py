@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from graphlearn.models.dhan.edges import arrows_of, build_blocks
-from graphlearn.models.dhan.model import Batch
+from graphlearn.models.dhan.batch import Batch
+from graphlearn.models.dhan.edges import build_blocks, edge_index
 from graphlearn.models.dhan.training import HeteroTraining
 from graphlearn.types import BoolArray, IdArray
 
@@ -74,13 +74,13 @@ class PairTraining(HeteroTraining):
             batch, _ = self.sampled_batch(seeds, rng, banned)
             states = self.encoder(batch, wanted, generator)
             return {t: states[t][: len(ids)] for t, ids in seeds.items()}
-        arrows = {}
+        edges = {}
         for c in self.channels:
             keep = self.kept.get(c.relation)
             if c.relation in banned:
                 free = ~banned[c.relation]
                 keep = free if keep is None else keep & free
-            arrows[c] = self.arrows[c] if c.relation not in banned else arrows_of(self.graph, c, keep)
-        blocks = build_blocks(self.channels, arrows, self.counts, self.device)
+            edges[c] = self.edges[c] if c.relation not in banned else edge_index(self.graph, c, keep)
+        blocks = build_blocks(self.channels, edges, self.counts, self.device)
         states = self.encoder(Batch(self.full_batch().columns, blocks), wanted, generator)
         return {t: states[t][torch.from_numpy(ids).to(self.device)] for t, ids in seeds.items()}

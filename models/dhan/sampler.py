@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from graphlearn.models.core.compiled import compiled
-from graphlearn.models.dhan.edges import Arrows, Channel
+from graphlearn.models.dhan.edges import Channel, EdgeIndex
 from graphlearn.types import BoolArray, IdArray
 
 
@@ -42,7 +42,7 @@ def _pick(offset: IdArray, nodes: IdArray, fanout: int, seed: int, out: IdArray)
             n += 1
 
 
-class Sorted:
+class Csr:
     """Rows sorted by one end, so that those of a node lie side by side."""
 
     def __init__(self, key: IdArray, count: int) -> None:
@@ -56,7 +56,7 @@ class Sorted:
         return self.order[out]
 
 
-class Local:
+class IdMap:
     """Numbers nodes in the order in which they are met."""
 
     def __init__(self, count: int) -> None:
@@ -84,14 +84,14 @@ class Local:
 class Sampler:
     """Samples neighbours channel by channel; a fixed seed gives a fixed neighbourhood."""
 
-    def __init__(self, arrows: Mapping[Channel, Arrows], counts: Mapping[str, int]) -> None:
-        self.arrows, self.counts = arrows, counts
+    def __init__(self, edges: Mapping[Channel, EdgeIndex], counts: Mapping[str, int]) -> None:
+        self.edges, self.counts = edges, counts
         self.into = {
-            c: Sorted(a.src, counts[c.source]) if c.hub else Sorted(a.dst, counts[c.target]) for c, a in arrows.items()
+            c: Csr(a.src, counts[c.source]) if c.hub else Csr(a.dst, counts[c.target]) for c, a in edges.items()
         }
-        self.members = {c: Sorted(a.dst, a.hubs) for c, a in arrows.items() if c.hub}
-        self.local = {t: Local(n) for t, n in counts.items()}
-        self.hubs = {c: Local(a.hubs) for c, a in arrows.items() if c.hub}
+        self.members = {c: Csr(a.dst, a.hubs) for c, a in edges.items() if c.hub}
+        self.local = {t: IdMap(n) for t, n in counts.items()}
+        self.hubs = {c: IdMap(a.hubs) for c, a in edges.items() if c.hub}
 
     def sample(
         self,
@@ -99,16 +99,16 @@ class Sampler:
         fanout: Sequence[int],
         rng: np.random.Generator,
         banned: Mapping[str, BoolArray] | None = None,
-    ) -> tuple[dict[str, IdArray], dict[Channel, Arrows]]:
+    ) -> tuple[dict[str, IdArray], dict[Channel, EdgeIndex]]:
         """Nodes by type, the seeds first (sorted), and edges between their places.
 
         banned: by relation, a mask of edges that are left out.
         """
         fresh = {t: self.local[t].add(np.asarray(seeds.get(t, np.zeros(0, np.int64)))) for t in self.counts}
-        rows: dict[Channel, list[IdArray]] = {c: [] for c in self.arrows}
+        rows: dict[Channel, list[IdArray]] = {c: [] for c in self.edges}
         for f in fanout:
             found: dict[str, list[IdArray]] = {t: [] for t in self.counts}
-            for c, a in self.arrows.items():
+            for c, a in self.edges.items():
                 picked = self.into[c].pick(fresh[c.target], f, int(rng.integers(1 << 31)))
                 if c.hub:
                     new = self.hubs[c].add(a.dst[picked])
@@ -120,7 +120,7 @@ class Sampler:
                     found[c.source].append(a.src[picked])
             fresh = {t: self.local[t].add(np.concatenate([np.zeros(0, np.int64), *ids])) for t, ids in found.items()}
         out = {}
-        for c, a in self.arrows.items():
+        for c, a in self.edges.items():
             chosen = np.concatenate([np.zeros(0, np.int64), *rows[c]])
             if c.hub:
                 chosen = np.unique(chosen)
@@ -129,7 +129,7 @@ class Sampler:
             src = self.local[c.source].place[a.src[chosen]]
             dst = (self.hubs[c] if c.hub else self.local[c.target]).place[a.dst[chosen]]
             weight = None if a.weight is None else a.weight[chosen]
-            out[c] = Arrows(src, dst, weight, a.edge[chosen], self.hubs[c].size if c.hub else 0)
+            out[c] = EdgeIndex(src, dst, weight, a.edge[chosen], self.hubs[c].size if c.hub else 0)
         nodes = {t: self.local[t].take() for t in self.counts}
         for hubs in self.hubs.values():
             hubs.take()

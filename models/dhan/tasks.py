@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING
 from graphlearn.models.dhan.classes import ClassTraining
 from graphlearn.models.dhan.embeddings import EmbeddingTraining
 from graphlearn.models.dhan.links import LinkTraining
-from graphlearn.models.hetero.graph import LinkRanking, Unsupervised
+from graphlearn.models.hetero.tasks import LinkRanking, Unsupervised
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from graphlearn.models.dhan.options import DhanOptions
     from graphlearn.models.dhan.training import HeteroTraining
-    from graphlearn.models.hetero.graph import HeteroGraph, Task
+    from graphlearn.models.hetero.graph import HeteroGraph
+    from graphlearn.models.hetero.tasks import Task
 
 
 def make_training(

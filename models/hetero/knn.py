@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from graphlearn.models.dhan.model import Columns, Table
-from graphlearn.models.hetero.graph import COMPARISONS, HeteroGraph, NodeType, Relation, comparisons
+from graphlearn.models.hetero.comparisons import COMPARISONS, comparisons
+from graphlearn.models.hetero.features import FeatureBatch, FeatureTable
+from graphlearn.models.hetero.graph import HeteroGraph, NodeType, Relation
 from graphlearn.types import IdArray
 
 BLOCK = 512
@@ -44,7 +45,7 @@ def nearest(node: NodeType, k: int, device: torch.device) -> tuple[IdArray, IdAr
 
     Words count by their rarity. A cosine of at most 0 makes no pair. shape: -> [E], [E]
     """
-    columns = Table(node, "tfidf", device).take()
+    columns = FeatureTable(node, "tfidf", device).take()
     n, pairs = node.count, []
     dense = None if columns.dense is None else F.normalize(columns.dense, dim=1)
     sparse = _sparse(columns, n)
@@ -64,7 +65,7 @@ def nearest(node: NodeType, k: int, device: torch.device) -> tuple[IdArray, IdAr
     return both // n, both % n
 
 
-def _sparse(columns: Columns, n: int) -> Tensor | None:
+def _sparse(columns: FeatureBatch, n: int) -> Tensor | None:
     if columns.indices is None:
         return None
     assert columns.offset is not None
@@ -74,7 +75,7 @@ def _sparse(columns: Columns, n: int) -> Tensor | None:
     return torch.sparse_coo_tensor(places, columns.values, size, check_invariants=False).coalesce()
 
 
-def _rows(columns: Columns, lo: int, hi: int) -> Tensor:
+def _rows(columns: FeatureBatch, lo: int, hi: int) -> Tensor:
     """Sparse features of nodes lo .. hi - 1 as a matrix. shape: [hi - lo, width]"""
     assert columns.offset is not None
     assert columns.indices is not None

@@ -1,4 +1,4 @@
-"""Layers of NET3: graph convolution, the LSTM on a Tucker core, embeddings, output head, linear highway.
+"""Layers of NET3: graph convolution, the LSTM on a Tucker core, embeddings, output head, linear linear_skip.
 
 Shapes: B windows, W their length, H horizon, N = N1 x ... x NM, D channels, C cycles, G = 4 gates, Q core entries of a
 mode. Channels come first and windows last, [D, N1, ..., NM, WB]: WB stands for both dimensions folded into one, steps
@@ -91,7 +91,7 @@ class TRNN(nn.Module):
     def __init__(self, shape: Sequence[int], options: Net3Options, generator: torch.Generator) -> None:
         super().__init__()
         self.hard = options.orthonormal == "hard"
-        self.published = options.published
+        self.paper = options.variant == "paper"
         D = options.dim
         self.core = [max(1, min(n, options.core_limit, math.ceil(options.core * n))) for n in shape]
         self.factors = nn.ParameterList()
@@ -116,10 +116,10 @@ class TRNN(nn.Module):
         return out
 
     def penalty(self) -> Tensor:
-        """Sum of ||U^T U - I||, or of ||U U^T - I|| in the published form; 0 when the factors are hard."""
+        """Sum of ||U^T U - I||, or of ||U U^T - I|| in the paper's variant; 0 when the factors are hard."""
         total = self.bias.new_zeros(())
         for u in () if self.hard else self.factors:
-            square = u @ u.T if self.published else u.T @ u
+            square = u @ u.T if self.paper else u.T @ u
             total = total + ((square - torch.eye(len(square), device=u.device)).square().sum() + EPS).sqrt()
         return total
 
@@ -199,10 +199,9 @@ class Head(nn.Module):
         super().__init__()
         self.shape, n = tuple(shape), math.prod(shape)
         deviation = 0.0 if zero else 1 / math.sqrt(width)
-        self.shared = None if options.published else _normal((horizon, width), deviation, generator)
         own = options.head == "series"
-        if options.published and not own:
-            self.shared = _normal((horizon, width), deviation, generator)
+        has_shared = options.variant != "paper" or not own
+        self.shared = _normal((horizon, width), deviation, generator) if has_shared else None
         self.own = _normal((n, horizon, width), deviation if self.shared is None else 0.0, generator) if own else None
         self.bias = zeros(n if own else 1, horizon)
 
@@ -218,7 +217,7 @@ class Head(nn.Module):
         return (out + self.bias.T).reshape(x.shape[-1], -1, *self.shape)
 
 
-class Highway(nn.Module):
+class LinearSkip(nn.Module):
     """Linear AR on the window. coefficients: [N, F, H], or [F, H] shared; F: the lags, oldest first, and a constant."""
 
     def __init__(self, coefficients: FloatArray | np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> None:
@@ -245,11 +244,3 @@ def windows_last(x: Tensor) -> Tensor:
 def not_in_core(h: Tensor, back: Tensor) -> Tensor:
     """The norm of what a core loses of H, mean over windows and steps. shape: [D, N..., WB] both -> scalar"""
     return ((h - back).square().flatten(0, -2).sum(0) + EPS).sqrt().mean()
-
-
-def drop(x: Tensor, share: float, generator: torch.Generator | None) -> Tensor:
-    """Dropout with a generator of its own; nothing without one."""
-    if generator is None or share == 0:
-        return x
-    keep = torch.rand(x.shape, generator=generator, device=x.device) >= share
-    return x * keep / (1 - share)

@@ -228,12 +228,12 @@ def find_ends(
     known = {name: role.key_type for name, role in roles.nodes.items()}
     edges, said = {}, {name.lower(): ends for name, ends in given.items()}
     for role in roles.edges.values():
-        told = said.get(role.name.lower(), ())
+        names = said.get(role.name.lower(), ())
         written = _written_as(cursor, sql[role.name])
         ends = [role.source] if role.hub else [role.source, role.target]
         done = []
         for i, end in enumerate(ends):
-            name = told[i] if i < len(told) else end.node
+            name = names[i] if i < len(names) else end.node
             hint = written.get(end.column.lower(), "")
             name = name or next((n for n in candidates(end, known) if n.lower() == hint), None)
             if name is None:
