@@ -11,7 +11,8 @@ from typing import cast
 import click
 
 from graphlearn.catalog import LiveTable, catalog_tables
-from graphlearn.jobs.dhan.listing import beside, graph_fields, is_graph, print_graph_metrics
+from graphlearn.jobs.dhan.listing import baseline_of as graph_baseline
+from graphlearn.jobs.dhan.listing import graph_fields, is_graph, print_graph_metrics
 from graphlearn.jobs.kge.metrics import read_metrics
 from graphlearn.jobs.labels import LABELS, metrics_line
 from graphlearn.jobs.net3.listing import baseline_of, is_series, print_series_metrics, series_fields
@@ -101,7 +102,7 @@ def _print_graph_models(rows: list[Json]) -> None:
                 (row["options"] or {}).get("target") or "embeddings",
                 *(row[name] for name in ("nodes", "edges")),
                 metrics_line(dict(list((row["metrics"] or {}).items())[:2]), ", "),
-                beside(Path(row["path"])),
+                graph_baseline(Path(row["path"])),
                 moment(row["created_at"]),
                 _damage(row),
             )

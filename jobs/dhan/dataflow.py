@@ -94,12 +94,12 @@ class DhanDataflow:
             Operator(
                 name="prepare",
                 inputs=names,
-                outputs=("tables", "training", "beside"),
+                outputs=("tables", "training", "baselines"),
                 run=self.prepare,
                 detail="; ".join(
-                    ["parts, standardised features", *self._similar(), "MLP and the simplest guess beside the model"]
+                    ["splits, standardised features", *self._knn(), "baselines: MLP and the simplest guess"]
                 ),
-                describe=lambda out: _beside(out["beside"]),
+                describe=lambda out: _baselines(out["baselines"]),
                 estimate=estimate(memory=BASE_MEMORY + 3 * arrays + training, seconds=1 + 30 * arrays / 1e9),
             ),
             Operator(
@@ -119,11 +119,11 @@ class DhanDataflow:
             ),
             Operator(
                 name="evaluate",
-                inputs=("trained", "beside"),
+                inputs=("trained", "baselines"),
                 outputs=("metrics", "rows", "protocol"),
                 run=self.evaluate,
                 reports_itself=True,
-                detail="macro-F1 and micro-F1, MRR or NMI, beside the baselines",
+                detail="macro-F1 and micro-F1, MRR or NMI, compared with the baselines",
                 devices=("cuda", "cpu"),
                 estimate=estimate(
                     rows=rows, flops=flops / 3, memory=BASE_MEMORY + 2 * arrays + training, seconds=epoch / 3
@@ -147,8 +147,8 @@ class DhanDataflow:
             return "embeddings from links alone"
         return f"links of {target.relation}" if target.edges else f"{target.column} of {target.node}"
 
-    def _similar(self) -> list[str]:
-        """What linking similar nodes costs, or that it is left out."""
+    def _knn(self) -> list[str]:
+        """The cost of the knn relation, or that it is skipped."""
         size = self.size.nodes.get(self.target.node or "")
         if self.options.target is None or self.target.edges or not self.options.knn or size is None:
             return []
@@ -174,7 +174,7 @@ class DhanDataflow:
                     outputs=(f"nodes {name}",),
                     run=partial(self.encode_nodes, name),
                     detail=size.text() if self.size.known else "",
-                    describe=lambda out, name=name: _told(out[f"nodes {name}"]),  # type: ignore[misc]
+                    describe=lambda out, name=name: _summary(out[f"nodes {name}"]),  # type: ignore[misc]
                     estimate=estimate(
                         rows=size.rows,
                         bytes=size.bytes,
@@ -260,7 +260,7 @@ class DhanDataflow:
         return {f"edges {path.name}": ([table], report)}
 
     def prepare(self, data: Data, emit: Emit) -> Data:
-        """The parts, the task, the model before its first step, and the baselines."""
+        """The splits, the task, the model before its first step, and the baselines."""
         from graphlearn.jobs.dhan.graph import divide, make_graph, make_task
         from graphlearn.jobs.dhan.metrics import metric_row
         from graphlearn.models.core.device import choose_device
@@ -286,7 +286,7 @@ class DhanDataflow:
                 emit(Note(message=sentence))
             measured = baselines(graph, task, settings, MEASURED)
         rows = [metric_row(method, split, found[split]) for method, found in measured.items() for split in MEASURED]
-        return {"tables": tables, "training": training, "beside": [row for row in rows if row]}
+        return {"tables": tables, "training": training, "baselines": [row for row in rows if row]}
 
     def train(self, data: Data, emit: Emit) -> Data:
         """Fit the network."""
@@ -304,7 +304,7 @@ class DhanDataflow:
         return {"trained": trainer.training}
 
     def evaluate(self, data: Data, emit: Emit) -> Data:
-        """Figures of the best weights beside the baselines'."""
+        """Metrics of the best weights, compared with the baselines."""
         from graphlearn.jobs.dhan.metrics import METHOD, figures, headline, metric_row, verdict
         from graphlearn.models.core.threads import threads
 
@@ -320,7 +320,7 @@ class DhanDataflow:
                     emit(Evaluated(epoch=0, split=row["split"], metrics=figures(measured)))
         if training.summary:
             emit(Note(message=training.summary))
-        rows += data["beside"]
+        rows += data["baselines"]
         wins, sentence = verdict(rows)
         if sentence:
             emit(Note(message=sentence, level="info" if wins else "warning"))
@@ -360,13 +360,13 @@ class DhanDataflow:
         return {"version": version, "counts": counts}
 
 
-def _told(table: Any) -> str:
+def _summary(table: Any) -> str:
     labels = table.labels
     classes = f", {counted(len(labels.classes), 'class')} of {labels.column}" if labels is not None else ""
     return f"{counted(len(table), 'node')}, {table.report.features()}{classes}"
 
 
-def _beside(rows: list[dict[str, Any]]) -> str:
+def _baselines(rows: list[dict[str, Any]]) -> str:
     from graphlearn.jobs.dhan.metrics import FIGURES, baselines_of
 
     listed = [{name: row[name] for name in FIGURES if row.get(name) is not None} for row in baselines_of(rows)]

@@ -46,7 +46,7 @@ class DhanFamily(Family):
             if role in roles.nodes:
                 check_nodes(roles.nodes[role], target, options)
         except InputError as error:
-            if error.role in (role, None):  # that of another role is told when it is checked
+            if error.role in (role, None):  # the error of another role is raised when that role is checked
                 raise
 
     @property

@@ -43,13 +43,19 @@ FUNCTIONS: dict[str, FunctionSpec] = {
     "predict": FunctionSpec(
         "optional",
         {
-            "k": (int, None, "answers a node: 1 class (of several a node: the likely ones), or 10 links, unless told"),
+            "k": (
+                int,
+                None,
+                "answers per node, by default 1 class (all likely ones if there can be several) or 10 links",
+            ),
             "exclude_known": (bool, False, "links: leave out those that the model was given"),
             **VERSION,
         },
         "'m', nodes",
     ),
-    "embeddings": FunctionSpec("none", {"of": (str, None, "a node table; what is learnt unless told"), **VERSION}),
+    "embeddings": FunctionSpec(
+        "none", {"of": (str, None, "a node table, by default the one that is learnt"), **VERSION}
+    ),
     "explain": FunctionSpec("required", {"k": (int, 5, "neighbours for each relation"), **VERSION}, "'m', nodes"),
     "evaluate": FunctionSpec(),
 }
@@ -277,7 +283,7 @@ class DhanModel(LoadedModel):
 
     def _side(self, relation: str, back: bool) -> str:
         """Which end of the relation the neighbours are."""
-        table = self.tables.edges.get(relation)  # none for the relation of similar nodes
+        table = self.tables.edges.get(relation)  # None for the relation of option knn
         if table is not None and table.hubs is not None:
             return "hub"
         return "target" if back else "source"

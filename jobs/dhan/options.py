@@ -147,7 +147,7 @@ def check_nodes(role: NodeRole, target: Target, options: DhanJobOptions) -> dict
         raise InputError(
             f"{role.name} has no features",
             role=role.name,
-            help=f"select some beside the id, or let each node learn a vector: embeddings = ['{role.name}']",
+            help=f"select some in addition to the id, or let each node learn a vector: embeddings = ['{role.name}']",
         )
     return kinds
 

@@ -123,7 +123,7 @@ class GraphSize:
         return edges / SPEED + (self.flops(options) - edges) / (0.3 * gemm)
 
     def memory(self, options: DhanJobOptions) -> int:
-        """Bytes of what training holds beside the graph, at most."""
+        """Bytes that training holds in addition to the graph, at most."""
         states = 4 * NODE_STATE * self.reached(options) * options.hidden * options.layers
         weights = 16 * sum((n.dense + n.sparse or n.rows) * options.hidden for n in self.nodes.values())
         return states + weights + sum(e.memory(options) for e in self.edges.values())

@@ -64,7 +64,7 @@ class Net3Family(Family):
             time_name, modes, value = resolve_columns(series, options)
             check_series_columns(series, time_name, modes, value)
             check_modes(options, modes, [r for r in columns if r != "series"])
-        else:  # a role that is no column is told when the series is checked
+        else:  # a role that is not a column is reported when the series is checked
             found = find_column(series, role.lower())
             check_graph_columns(columns[role], None if found is None else series[found], role=role)
 
@@ -309,9 +309,7 @@ class _Net3:
             seen |= np.isfinite(block).any(axis=0)
         missing = int(np.count_nonzero(~seen))
         if missing and missing < seen.size:
-            message = (
-                f"{counted(missing, 'series')} without a reading in the train part: expect little of their forecasts"
-            )
+            message = f"{counted(missing, 'series')} without a reading in the train part: their forecasts will be poor"
             emit(Note(message=message, level="warning"))
         elif missing:
             raise InputError("no reading lies in the train part", role="series", help=_SHORT)
@@ -332,7 +330,7 @@ class _Net3:
         return {"trained": trainer.training}
 
     def evaluate(self, data: Data, emit: Emit) -> Data:
-        """Metrics of the best weights beside the baselines'."""
+        """Metrics of the best weights, compared with the baselines."""
         from graphlearn.jobs.net3.metrics import headline, metric_rows, verdict
         from graphlearn.jobs.net3.training import MEASURED
         from graphlearn.models.core.threads import threads

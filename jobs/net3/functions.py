@@ -44,7 +44,7 @@ ROWS = 1 << 17
 ORIGINS = 256
 """Validation forecasts that calibrate the intervals of steps beyond the horizon."""
 
-LEVEL = {"level": (float, 0.9, "share of true values that the interval is to hold")}
+LEVEL = {"level": (float, 0.9, "share of true values that the interval should contain")}
 
 FUNCTIONS: dict[str, FunctionSpec] = {
     "forecast": FunctionSpec(
@@ -52,15 +52,15 @@ FUNCTIONS: dict[str, FunctionSpec] = {
             "horizon": (
                 int,
                 None,
-                "steps ahead; the model's own horizon unless told, beyond it from its own forecasts",
+                "steps ahead, by default the horizon of the model; later steps read its own forecasts",
             ),
-            "at": (object, None, "the last time step that may be seen; the end of the series unless told"),
+            "at": (object, None, "the last time step to read, by default the end of the series"),
             **LEVEL,
             **VERSION,
         }
     ),
     "recover": FunctionSpec(
-        named={"every": (bool, False, "answer for known cells, too, not only for missing ones"), **LEVEL, **VERSION}
+        named={"every": (bool, False, "also return known cells, not only missing ones"), **LEVEL, **VERSION}
     ),
     "evaluate": FunctionSpec(),
 }

@@ -1,4 +1,4 @@
-"""Training of NET3 in the loop of all families, and the baselines measured beside it."""
+"""Training of NET3 in the loop of all families, and its baselines."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A training loop in memory, for baselines, tests and benchmarks. Runs of a job use `jobs/loop.py`, with checkpoints."""
+"""Training in memory: for baselines, tests and benchmarks. A job trains by `jobs/loop.py`, with checkpoints."""
 
 from __future__ import annotations
 

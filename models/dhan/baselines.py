@@ -43,7 +43,7 @@ def baselines(
 
 
 def majority_of(training: ClassTraining) -> FloatArray:
-    """Share of each class in the training split; that of the most frequent class is at least 0.5, so it is predicted."""
+    """Share of each class in the training split, at least 0.5 for the most frequent one, so that it is predicted."""
     share = training.labels[training.train].mean(0, dtype=np.float32)
     share[share.argmax()] = max(0.5, float(share.max()))
     return np.asarray(share, np.float32)

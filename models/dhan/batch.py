@@ -1,18 +1,18 @@
-"""What the encoder reads, and what it attended to."""
+"""Input of the encoder, and a trace of its attention."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from graphlearn.models.dhan.attention import Seen
+from graphlearn.models.dhan.attention import Attention
 from graphlearn.models.dhan.edges import Block
 from graphlearn.models.hetero.features import FeatureBatch
 
 
 @dataclass(frozen=True)
 class Batch:
-    """What the encoder reads: features by type and blocks by (level, type), see `build_blocks`."""
+    """Input of the encoder: features by type, and blocks by (level, type) as `build_blocks` makes them."""
 
     columns: Mapping[str, FeatureBatch]
     blocks: Mapping[tuple[str, str], Block]
@@ -20,7 +20,7 @@ class Batch:
 
 @dataclass
 class Trace:
-    """What the encoder looked at, for explanations: by (layer, level, type)."""
+    """Attention weights of the encoder, for explanations, by (layer, level, type)."""
 
-    seen: dict[tuple[int, str, str], Seen] = field(default_factory=dict)
+    attention: dict[tuple[int, str, str], Attention] = field(default_factory=dict)
     blocks: dict[tuple[int, str, str], Block] = field(default_factory=dict)

@@ -1,9 +1,10 @@
 """Edges as DHAN reads them: channels of the schema, and blocks of all channels into one node type.
 
-A *channel* is a relation in one direction. Its place in the model comes from the schema, never from the edges that a
-batch happens to hold. A *block* holds the edges of R channels into the N nodes of one type, sorted by group =
-target * R + channel. Sources are rows of the states of all source types, one below the other, and of the block's hubs
-behind them. Shapes: E edges, P pairs (member, hub), S rows of sources.
+A *channel* is a relation in one direction. Channels follow from the schema alone, not from the edges in a batch. A
+*block* holds the edges of R channels into the N nodes of one type, sorted by group = target * R + channel. Sources are
+rows of the concatenated states of all source types, followed by the hubs of the block.
+
+Shapes: E edges, P pairs (member, hub), S rows of sources.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ class Channel:
 
     @property
     def name(self) -> str:
-        """The relation, marked when it runs backwards."""
+        """The name of the relation, marked if reversed."""
         return f"{self.relation} (back)" if self.back else self.relation
 
     @property
@@ -42,7 +43,7 @@ class Channel:
 
 @dataclass(frozen=True)
 class EdgeIndex:
-    """Edges of a channel: rows of its source and target type, or members and hubs; `edge`: numbers in the relation."""
+    """Edges of a channel: positions in its source and target type, or of members and hubs; `edge`: in the relation."""
 
     src: IdArray
     dst: IdArray
@@ -63,7 +64,7 @@ def symmetric(relation: Relation) -> bool:
 
 
 def channels_of(graph: HeteroGraph, reverse: bool) -> tuple[Channel, ...]:
-    """Every relation along its edges and, with `reverse`, against them where that is not the same."""
+    """Every relation along its edges and, with `reverse`, against them unless it is symmetric."""
     out = []
     for r in graph.relations:
         out.append(Channel(r.name, r.source, r.target, r.hubs is not None))
@@ -73,7 +74,7 @@ def channels_of(graph: HeteroGraph, reverse: bool) -> tuple[Channel, ...]:
 
 
 def edge_index(graph: HeteroGraph, channel: Channel, keep: BoolArray | None = None) -> EdgeIndex:
-    """The edges of a channel, or those of them in the mask `keep`. Edges of weight 0 carry nothing and are left out."""
+    """The edges of a channel, or those in the mask `keep`. Edges of weight 0 are omitted."""
     r = graph.relation(channel.relation)
     chosen = np.ones(len(r), np.bool_) if keep is None else keep
     if r.weight is not None:
@@ -86,7 +87,7 @@ def edge_index(graph: HeteroGraph, channel: Channel, keep: BoolArray | None = No
 
 @dataclass(frozen=True)
 class Pairs:
-    """Members of hubs, sorted by hub. Hubs of all channels are counted through; offset ends the hubs' segments."""
+    """Members of hubs, sorted by hub. Hubs are numbered across channels; offset holds the borders of their segments."""
 
     src: Tensor
     hub: Tensor
@@ -102,7 +103,7 @@ class Block:
     """Edges of R channels into one type, sorted by group.
 
     src, dst, channel, group, edge: [E]; offset: [N * R + 1]; share: weight / sum of the group's weights; present:
-    [N, R]; log_weight None = no weights. `hubs` stand behind the other sources.
+    [N, R]; log_weight None = no weights. `hubs` follow the other sources.
     """
 
     target: str

@@ -1,4 +1,4 @@
-"""Embeddings of every node by DHAN from links alone."""
+"""Unsupervised node embeddings by DHAN, from links alone."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LEAST = 20
 
 
 class PairHead(nn.Module):
-    """A diagonal form for each relation (Yang et al. 2015, DistMult)."""
+    """A diagonal bilinear form per relation (Yang et al. 2015, DistMult)."""
 
     def __init__(self, relations: int, hidden: int) -> None:
         super().__init__()
@@ -30,9 +30,9 @@ class PairHead(nn.Module):
 
 
 class EmbeddingTraining(PairTraining):
-    """Reconstructs links; a tenth of each relation is held out, to measure and to stop by.
+    """Reconstructs links; a tenth of each relation is held out for metrics and early stopping.
 
-    A pair of a hub relation are two members of one hub.
+    A pair of a hub relation is two members of one hub.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class EmbeddingTraining(PairTraining):
     def _scores(
         self, chunk: Mapping[str, IdArray], rng: np.random.Generator, generator: torch.Generator | None
     ) -> list[tuple[Tensor, Tensor, Tensor]]:
-        """For each relation: scores of random pairs, of true pairs, and where both are the same. [B, K], [B], [B, K]"""
+        """By relation: scores of random pairs and true pairs, and a mask of equal ones. shape: [B, K], [B], [B, K]"""
         found, wanted = [], {t: [np.zeros(0, np.int64)] for t in self.counts}
         for i, r in enumerate(self.graph.relations):
             x, y = self._pairs(r.name, chunk[r.name], rng)

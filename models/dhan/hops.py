@@ -14,11 +14,11 @@ from graphlearn.models.dhan.options import DhanOptions
 
 
 class Hops(nn.Module):
-    """Means along paths: a step goes to the mix over a type's channels of their neighbours' mean, and with the share
-    `restart` back to the node itself (Gasteiger et al. 2019, APPNP).
+    """Personalised propagation: each step takes the weighted mean over channels of their neighbours' mean, and keeps
+    the share `restart` of the node's own features (Gasteiger et al. 2019, APPNP).
 
-    Channels are mixed by learnt weights. The projection is one for all paths, and how far paths reach is given: both
-    would be learnt from what the train nodes' own features give away, and that does not carry over to other nodes.
+    The weights of channels are learnt. All paths share one projection, and their length is fixed: learning either from
+    the training nodes overfits to their own features.
     """
 
     def __init__(self, channels: Mapping[str, int], options: DhanOptions) -> None:
@@ -40,7 +40,7 @@ class Hops(nn.Module):
 
 
 def averaged(x: Mapping[str, Tensor], block: Block, logits: Tensor) -> Tensor:
-    """The mix by softmax(logits [R]) of the means over each channel's neighbours; channels without one are left out.
+    """The means over each channel's neighbours, weighted by softmax(logits [R]) over the channels that have any.
 
     shape: {type: [N', d]} -> [N, d]
     """

@@ -15,11 +15,11 @@ from graphlearn.models.hetero.features import FeatureBatch
 from graphlearn.models.hetero.graph import NodeType
 
 QUIET, LOUD = 0.01, 0.2
-"""Deviation of sparse weights at the start. With few labels a word that no train node has should say little."""
+"""Initial deviation of sparse weights. With few labels, features that no training node has should matter little."""
 
 
 class Input(nn.Module):
-    """Features of a type to d columns; a learnt row for each node of a type without features."""
+    """Projects features of a type to d columns; a type without features has a learnt vector per node."""
 
     def __init__(self, node: NodeType, options: DhanOptions, generator: torch.Generator, quiet: bool) -> None:
         super().__init__()

@@ -1,8 +1,9 @@
-"""How the linear part of DHAN is fitted: logistic regression on averaged features, in closed steps, on a CPU or GPU.
+"""Fit of the linear model of DHAN: logistic regression on averaged features.
 
-How much each channel counts, how far features are averaged and the weight decay are chosen by the validation part: from
-channels of equal weight, one is taken up or down by a factor as long as that helps. Shapes: n rows, D features of all
-types, C classes.
+The weights of channels, the distance over which features are averaged and the weight decay are selected on the
+validation split: starting from equal weights, one channel's weight at a time is scaled up or down while that helps.
+
+Shapes: n rows, D features of all types, C classes.
 """
 
 from __future__ import annotations
@@ -21,28 +22,28 @@ from graphlearn.models.dhan.linear import LinearModel, Mix, averaged_rows, cost,
 RESTARTS = (0.05, 0.1, 0.2, 0.5)
 DECAYS = (3e-5, 3e-4, 3e-3)
 UNMEASURED = ((0.1,), (3e-4,))
-"""Both without a validation part."""
+"""Both without a validation split."""
 FACTOR = 4.0
 SKETCH = 512
-"""FeatureBatch that stand for all features while the channels' weights are searched."""
+"""Columns of the random projection used while searching the weights of channels."""
 SEARCH = 50_000_000_000
-"""Multiplications over edges that the search for the channels' weights may take."""
+"""Multiplications over edges that the search for the weights of channels may take."""
 TRIES, GAIN = 60, 1e-3
-"""Weights that the search looks at, at most, and what a move must improve the score by."""
+"""Largest number of weights that the search tries, and the least improvement of the score by a move."""
 STEPS, TOLERANCE = 60, 1e-5
-"""Iterations of L-BFGS at most, and the change of the loss at which it stops."""
+"""Largest number of L-BFGS iterations, and the change of the loss at which it stops."""
 
 
 AFFORDABLE = 20_000_000_000
-"""Multiplications over edges that a fit may take; in larger graphs there is no linear part."""
+"""Multiplications over edges that a fit may take; larger graphs have no linear model."""
 ROOM = 2**28
-"""Numbers that the averaged rows, or the sketch, may hold at most."""
+"""Largest number of entries of the averaged rows, or of the sketch."""
 DENSE = 20
-"""Multiplications of matrices in the time of one over edges."""
+"""Multiplications in matrix products that take as long as one over edges."""
 
 
 def effort(batch: Batch, width: int, rows: int, classes: int, decays: int) -> int:
-    """Multiplications over edges that averaging so many columns takes, and regression on them in the same time."""
+    """Cost of averaging that many columns and of the regression on them, in multiplications over edges."""
     inner = min(rows, width)
     products = rows * width * rows if rows < width else 0
     regression = products + decays * 2 * STEPS * rows * inner * classes
@@ -50,7 +51,7 @@ def effort(batch: Batch, width: int, rows: int, classes: int, decays: int) -> in
 
 
 def affordable(batch: Batch, rows: int, classes: int) -> bool:
-    """Whether a linear part can be fitted to so many train and validation rows."""
+    """Whether a linear model can be fitted to that many training and validation rows."""
     width = features_of(batch)
     small = rows * width * len(RESTARTS) <= ROOM
     return small and effort(batch, width, rows, classes, len(DECAYS)) <= AFFORDABLE
@@ -58,7 +59,7 @@ def affordable(batch: Batch, rows: int, classes: int) -> bool:
 
 @dataclass(frozen=True)
 class Fit:
-    """Weights [D, C], bias [C] and what they were found with. score: of the validation part, lower is better."""
+    """Weights [D, C], bias [C] and the settings they belong to. score: on the validation split, lower is better."""
 
     weights: Tensor
     bias: Tensor
@@ -76,7 +77,7 @@ def fit_linear(
     single: bool,
     measure: Callable[[Tensor], float],
 ) -> None:
-    """Put the best weights in; `measure` scores logits of the validation part, lower is better.
+    """Fit the model; `measure` scores logits of the validation split, lower is better.
 
     actual: [N, C]; train, valid: rows. The same graph gives the same weights.
     """
@@ -105,7 +106,7 @@ def fit_linear(
 
 
 def _search(mix: Mix, tries: int, score: Callable[[Mix], float]) -> Mix:
-    """The weights of channels with the lowest score, by moves of one logit that each lower it."""
+    """The weights of channels with the lowest score, by moves of one logit that lower it."""
     places = [(t, r) for t, logits in mix.items() if len(logits) > 1 for r in range(len(logits))]
     best, moved = score(mix), True
     while moved:
@@ -125,8 +126,8 @@ def _search(mix: Mix, tries: int, score: Callable[[Mix], float]) -> Mix:
 def regress(x: Tensor, actual: Tensor, single: bool, decays: tuple[float, ...]) -> list[tuple[Tensor, Tensor]]:
     """Logistic regression with weight decay, by L-BFGS, for each decay. shape: [n, D], [n, C] -> [D, C], [C]
 
-    Rows are scaled to a mean length of 1 meanwhile. With fewer rows than features it happens in the rows' span, where
-    the weights lie.
+    Rows are scaled to a mean length of 1. With fewer rows than features the regression runs in the span of the rows,
+    which contains the solution.
     """
     scale = x.norm(dim=1).mean().clamp_min(1e-12)
     z, back = x / scale, None

@@ -15,7 +15,7 @@ from graphlearn.models.hetero.graph import NodeType
 
 
 class MLP(nn.Module):
-    """An MLP on a node's own features, with the calls of `Dhan`."""
+    """An MLP on a node's own features, with the interface of `Dhan`."""
 
     def __init__(
         self, nodes: tuple[NodeType, ...], options: DhanOptions, generator: torch.Generator, quiet: bool = True
@@ -33,7 +33,7 @@ class MLP(nn.Module):
         generator: torch.Generator | None = None,
         trace: Trace | None = None,
     ) -> dict[str, Tensor]:
-        """With a generator there is dropout."""
+        """A generator turns dropout on."""
         out = {}
         for t, part, inner in zip(self.types, self.input, self.inner, strict=True):
             if wanted is None or t in wanted:

@@ -1,8 +1,9 @@
 """DHAN: dual hierarchical attention on graphs of any number of node types and relations. Zhao et al., TKDE 2023.
 
-Features of each type are projected, averaged along paths (a linear operation, so the projected ones are averaged: the
-same numbers as averaging the features once, at d columns instead of all), and go through attention levels within and
-between types. Shapes: N nodes of a type, d hidden, K hops.
+Features of each type are projected, averaged along paths, and passed through attention levels within and between types.
+Averaging is linear, so projecting first gives the same numbers as averaging the features, but with only d columns.
+
+Shapes: N nodes of a type, d hidden, K hops.
 """
 
 from __future__ import annotations
@@ -74,7 +75,7 @@ class Dhan(nn.Module):
         generator: torch.Generator | None = None,
         trace: Trace | None = None,
     ) -> dict[str, Tensor]:
-        """With a generator there is dropout. Types that are not wanted are left out of the last step."""
+        """A generator turns dropout on. The last step computes the wanted types only."""
         p = self.options.dropout
         x = {t: part(batch.columns[t], generator) for t, part in zip(self.types, self.input, strict=True)}
         if self.hops is not None:
@@ -109,10 +110,10 @@ class Dhan(nn.Module):
                     continue
                 block = batch.blocks[level, t]
                 sources = torch.cat([projected[u] for u in block.sources])
-                out, seen = self.levels[f"{s}-{level}-{i}"](sources, projected[t], block, generator)
+                out, weights = self.levels[f"{s}-{level}-{i}"](sources, projected[t], block, generator)
                 found.append(out)
                 if trace is not None:
-                    trace.seen[layer, level, t], trace.blocks[layer, level, t] = seen, block
+                    trace.attention[layer, level, t], trace.blocks[layer, level, t] = weights, block
             if len(found) == 2:
                 both = self.fuse[f"{s}-{i}"](torch.cat(found, 1))
                 if self.options.fusion == "gate":

@@ -95,7 +95,7 @@ class DhanOptions(Options):
             self._use_paper()
         if self.hidden % self.heads:
             raise OptionError(
-                f"hidden must be a multiple of heads, and {self.hidden} is not one of {self.heads}", key="hidden"
+                f"hidden must be a multiple of heads, which is {self.heads}, not {self.hidden}", key="hidden"
             )
 
     def _use_paper(self) -> None:

@@ -1,4 +1,4 @@
-"""Neighbourhoods of a few nodes, sampled from a large graph (Hamilton et al. 2017, GraphSAGE)."""
+"""Neighbour sampling (Hamilton et al. 2017, GraphSAGE)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def _counted(offset: IdArray, nodes: IdArray, fanout: int) -> int:
 
 @compiled
 def _pick(offset: IdArray, nodes: IdArray, fanout: int, seed: int, out: IdArray) -> None:
-    """Places of up to `fanout` neighbours of each node, all different: Floyd's sampling."""
+    """Up to `fanout` neighbours of each node without replacement, by Floyd's sampling."""
     np.random.seed(seed)
     n = 0
     for v in nodes:
@@ -43,7 +43,7 @@ def _pick(offset: IdArray, nodes: IdArray, fanout: int, seed: int, out: IdArray)
 
 
 class Csr:
-    """Rows sorted by one end, so that those of a node lie side by side."""
+    """Edges grouped by one end: rows order[offset[v] : offset[v + 1]] are those of node v."""
 
     def __init__(self, key: IdArray, count: int) -> None:
         self.order = np.argsort(key, kind="stable")
@@ -57,7 +57,7 @@ class Csr:
 
 
 class IdMap:
-    """Numbers nodes in the order in which they are met."""
+    """Numbers ids in the order of their first occurrence."""
 
     def __init__(self, count: int) -> None:
         self.place = np.full(count, -1, np.int64)
@@ -65,7 +65,7 @@ class IdMap:
         self.size = 0
 
     def add(self, ids: IdArray) -> IdArray:
-        """The ids that were not met before, each once."""
+        """Number the ids that are new; returns them, each once."""
         new = np.unique(ids)
         new = new[self.place[new] < 0]
         self.place[new] = np.arange(self.size, self.size + len(new))
@@ -74,7 +74,7 @@ class IdMap:
         return new
 
     def take(self) -> IdArray:
-        """All ids that were met; and forgets them."""
+        """All ids so far, in order; clears the map."""
         ids = np.concatenate([np.zeros(0, np.int64), *self.met])
         self.place[ids] = -1
         self.met, self.size = [], 0
@@ -82,7 +82,7 @@ class IdMap:
 
 
 class Sampler:
-    """Samples neighbours channel by channel; a fixed seed gives a fixed neighbourhood."""
+    """Samples neighbours per channel; the same random generator gives the same neighbourhood."""
 
     def __init__(self, edges: Mapping[Channel, EdgeIndex], counts: Mapping[str, int]) -> None:
         self.edges, self.counts = edges, counts
@@ -100,9 +100,9 @@ class Sampler:
         rng: np.random.Generator,
         banned: Mapping[str, BoolArray] | None = None,
     ) -> tuple[dict[str, IdArray], dict[Channel, EdgeIndex]]:
-        """Nodes by type, the seeds first (sorted), and edges between their places.
+        """Nodes by type, the seeds first (sorted), and the edges between their positions.
 
-        banned: by relation, a mask of edges that are left out.
+        banned: by relation, a mask of edges to omit.
         """
         fresh = {t: self.local[t].add(np.asarray(seeds.get(t, np.zeros(0, np.int64)))) for t in self.counts}
         rows: dict[Channel, list[IdArray]] = {c: [] for c in self.edges}

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def make_training(
     graph: HeteroGraph, task: Task, options: DhanOptions, fitted: Mapping[str, Tensor] | None = None
 ) -> HeteroTraining:
-    """A new training, or one that goes on from `state()` or serves from `weights()`."""
+    """A new training, or one restored from `fitted`, the state or weights of such a training."""
     if isinstance(task, LinkRanking):
         return LinkTraining(graph, task, options, fitted)
     if isinstance(task, Unsupervised):

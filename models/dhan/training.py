@@ -1,11 +1,11 @@
-"""Training of DHAN, without files: what a job builds checkpoints, events and tables on.
+"""Training of DHAN in memory; a job adds checkpoints, events and tables.
 
     training = make_training(graph, task, options)             (tasks.py)
     fit(training)                                              (core/fit.py)
     training.evaluate(Split.TEST)
 
-A step depends on (seed, epoch, step) and on `training.state()`, a flat dict of tensors: weights, their running mean,
-Adam's state. A training made from the same graph, task and options with `fitted=state` goes on bit for bit on a CPU;
+A step depends on (seed, epoch, step) and on `training.state()`, a flat dict of tensors: weights, their moving average,
+Adam's state. A training made from the same graph, task and options with `fitted=state` continues bit for bit on a CPU;
 `training.weights()` is the part that predictions need, and `fitted` and `load` take either.
 """
 
@@ -35,7 +35,7 @@ from graphlearn.types import BoolArray, FloatArray, IdArray, Split
 
 
 class HeteroTraining(ABC):
-    """An encoder, a head, and their optimiser. mlp: the MLP that sees no edges, a baseline."""
+    """An encoder, a head, and their optimiser; can be pickled at any step. mlp: the baseline that reads no edges."""
 
     protocol: str
 
@@ -72,12 +72,12 @@ class HeteroTraining(ABC):
             self.load(fitted)
 
     def message_edges(self, task: Task) -> dict[str, BoolArray]:
-        """By relation, the edges along which messages run, where that is not all of them."""
+        """Masks of the edges that carry messages, for relations where not all do."""
         return {}
 
     @abstractmethod
     def make_head(self, task: Task, generator: torch.Generator) -> nn.Module:
-        """What turns states into answers."""
+        """The module that maps states to predictions."""
 
     def _begin(self) -> None:
         named = {n: p for n, p in self.model.named_parameters() if not n.startswith("head.linear.")}
@@ -100,7 +100,7 @@ class HeteroTraining(ABC):
     def sampled_batch(
         self, seeds: Mapping[str, IdArray], rng: np.random.Generator, banned: Mapping[str, BoolArray] | None = None
     ) -> tuple[Batch, dict[str, IdArray]]:
-        """A neighbourhood of the seeds, and its nodes by type; the seeds come first, sorted."""
+        """A sampled neighbourhood of the seeds, and its nodes by type, the seeds first, sorted."""
         assert self.sampler is not None
         nodes, edges = self.sampler.sample(seeds, self.options.fanout, rng, banned)
         columns = {t: self.tables[t].take(ids) for t, ids in nodes.items()}
@@ -109,22 +109,22 @@ class HeteroTraining(ABC):
 
     @property
     def skipped(self) -> list[str]:
-        """What the options ask for and this graph is too large for, a sentence each."""
+        """A sentence for each option that was ignored because the graph is too large."""
         return []
 
     @property
     def summary(self) -> str:
-        """What a person should know of the trained model, or nothing."""
+        """A sentence about the trained model, possibly empty."""
         return ""
 
     @property
     @abstractmethod
     def steps_per_epoch(self) -> int:
-        """Optimiser steps in an epoch."""
+        """Optimiser steps per epoch."""
 
     @abstractmethod
     def loss(self, epoch: int, step: int, generator: torch.Generator | None) -> Tensor:
-        """What a step minimises; the generator is for dropout."""
+        """The loss that a step minimises; the generator is for dropout."""
 
     @abstractmethod
     def evaluate(self, split: Split) -> dict[str, float]:
@@ -132,7 +132,7 @@ class HeteroTraining(ABC):
 
     @abstractmethod
     def score(self) -> float:
-        """What early stopping goes by, lower is better: of the validation part, or of the train part without one."""
+        """What early stopping minimises, on the validation split, or on the training split without one."""
 
     def step(self, epoch: int, step: int) -> float:
         """One optimiser step; returns its loss. Raises TrainingDiverged when that is not finite."""
@@ -142,7 +142,7 @@ class HeteroTraining(ABC):
         return self.optimiser.step(self.loss(epoch, step, generator), epoch, "lower learning_rate")
 
     def using_mean(self) -> AbstractContextManager[None]:
-        """The weights that predict are in the model."""
+        """Inside the context the model holds the weights that predict."""
         return self.optimiser.using_mean()
 
     def weights(self) -> dict[str, Tensor]:
@@ -158,7 +158,7 @@ class HeteroTraining(ABC):
         self.optimiser.load(tensors)
 
     def chunks(self, nodes: IdArray, kind: str) -> Iterator[tuple[IdArray, Tensor]]:
-        """Nodes of a type and their states, in order; the model's weights are used as they are."""
+        """Nodes of a type and their states, in order, computed with the current weights."""
         if self.sampler is None:
             states = self.encoder(self.full_batch(), (kind,))[kind]
             yield nodes, states[torch.from_numpy(nodes).to(self.device)]
@@ -179,7 +179,7 @@ class HeteroTraining(ABC):
         return np.concatenate([np.zeros((0, self.options.hidden), np.float32), *found])
 
     def traced(self, kind: str, nodes: IdArray) -> tuple[Trace, Batch, dict[str, IdArray]]:
-        """What the encoder looks at to find the states of the nodes; the batch and its nodes by type."""
+        """The attention of the encoder when it computes the states of the nodes; the batch and its nodes by type."""
         if self.sampler is None:
             batch = self.full_batch()
             found = {t: np.arange(n, dtype=np.int64) for t, n in self.counts.items()}

@@ -1,4 +1,4 @@
-"""What comparing all nodes of a type with each other costs; known before torch is needed."""
+"""The cost of comparing all nodes of a type; needs no torch."""
 
 from __future__ import annotations
 

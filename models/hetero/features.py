@@ -21,9 +21,9 @@ class FeatureBatch:
     indices: Tensor | None
     values: Tensor | None
     nodes: Tensor
-    """Positions of the rows in their type; what learnt rows are looked up with."""
+    """Positions of the rows in their type, to look up learnt vectors."""
     width: int = 0
-    """FeatureBatch of the sparse part."""
+    """Columns of the sparse part."""
 
 
 def _weights(features: Features, weighting: str) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
@@ -53,7 +53,7 @@ class FeatureTable:
             self.values = _weights(node.features, weighting)
 
     def take(self, nodes: IdArray | None = None) -> FeatureBatch:
-        """Rows of the nodes; all rows without nodes."""
+        """Rows of the nodes, by default of all."""
 
         def put(x: np.ndarray[tuple[int, ...], np.dtype[np.float32]] | IdArray) -> Tensor:
             return torch.from_numpy(np.ascontiguousarray(x)).to(self.device)

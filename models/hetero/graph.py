@@ -16,7 +16,7 @@ from graphlearn.types import FloatArray, IdArray
 
 @dataclass(frozen=True)
 class Features:
-    """Features of the nodes of a type: a dense part, a sparse part in CSR, or both side by side.
+    """Features of the nodes of a type: a dense part, a sparse part in CSR, or both.
 
     dense: [N, D], standardised. indptr: [N + 1]; indices and values: [nonzeros]; values None = ones.
     """
@@ -60,7 +60,7 @@ class Features:
 
 @dataclass(frozen=True)
 class NodeType:
-    """One type of node. features None: each node has a vector that is learnt."""
+    """A node type. features None: each node has a learnt vector."""
 
     name: str
     count: int
@@ -75,8 +75,8 @@ class NodeType:
 class Relation:
     """Edges src -> dst between nodes of two types. shape: src, dst, weight: [E]
 
-    With `hubs`, dst are not nodes but numbers 0 .. hubs - 1 of what nodes share (a subject, a keyword, an actor), and
-    target is source: nodes with a hub in common are neighbours, without an edge for each pair.
+    With `hubs`, dst are not nodes but hubs 0 .. hubs - 1 that nodes share (a subject, a keyword, an actor), and target
+    is source: nodes with a common hub are neighbours, without an edge for each pair.
     """
 
     name: str
@@ -104,7 +104,7 @@ class Relation:
 
     @property
     def paths(self) -> int:
-        """Edges that the relation stands for; of a hub relation the pairs that materialising it would make."""
+        """Edges of the relation; for a hub relation, the pairs that it would have as edges."""
         if self.hubs is None:
             return len(self.src)
         degree = np.bincount(self.dst, minlength=self.hubs).astype(np.int64)

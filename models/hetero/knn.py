@@ -1,4 +1,4 @@
-"""Nodes with similar features as neighbours: a relation that no table has (Wang et al. 2020, AM-GCN)."""
+"""The k-nearest-neighbour graph of features, as an additional relation (Wang et al. 2020, AM-GCN)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ BLOCK = 512
 
 
 def affordable(node: NodeType) -> bool:
-    """Whether the nodes have features, and are few enough to be compared."""
+    """Whether the nodes have features and are few enough to compare."""
     f = node.features
     if f is None or not node.count:
         return False
@@ -27,12 +27,12 @@ def affordable(node: NodeType) -> bool:
 
 
 def name_of(node: str) -> str:
-    """What the relation of similar nodes is called."""
+    """Name of the relation."""
     return f"similar {node}"
 
 
-def with_similar(graph: HeteroGraph, name: str, k: int, device: torch.device) -> HeteroGraph:
-    """The graph, and a relation between each node of a type and the k most similar ones, both ways, if affordable."""
+def with_knn(graph: HeteroGraph, name: str, k: int, device: torch.device) -> HeteroGraph:
+    """The graph with the relation between each node of a type and its k nearest, in both directions, if affordable."""
     node = graph.node(name)
     if k == 0 or not affordable(node):
         return graph
@@ -41,9 +41,9 @@ def with_similar(graph: HeteroGraph, name: str, k: int, device: torch.device) ->
 
 
 def nearest(node: NodeType, k: int, device: torch.device) -> tuple[IdArray, IdArray]:
-    """Pairs of nodes of which one is among the k of the largest cosine to the other, each in both directions.
+    """Pairs of nodes where one is among the k with the largest cosine to the other, in both directions.
 
-    Words count by their rarity. A cosine of at most 0 makes no pair. shape: -> [E], [E]
+    Sparse features are weighted by tf-idf. A cosine of 0 or less makes no pair. shape: -> [E], [E]
     """
     columns = FeatureTable(node, "tfidf", device).take()
     n, pairs = node.count, []

@@ -1,4 +1,4 @@
-"""What can be learnt on a graph; `split` holds split codes. Shapes: N nodes of a type, E edges of a relation, C classes."""
+"""What can be learnt on a graph; `split` holds split codes. Shapes: N nodes of a type, E edges, C classes."""
 
 from __future__ import annotations
 

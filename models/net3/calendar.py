@@ -13,9 +13,9 @@ from graphlearn.types import IdArray
 
 @dataclass(frozen=True)
 class Calendar:
-    """Where each time step stands in each cycle (day, week, year).
+    """The phase of each time step in each cycle (day, week, year).
 
-    phases: [C, L] int64 with 0 <= phases[c] < periods[c]; L >= T, and beyond T for steps that are to be forecast.
+    phases: [C, L] int64 with 0 <= phases[c] < periods[c]; L >= T, with L > T for steps to be forecast.
     """
 
     phases: IdArray
@@ -30,7 +30,7 @@ class Calendar:
 
     @staticmethod
     def none(length: int) -> Calendar:
-        """No cycle at all."""
+        """Without cycles."""
         return Calendar(np.zeros((0, length), np.int64), ())
 
     @staticmethod
@@ -40,7 +40,7 @@ class Calendar:
         return Calendar(np.array([steps % p for p in periods], np.int64).reshape(len(periods), length), tuple(periods))
 
     def at(self, steps: IdArray) -> IdArray:
-        """Phases of the steps; beyond the end of the calendar cycles go on evenly. shape: [...] -> [..., C]"""
+        """Phases of the steps; after the end of the calendar, cycles continue evenly. shape: [...] -> [..., C]"""
         steps = np.asarray(steps, np.int64)
         length = self.phases.shape[1]
         last = np.clip(steps, 0, length - 1)

@@ -23,7 +23,7 @@ class Conformal:
 
     @staticmethod
     def fit(residuals: Sequence[FloatArray], at_most: int = 1_000_000) -> Conformal:
-        """From the absolute z-scored residuals of each horizon step, NaN left out; huge ones are thinned evenly."""
+        """From absolute z-scored residuals of each horizon step without NaN; more than `at_most` are thinned."""
         out = []
         for row in residuals:
             kept = np.sort(np.abs(row[np.isfinite(row)]).astype(np.float32))
@@ -31,7 +31,7 @@ class Conformal:
         return Conformal(out)
 
     def half_width(self, level: float) -> DoubleArray:
-        """Half-widths in z-scores at coverage `level`, per horizon step; infinite where too few cells were seen."""
+        """Half-widths in z-scores at coverage `level`, per horizon step; infinite where there are too few cells."""
         out = np.full(len(self.sorted_residuals), np.inf)
         for h, row in enumerate(self.sorted_residuals):
             rank = int(np.ceil((len(row) + 1) * level - 1e-9))

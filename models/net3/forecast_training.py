@@ -25,12 +25,12 @@ from graphlearn.types import BoolArray, FloatArray, IdArray, Split
 
 
 class ForecastTraining(SeriesTraining):
-    """Net3 on windows; an item is a window start. Also causal recovery, whose windows end before the step they fill.
+    """Net3 on windows; an item is a window start. Also causal recovery, whose windows end before the step to fill.
 
-    values: [T, N1, ..., NM], NaN = not observed; a memory map will do. observed: cells that may be seen and learnt
-    from; for a forecast without it, all known ones. eval_target: recover only, split -> cells that are measured. fitted:
-    `state()` or `weights()` of such a training, which then need not be fitted anew. The seasonal
-    shrinkage and rank and the ridge that were used are in `season`, `season_rank` and `ridge`.
+    values: [T, N1, ..., NM], NaN = not observed; a memory map will do. observed: cells that may be read and learnt
+    from, by default all known ones. eval_target: recovery only, the cells to measure by split. fitted: `state()` or
+    `weights()` of such a training, so that nothing is fitted again. `season`, `season_rank` and `ridge` are the
+    seasonal shrinkage and rank and the ridge in use.
     """
 
     def __init__(
@@ -141,15 +141,15 @@ class ForecastTraining(SeriesTraining):
         return total + options.orthonormality * self.model.trnn.penalty()
 
     def predict(self, items: IdArray) -> FloatArray:
-        """Forecasts for window starts; the window may reach beyond the values on both sides. shape: [B] -> [B, H, N...]
+        """Forecasts for window starts; a window may extend past either end of the values. shape: [B] -> [B, H, N...]
 
-        Start T - window is the forecast of what follows the data.
+        The start T - window forecasts the steps after the data.
         """
         with self.using_mean():
             return self.to_units(self._forward(items, None)[0])
 
     def forecast(self, starts: IdArray, steps: int) -> FloatArray:
-        """`predict` for any number of steps: beyond the horizon, windows are filled with the forecasts made so far.
+        """`predict` for any number of steps: past the horizon, windows are filled with earlier forecasts.
 
         shape: [B] -> [B, steps, N1, ..., NM]
         """
@@ -162,13 +162,13 @@ class ForecastTraining(SeriesTraining):
         return np.concatenate(found, axis=1)[:, :steps]
 
     def starts(self, split: Split) -> IdArray:
-        """Windows whose targets lie in the split; for recovery all of them."""
+        """Windows whose targets lie in the split; for recovery, all windows."""
         if self.options.task == "recover":
             return self.steps
         return self.split.starts(split, self.options.window, self.options.horizon)
 
     def evaluate(self, split: Split) -> Metrics:
-        """Metrics of the split's cells, in the user's units and z-scored."""
+        """Errors on the cells of the split, in the user's units and z-scored."""
         metrics = Metrics(self.scaler.scale, self.options.horizon)
         for predicted, actual, mask in self._targets(split):
             metrics.add(predicted, actual, mask)
@@ -186,5 +186,5 @@ class ForecastTraining(SeriesTraining):
             yield self.predict(chosen), actual, mask
 
     def conformal(self) -> Conformal:
-        """Intervals from the residuals of the validation split; without one there are none."""
+        """Intervals from the residuals of the validation split; infinite without one."""
         return conformal_of(self._targets(Split.VALID), self.scaler, self.options.horizon)

@@ -1,4 +1,4 @@
-"""Linear autoregression, by itself a baseline and the start of the network's linear skip.
+"""Linear autoregression: a baseline, and the initial value of the network's linear skip.
 
 Shapes: B windows, H horizon, N = N1 x ... x NM series; F = window + 1 features: the lags, oldest first, and a constant.
 """
@@ -21,7 +21,7 @@ from graphlearn.types import BoolArray, DoubleArray, FloatArray, IdArray
 
 @dataclass(frozen=True)
 class LinearAR:
-    """Direct multi-step linear regression on the window, in z-scores less the seasonal profile.
+    """Direct multi-step linear regression on the window, in z-scores minus the seasonal means.
 
     A missing lag counts as the series' mean (0). coefficients: [N1, ..., NM, F, H] or, shared by all series, [F, H].
     """
@@ -50,8 +50,8 @@ class LinearAR:
     ) -> LinearAR:
         """Ridge in closed form on windows whose targets lie before `stop`.
 
-        `ridge` is added to the diagonal of the z-scored Gram matrix (not for the constant), so it weighs like that many
-        observations. With `towards_shared`, the coefficients of a series shrink towards the shared ones, not to 0.
+        `ridge` is added to the diagonal of the z-scored Gram matrix (not for the constant), so it counts as that many
+        observations. With `towards_shared`, coefficients of a series shrink towards the shared ones, not to 0.
         """
         calendar = Calendar.none(len(values)) if calendar is None else calendar
         shape = values.shape[1:]
@@ -129,10 +129,11 @@ def choose_shrinkage(
     observed: BoolArray | None = None,
     at_most: int = 512,
 ) -> tuple[float, int, float]:
-    """Seasonal shrinkage and rank, and AR ridge, that best forecast the last eighth of the steps before `stop`.
+    """The seasonal shrinkage and rank and the AR ridge with the least error on the last eighth of the steps before
+    `stop`, fitted on the first seven eighths.
 
-    Both are fitted on the first seven eighths, on at most so many series, evenly spread. A season of 1e9 means
-    none. Shrinkage and rank are chosen together with the first ridge, the ridge for the best of them.
+    At most `at_most` series are used, evenly spread. A season of 1e9 amounts to none. Shrinkage and rank are selected
+    with the first ridge, then the ridge with those.
     """
     stop = len(values) if stop is None else stop
     n = int(np.prod(values.shape[1:]))

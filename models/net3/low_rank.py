@@ -12,11 +12,11 @@ from graphlearn.types import BoolArray, FloatArray
 def low_rank(
     x: FloatArray, observed: BoolArray, rank: int, *, shrinkage: float = 0.0, rounds: int = 100, tolerance: float = 1e-4
 ) -> FloatArray:
-    """Iterative SVD: fill missing cells with the best approximation of that rank, again and again.
+    """Iterative SVD: fill missing cells with the best approximation of that rank, and repeat.
 
-    Hard impute with `shrinkage` 0, soft impute (Mazumder, Hastie, Tibshirani 2010) above: `shrinkage` times the largest
-    singular value of the data is taken off every singular value. Cells start at 0, so centre the columns before. Stops
-    when the approximation moves by less than `tolerance` of its norm. shape: [T, P], [T, P] -> [T, P]
+    Hard impute with `shrinkage` 0, else soft impute (Mazumder, Hastie, Tibshirani 2010): every singular value is
+    reduced by `shrinkage` times the largest one of the data. Cells start at 0, so columns should be centred. Stops
+    when the approximation changes by less than `tolerance` of its norm. shape: [T, P], [T, P] -> [T, P]
     """
     data = np.where(observed, x, 0).astype(np.float32)
     wide = data.shape[0] <= data.shape[1]
@@ -55,6 +55,6 @@ def choose_rank(
 
 
 def rank_choices(steps: int, series: int) -> Sequence[int]:
-    """Ranks that are tried for a completion of a matrix [steps, series]."""
+    """Ranks to try for the completion of a matrix [steps, series]."""
     most = max(1, min(steps, series) - 1)
     return sorted({min(most, r) for r in (2, 5, 10, 20, 30, 40)})

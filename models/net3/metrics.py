@@ -14,7 +14,7 @@ from graphlearn.types import BoolArray, FloatArray, IdArray
 
 @dataclass
 class Metrics:
-    """Sums from which masked RMSE, MAE and MAPE per horizon step follow, in the user's units and z-scored."""
+    """Accumulates masked RMSE, MAE and MAPE per horizon step, in the user's units and on z-scores."""
 
     scale: FloatArray
     horizon: int
@@ -23,7 +23,7 @@ class Metrics:
         self.sums = np.zeros((self.horizon, 7))
 
     def add(self, predicted: FloatArray, actual: FloatArray, mask: BoolArray) -> None:
-        """Count a batch, given in the user's units. shape: [B, H, N...] each"""
+        """Add a batch, in the user's units. shape: [B, H, N...] each"""
         axes = (0, *range(2, predicted.ndim))
         mask = mask & np.isfinite(actual)
         error = np.where(mask, predicted.astype(np.float64) - np.where(mask, actual, 0), 0)
@@ -35,10 +35,10 @@ class Metrics:
         self.sums += np.stack([p.sum(axis=axes, dtype=np.float64) for p in parts], axis=1)
 
     def rows(self) -> list[dict[str, float]]:
-        """One row per horizon step and, last, step 0 = all together.
+        """One row per horizon step, and finally step 0 for all steps together.
 
-        cells, rmse, mae, mape, z_rmse, z_mae; MAPE is in percent and leaves out true values of 0. A figure without a
-        cell is NaN.
+        cells, rmse, mae, mape, z_rmse, z_mae; MAPE is in percent and omits true values of 0. Without a cell
+        a metric is NaN.
         """
         out = []
         for step, sums in enumerate([*self.sums, self.sums.sum(0)], start=1):
@@ -62,7 +62,7 @@ Predict: TypeAlias = Callable[[IdArray], FloatArray]
 def measure(
     predict: Predict, values: FloatArray, starts: IdArray, window: int, horizon: int, scale: FloatArray, batch: int = 64
 ) -> Metrics:
-    """Metrics of anything that maps window starts to forecasts [B, H, N...] in the user's units."""
+    """Metrics of any function from window starts to forecasts [B, H, N...] in the user's units."""
     metrics = Metrics(scale, horizon)
     for lo in range(0, len(starts), batch):
         part = starts[lo : lo + batch]

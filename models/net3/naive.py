@@ -1,6 +1,6 @@
 """Baselines without parameters. Shapes: B windows, W window length, H horizon, N = N1 x ... x NM series.
 
-Forecasters have `predict(starts)` -> [B, H, N1, ..., NM] in the user's units, as `metrics.measure` wants it.
+Forecasters have `predict(starts)` -> [B, H, N1, ..., NM] in the user's units, as `metrics.measure` expects.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def carry_forward(x: FloatArray, start: FloatArray) -> FloatArray:
 
 @dataclass(frozen=True)
 class LastValue:
-    """Every step ahead is the last known value in the window; the train mean where the window holds none."""
+    """Every step ahead is the last known value in the window; the training mean where there is none."""
 
     values: FloatArray
     scaler: Scaler
@@ -42,9 +42,9 @@ class LastValue:
 
 @dataclass(frozen=True)
 class SeasonalNaive:
-    """The known value a whole number of periods before, up to `reach` of them; then as LastValue.
+    """The latest known value a whole number of periods earlier, at most `reach`; then as LastValue.
 
-    Only values from before the forecast are used: it may look further back than the window.
+    Only values before the forecast are used, which may lie before the window.
     """
 
     values: FloatArray

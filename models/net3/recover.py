@@ -1,8 +1,8 @@
-"""Smooth recovery: what a low-rank completion leaves, corrected from both sides in time and from the cells beside.
+"""Smooth recovery: the error of a low-rank completion, corrected from both sides in time and from neighbouring cells.
 
-The completion L fits each cell from all the others. Where a cell is seen, the model also knows how far L is off,
-e = z - L; a missing cell is L plus what the e of its neighbours in the graphs, in time and across each mode say.
-Shapes: B items, W = 2 window + 1 steps with the one to be filled in the middle; else as in net3.py.
+The completion L estimates each cell from all others. Where a cell is known, so is the error of L, e = z - L; a missing
+cell is L plus a correction from the e of its neighbours in the graphs, in time and across each mode.
+Shapes: B items, W = 2 window + 1 steps with the one to fill in the middle; otherwise as in model.py.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ MIX_AT_MOST = 512
 class Net3Smooth(nn.Module):
     """Fills the middle step of a window, in z-scores.
 
-    TGCN reads three channels a cell: L, e (0 where missing) and whether the cell is seen. One TRNN comes from the past,
-    one from the future. The linear_skip is linear in e: over the window for each series, and across each mode of at most
-    512 entries with a learnt matrix. Everything starts at zero, so the model begins as the completion.
+    TGCN reads three channels per cell: L, e (0 where missing) and whether the cell is known. One TRNN reads the past,
+    one the future. The linear skip is linear in e: over the window for each series, and across each mode of at most
+    512 entries with a learnt matrix. Everything starts at zero, so the model starts as the completion.
     """
 
     def __init__(
@@ -54,9 +54,9 @@ class Net3Smooth(nn.Module):
     def forward(
         self, low: Tensor, error: Tensor, seen: Tensor, phases: Tensor, dropout: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor]:
-        """The filled middle step, and the norm of what the cores lose of H, mean over items and steps.
+        """The filled middle step, and the norm of the part of H outside the cores, mean over items and steps.
 
-        low, error, seen: [B, W, N1, ..., NM] (error 0 where not seen); phases: [B, W, C]. -> [B, N1, ..., NM], scalar
+        low, error, seen: [B, W, N1, ..., NM] (error 0 where missing); phases: [B, W, C]. -> [B, N1, ..., NM], scalar
         """
         W = low.shape[1]
         middle = W // 2

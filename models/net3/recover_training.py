@@ -1,8 +1,8 @@
-"""Training of recovery: filling cells that are missing within the series.
+"""Training of smooth recovery: filling missing cells within a series.
 
-Smooth recovery learns from cells it hides from itself. The known cells fall into five parts at random; for each, a
-low-rank completion is made without them, and the model learns to correct it there. It predicts from the completion of
-all known cells. Six completions of the size of the tensor are kept in memory.
+The known cells are divided into five folds at random. For each fold, a low-rank completion is made without it, and the
+model learns to correct that completion on the fold. Predictions start from the completion of all known cells. Six
+completions of the size of the tensor are kept in memory.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ SHRINKAGES = (0.0, 0.005, 0.01, 0.02, 0.04)
 
 
 def hold_out(values: FloatArray, hidden: float, seed: int) -> tuple[BoolArray, dict[Split, BoolArray]]:
-    """Cells that may be seen, and those hidden to measure a recovery: half for validation, half for the test.
+    """Cells that may be read, and those held out to measure a recovery: half for validation, half for the test.
 
     shape: [T, N...] -> observed [T, N...], by split [T, N...]; train = observed
     """
@@ -48,7 +48,7 @@ def hold_out(values: FloatArray, hidden: float, seed: int) -> tuple[BoolArray, d
 class SmoothRecovery(SeriesTraining):
     """Net3Smooth; an item is fold * T + time step. `predict` takes time steps.
 
-    values: [T, N1, ..., NM]; observed: cells that may be seen; eval_target: split -> cells that are measured.
+    values: [T, N1, ..., NM]; observed: cells that may be read; eval_target: the cells to measure, by split.
     """
 
     def __init__(
@@ -114,7 +114,7 @@ class SmoothRecovery(SeriesTraining):
         return total + options.orthonormality * self.model.penalty()
 
     def predict(self, items: IdArray) -> FloatArray:
-        """What the cells at time steps should be, known or not. shape: [B] -> [B, 1, N1, ..., NM]"""
+        """Values of all cells at time steps, known or not. shape: [B] -> [B, 1, N1, ..., NM]"""
         steps = np.asarray(items, np.int64)
         with self.using_mean():
             return self.to_units(self._forward(np.full(len(steps), FOLDS), steps, None)[0][:, None])
@@ -131,7 +131,7 @@ class SmoothRecovery(SeriesTraining):
             yield self.predict(steps), gather(self.values, steps, 1), gather(targets[split], steps, 1)
 
     def evaluate(self, split: Split) -> Metrics:
-        """Metrics of the split's cells, in the user's units and z-scored."""
+        """Errors on the cells of the split, in the user's units and z-scored."""
         metrics = Metrics(self.scaler.scale, 1)
         for predicted, actual, mask in self._targets(split):
             metrics.add(predicted, actual, mask)

@@ -19,9 +19,9 @@ class Scaler:
 
     @staticmethod
     def fit(values: FloatArray, stop: int | None = None, observed: BoolArray | None = None) -> Scaler:
-        """From the observed cells of the first `stop` steps (all without it).
+        """From the observed cells of the first `stop` steps, by default of all.
 
-        Constant series and series without a cell get scale 1, the latter mean 0. `observed` hides further cells.
+        Constant series and series without a cell get scale 1, the latter also mean 0. `observed` masks further cells.
         """
         shape = values.shape[1:]
         count, total = np.zeros(shape), np.zeros(shape)

@@ -23,9 +23,9 @@ def fit_profile(
 ) -> list[FloatArray]:
     """The seasonal mean of each series, as one additive table per cycle, in z-scores.
 
-    Cycles are fitted from the shortest to the longest, each to what the ones before leave; a mean of n cells is
-    multiplied by n / (n + shrinkage). With a rank, each table is replaced by its best approximation of that rank:
-    series share a few seasonal shapes. shape: -> C tables [period, N1, ..., NM]
+    Cycles are fitted from the shortest to the longest, each to the residual of the ones before; a mean of n cells
+    is multiplied by n / (n + shrinkage). With a rank, each table is replaced by its best approximation of that rank,
+    so that series share a few seasonal shapes. shape: -> C tables [period, N1, ..., NM]
     """
     shape = values.shape[1:]
     tables = [np.zeros((p, *shape), np.float32) for p in calendar.periods]

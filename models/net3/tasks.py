@@ -28,11 +28,11 @@ def make_training(
     eval_target: Mapping[Split, BoolArray] | None = None,
     fitted: Mapping[str, Tensor] | None = None,
 ) -> SeriesTraining:
-    """The training that the options ask for. values: [T, N1, ..., NM], NaN = not observed; a memory map will do.
+    """A new training, or one restored from `fitted`, the state or weights of such a training.
 
-    For a recovery, `observed` and `eval_target` say which cells are seen and measured; without them `options.hidden` of
-    the known cells are held out. `fitted`: stored state or weights of such a training. Raises InputError for a shape
-    without a mode or without a step.
+    values: [T, N1, ..., NM], NaN = not observed; a memory map will do. For a recovery, `observed` and `eval_target` are
+    the cells to read and to measure; without them the share `options.hidden` of the known cells is held out. Raises
+    InputError for a shape without a mode or without a step.
     """
     if options.task == "forecast":
         return ForecastTraining(values, graphs, options, calendar, observed=observed, fitted=fitted)

@@ -17,7 +17,7 @@ BLOCK_CELLS = 1 << 22
 
 
 def blocks(values: FloatArray, stop: int | None = None, start: int = 0) -> Iterator[tuple[int, FloatArray]]:
-    """The tensor in blocks of whole time steps, each at most 4 million cells or one step: (first step, block)."""
+    """Blocks (first step, cells) of whole time steps, each at most 4 million cells or one step."""
     stop = len(values) if stop is None else stop
     rows = max(1, BLOCK_CELLS // max(1, int(np.prod(values.shape[1:]))))
     for lo in range(start, stop, rows):
@@ -25,7 +25,7 @@ def blocks(values: FloatArray, stop: int | None = None, start: int = 0) -> Itera
 
 
 def observed_cells(block: FloatArray, observed: BoolArray | None, lo: int) -> BoolArray:
-    """Cells of a block that are known and, with `observed`, also in that mask of the whole tensor."""
+    """Cells of a block that are known and, if given, in the mask `observed` of the whole tensor."""
     seen: BoolArray = np.isfinite(block)
     return seen if observed is None else seen & observed[lo : lo + len(block)]
 

@@ -20,7 +20,7 @@ class TimeSplit:
 
     @staticmethod
     def of(length: int, fractions: Sequence[float] = (0.8, 0.1, 0.1)) -> TimeSplit:
-        """Cut by fractions of time; each border is rounded to the nearest step."""
+        """Cut by fractions of the time steps; each border is rounded to the nearest step."""
         total = sum(fractions)
         train = round(length * fractions[0] / total)
         return TimeSplit(train, min(length, max(train, round(length * (fractions[0] + fractions[1]) / total))), length)
@@ -31,7 +31,7 @@ class TimeSplit:
         return borders[split.code], borders[split.code + 1]
 
     def starts(self, split: Split, window: int, horizon: int) -> IdArray:
-        """Starts of the windows whose `horizon` targets all lie in the split; the inputs may lie before it.
+        """Starts of the windows whose `horizon` targets all lie in the split; its inputs may lie earlier.
 
         Window s reads steps s .. s + window - 1 and has targets s + window .. s + window + horizon - 1.
         """

@@ -1,14 +1,14 @@
-"""Training of series models, without files: what a job builds checkpoints, events and tables on.
+"""Training of series models in memory; a job adds checkpoints, events and tables.
 
     training = make_training(values, graphs, options, calendar)      (tasks.py)
     fit(training)                                                    (core/fit.py)
     training.evaluate(Split.TEST).rows()
 
-Making a training fits scaler, seasonal means and ridge, and builds the model. A step depends on (seed, epoch, step) and
-on `training.state()`, a flat dict of tensors: weights, their running mean, Adam's state. A new training made from the
-same values, graphs and options with `fitted=state` goes on bit for bit, and does not fit again. `training.weights()` is
+`make_training` fits the scaler, seasonal means and ridge, and builds the model. A step depends on (seed, epoch, step)
+and on `training.state()`, a flat dict of tensors: weights, their moving average, Adam's state. A training made from the
+same values, graphs and options with `fitted=state` continues bit for bit without fitting again. `training.weights()` is
 the part that predictions need, scaler included; `fitted` and `load` take either. `training.predict` takes window starts
-for a forecast, time steps for a recovery, and answers in the user's units. `graphs` maps a mode's number to its edges.
+for a forecast, time steps for a recovery, and returns the user's units. `graphs` maps the number of a mode to edges.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from graphlearn.types import BoolArray, FloatArray, IdArray, Split
 
 
 class SeriesTraining(ABC):
-    """A model, its optimiser and the items (windows, steps) it learns from."""
+    """A model, its optimiser, and the items (windows, steps) it learns from. Can be pickled at any step."""
 
     values: FloatArray
     observed: BoolArray | None
@@ -62,7 +62,7 @@ class SeriesTraining(ABC):
 
     @property
     def steps_per_epoch(self) -> int:
-        """Optimiser steps in an epoch; 0 when there is nothing to learn from."""
+        """Optimiser steps in an epoch; 0 without training items."""
         return math.ceil(len(self.items) / self.options.batch_size)
 
     def step(self, epoch: int, step: int) -> float:
@@ -80,7 +80,7 @@ class SeriesTraining(ABC):
         )
 
     def using_mean(self) -> AbstractContextManager[None]:
-        """The weights that predict are in the model."""
+        """Inside the context the model holds the weights that predict."""
         return self.optimiser.using_mean()
 
     def _fitted(self) -> dict[str, Tensor]:
@@ -103,7 +103,7 @@ class SeriesTraining(ABC):
         self.scaler = Scaler(self.mean.cpu().numpy().copy(), self.scale.cpu().numpy().copy())
 
     def to_z(self, x: FloatArray) -> tuple[Tensor, Tensor]:
-        """z-scores with 0 for what is missing, and what is seen. shape: [..., N...] -> two of [..., N...]"""
+        """z-scores with 0 for missing cells, and the mask of known cells. shape: [..., N...] -> two of [..., N...]"""
         raw = torch.from_numpy(np.ascontiguousarray(x, np.float32)).to(self.device)
         seen = torch.isfinite(raw)
         return torch.where(seen, (raw - self.mean) / self.scale, 0.0), seen
@@ -115,7 +115,7 @@ class SeriesTraining(ABC):
 
     @abstractmethod
     def loss(self, items: IdArray, dropout: torch.Generator | None) -> Tensor:
-        """What a step minimises."""
+        """The loss that a step minimises."""
 
     @abstractmethod
     def predict(self, items: IdArray) -> FloatArray:

@@ -18,9 +18,9 @@ from graphlearn.models.dhan.explain import explain
 from graphlearn.models.dhan.linear import averaged_rows, cross_entropy, features_of, sketched
 from graphlearn.models.dhan.linear_fit import regress
 from graphlearn.models.dhan.options import DhanOptions
-from graphlearn.models.hetero import knn as hetero_similar
+from graphlearn.models.hetero import knn as hetero_knn
 from graphlearn.models.hetero.graph import Features, HeteroGraph, NodeType, Relation
-from graphlearn.models.hetero.knn import nearest, with_similar
+from graphlearn.models.hetero.knn import nearest, with_knn
 from graphlearn.types import Split
 
 CPU = torch.device("cpu")
@@ -58,11 +58,11 @@ def test_similar_nodes_are_those_of_the_largest_cosine(seed: int, k: int, words:
 
 def test_a_type_that_is_too_large_or_has_no_features_gets_no_similar_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
     graph = small_graph()
-    assert [r.name for r in with_similar(graph, "paper", 3, CPU).relations][-1] == "similar paper"
+    assert [r.name for r in with_knn(graph, "paper", 3, CPU).relations][-1] == "similar paper"
     bare = HeteroGraph((NodeType("node", 4),), (Relation("links", "node", "node", np.array([0]), np.array([1])),))
-    assert with_similar(bare, "node", 3, CPU) is bare
-    monkeypatch.setattr(hetero_similar, "COMPARISONS", 24 * 96 - 1)
-    assert with_similar(graph, "paper", 3, CPU) is graph
+    assert with_knn(bare, "node", 3, CPU) is bare
+    monkeypatch.setattr(hetero_knn, "COMPARISONS", 24 * 96 - 1)
+    assert with_knn(graph, "paper", 3, CPU) is graph
     monkeypatch.setattr(linear_fit, "AFFORDABLE", 0)
     training = ClassTraining(graph, small_task(graph), OPTIONS)
     assert training.head.linear is None
@@ -99,7 +99,7 @@ def test_rows_averaged_one_by_one_are_what_the_linear_part_averages() -> None:
         for logits in linear.mixes:
             logits.copy_(torch.linspace(-1, 1, len(logits)))
     restart, rows = float(linear.restart), torch.tensor([0, 5, 23])
-    weights = torch.cat([p for part in linear.linear for p in (part.dense, part.sparse)])
+    weights = torch.cat([p for part in linear.per_type for p in (part.dense, part.sparse)])
     mix = {t: m.detach() for t, m in linear.mix.items()}
     found = averaged_rows(batch, mix, "paper", rows, (restart,), {})[restart] @ weights + linear.bias
     torch.testing.assert_close(found, linear(batch)[rows], atol=1e-5, rtol=1e-4)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from dataclasses import fields, replace
 
 import numpy as np
@@ -11,6 +12,7 @@ from cases.hetero import blocks_graph, small_graph, small_task
 
 from graphlearn.errors import InputError, OptionError
 from graphlearn.models.core.fit import fit, train_epoch
+from graphlearn.models.dhan import linear_fit
 from graphlearn.models.dhan.baselines import baselines
 from graphlearn.models.dhan.classes import ClassTraining
 from graphlearn.models.dhan.embeddings import EmbeddingTraining
@@ -21,7 +23,7 @@ from graphlearn.models.dhan.sampler import Sampler
 from graphlearn.models.dhan.tasks import make_training
 from graphlearn.models.hetero.graph import HeteroGraph, NodeType, Relation
 from graphlearn.models.hetero.splits import random_split
-from graphlearn.models.hetero.tasks import LinkRanking, MultiLabel, Unsupervised
+from graphlearn.models.hetero.tasks import LinkRanking, MultiLabel, Task, Unsupervised
 from graphlearn.types import Split
 
 SMALL = {"hidden": 8, "heads": 2, "epochs": 3, "device": "cpu", "linear": False}
@@ -95,16 +97,19 @@ def test_forms_differ_and_learn(fusion: str, attention: str) -> None:
     assert losses[-1] < 0.8 * losses[0]
 
 
-@pytest.mark.parametrize("fanout", [(), (2, 2)])
-@pytest.mark.parametrize("kind", ["classes", "links", "embeddings"])
-def test_a_resumed_training_goes_on_bit_for_bit(kind: str, fanout: tuple[int, ...]) -> None:
-    graph = small_graph()
-    options = DhanOptions(**SMALL, fanout=fanout, batch_size=8)
-    task = {
+def task_of(kind: str, graph: HeteroGraph) -> Task:
+    return {
         "classes": small_task(graph),
         "links": LinkRanking("writes", random_split(50, (0.6, 0.2, 0.2), 0)),
         "embeddings": Unsupervised("paper", small_task(graph).labels),
     }[kind]
+
+
+@pytest.mark.parametrize("fanout", [(), (2, 2)])
+@pytest.mark.parametrize("kind", ["classes", "links", "embeddings"])
+def test_a_resumed_training_goes_on_bit_for_bit(kind: str, fanout: tuple[int, ...]) -> None:
+    graph = small_graph()
+    options, task = DhanOptions(**SMALL, fanout=fanout, batch_size=8), task_of(kind, graph)
     whole = make_training(graph, task, options)
     train_epoch(whole, 0)
     again = make_training(graph, task, options, whole.state())
@@ -115,6 +120,25 @@ def test_a_resumed_training_goes_on_bit_for_bit(kind: str, fanout: tuple[int, ..
     served = make_training(graph, task, options, whole.weights())
     assert (served.embeddings("paper") == whole.embeddings("paper")).all()
     assert served.evaluate(Split.TEST) == whole.evaluate(Split.TEST)
+
+
+@pytest.mark.parametrize("fanout", [(), (2, 2)])
+@pytest.mark.parametrize("kind", ["classes", "links", "embeddings"])
+def test_a_pickled_training_continues_bit_for_bit(
+    kind: str, fanout: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(linear_fit, "TRIES", 1)
+    graph = small_graph()
+    options = DhanOptions(**SMALL | {"linear": True}, fanout=fanout, batch_size=8)
+    training = make_training(graph, task_of(kind, graph), options)
+    copy = pickle.loads(pickle.dumps(training))
+    steps = range(training.steps_per_epoch)
+    assert [training.step(0, k) for k in steps] == [copy.step(0, k) for k in steps]
+    assert training.score() == copy.score()
+    later = pickle.loads(pickle.dumps(training))
+    assert training.step(1, 0) == copy.step(1, 0) == later.step(1, 0)
+    assert training.evaluate(Split.VALID) == later.evaluate(Split.VALID)
+    assert (training.embeddings("paper") == later.embeddings("paper")).all()
 
 
 def test_no_label_but_the_train_part_is_seen() -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import pickle
 from dataclasses import fields
 from itertools import chain, combinations
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -304,6 +306,24 @@ def test_resumes_to_the_same_bits(settings: dict[str, object]) -> None:
     fresh = begin()
     fresh.load(whole.weights())
     assert np.array_equal(fresh.predict(np.arange(4)), whole.predict(np.arange(4)))
+
+
+@pytest.mark.parametrize("nodes", [8, 600])  # 600: the graph is a sparse matrix
+@pytest.mark.parametrize("settings", [{}, {"task": "recover", "recovery": "causal"}, {"task": "recover"}])
+def test_a_pickled_training_continues_bit_for_bit(settings: dict[str, object], nodes: int, tmp_path: Path) -> None:
+    x = np.lib.format.open_memmap(tmp_path / "x.npy", mode="w+", dtype=np.float32, shape=(30, nodes, 1))
+    x[:] = graph_var(30, nodes, 1)
+    chosen = {"window": 1} if settings == {"task": "recover"} else {"season": 4.0, "season_rank": 0, "ridge": 10.0}
+    given = options(**settings, **chosen, rank=2) if "task" in settings else options(**chosen)
+    training = make_training(x, {0: ring(nodes)}, given, Calendar.cycles(30, (7,)))
+    copy = pickle.loads(pickle.dumps(training))
+    assert [training.step(0, k) for k in range(3)] == [copy.step(0, k) for k in range(3)]
+    later = pickle.loads(pickle.dumps(training))
+    assert training.step(1, 0) == copy.step(1, 0) == later.step(1, 0)
+    assert training.evaluate(Split.VALID).rows() == later.evaluate(Split.VALID).rows()
+    ours, theirs = training.state(), later.state()
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[k], theirs[k]) for k in ours)
 
 
 def test_weights_carry_what_was_fitted() -> None:
