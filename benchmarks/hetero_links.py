@@ -16,10 +16,13 @@ import numpy as np
 
 from benchmarks import results
 from benchmarks.peers_hetero import imdb
+from graphlearn.models.core.fit import fit
 from graphlearn.models.dhan.links import LinkTraining
 from graphlearn.models.dhan.options import DhanOptions
-from graphlearn.models.hetero.baselines import fit
-from graphlearn.models.hetero.graph import HeteroGraph, LinkRanking, NodeType, Relation, random_split
+from graphlearn.models.hetero.graph import HeteroGraph, NodeType, Relation
+from graphlearn.models.hetero.splits import random_split
+from graphlearn.models.hetero.tasks import LinkRanking
+from graphlearn.types import Split
 
 STEPS, KEPT = 4, 0.8
 NAMES = {"dhan": "**dhan**, defaults", "walk": "random walk", "mlp": "MLP dot product", "degree": "degree"}
@@ -56,7 +59,7 @@ def walk(training: LinkTraining) -> dict[str, float]:
         at = KEPT * (at @ step)
         total = total + at
     scores = total @ rows(people[1]) + 1e-6 * np.log1p(training.degree)
-    return training.figures("test", lambda nodes: scores[nodes])
+    return training.figures(Split.TEST, lambda nodes: scores[nodes])
 
 
 def main() -> None:
@@ -68,13 +71,13 @@ def main() -> None:
     for seed in seeds:
         graph, task = case(seed)
         for name in ("mlp", "dhan"):
-            training = LinkTraining(graph, task, DhanOptions(seed=seed, device="cpu"), perceptron=name == "mlp")
+            training = LinkTraining(graph, task, DhanOptions(seed=seed, device="cpu"), mlp=name == "mlp")
             start = time.process_time()
             epochs = fit(training)
             cost = (time.process_time() - start) / epochs
-            found[name].append(training.evaluate("test") | {"cpu": cost})
+            found[name].append(training.evaluate(Split.TEST) | {"cpu": cost})
         found["walk"].append(walk(training))
-        found["degree"].append(training.degree_figures("test"))
+        found["degree"].append(training.degree_figures(Split.TEST))
         print(seed, {name: round(runs[-1]["mrr"], 4) for name, runs in found.items()}, flush=True)
     lines = []
     for name, runs in sorted(found.items(), key=lambda item: -float(np.mean([r["mrr"] for r in item[1]]))):

@@ -23,12 +23,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks import data, results
+from graphlearn.models.core.fit import fit
 from graphlearn.models.dhan.classes import ClassTraining
 from graphlearn.models.dhan.options import DhanOptions
-from graphlearn.models.hetero.baselines import fit
-from graphlearn.models.hetero.graph import PARTS, Classification, Features, HeteroGraph, NodeType, Relation
+from graphlearn.models.hetero.graph import Features, HeteroGraph, NodeType, Relation
 from graphlearn.models.hetero.metrics import f1_scores, one_hot
-from graphlearn.types import IdArray
+from graphlearn.models.hetero.tasks import Classification
+from graphlearn.types import IdArray, Split
 
 PATIENCE = 30
 Model = Callable[[], Tensor]
@@ -58,8 +59,8 @@ def bag(texts: list[list[Any]], least: int = 1) -> Features:
 
 
 def parts(names: list[str | None]) -> np.ndarray[Any, np.dtype[np.int8]]:
-    """Places in PARTS, -1 for NULL."""
-    return np.array([-1 if n is None else [*PARTS].index(n) for n in names], np.int8)  # type: ignore[arg-type]
+    """Split codes, -1 for NULL."""
+    return np.array([-1 if n is None else Split(n).code for n in names], np.int8)
 
 
 def numbers(pairs: list[tuple[Any, ...]]) -> tuple[IdArray, IdArray]:
@@ -213,12 +214,12 @@ def peer(make: Callable[[Case], nn.Module], case: Case, seed: int, epochs: int) 
     return best[1], ran
 
 
-def ours(case: Case, seed: int, epochs: int, perceptron: bool) -> tuple[float, int]:
+def ours(case: Case, seed: int, epochs: int, mlp: bool) -> tuple[float, int]:
     """Test macro F1 of dhan or of the MLP, by the options' defaults."""
     options = DhanOptions(seed=seed, epochs=epochs, patience=PATIENCE, device="cpu")
-    training = ClassTraining(case.graph, case.task, options, perceptron=perceptron)
+    training = ClassTraining(case.graph, case.task, options, mlp=mlp)
     ran = fit(training)
-    return training.evaluate("test")["macro_f1"], ran
+    return training.evaluate(Split.TEST)["macro_f1"], ran
 
 
 NAMES = {

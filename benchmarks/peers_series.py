@@ -28,8 +28,11 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks import data, results
-from graphlearn.models.net3.series import Metrics, Scaler, TimeSplit, gather
-from graphlearn.types import FloatArray, IdArray
+from graphlearn.models.net3.metrics import Metrics
+from graphlearn.models.net3.scaler import Scaler
+from graphlearn.models.net3.tensor import gather
+from graphlearn.models.net3.time_split import TimeSplit
+from graphlearn.types import FloatArray, IdArray, Split
 
 BATCH, PATIENCE, EPOCHS = 32, 5, 100
 
@@ -215,7 +218,7 @@ def child(name: str, peer: str, seed: int, budget: float) -> dict[str, Any]:
         return out
 
     @torch.no_grad()
-    def evaluate(part: Any) -> Metrics:
+    def evaluate(part: Split) -> Metrics:
         model.eval()
         metrics = Metrics(scaler.scale, 1)
         for starts in np.array_split(split.starts(part, series.window, 1), 8):
@@ -227,7 +230,7 @@ def child(name: str, peer: str, seed: int, budget: float) -> dict[str, Any]:
     best, kept, best_epoch, epoch, ended = np.inf, model.state_dict(), 0, 0, "epochs"
     for epoch in range(1, EPOCHS + 1):
         model.train()
-        starts = order.permutation(split.starts("train", series.window, 1))
+        starts = order.permutation(split.starts(Split.TRAIN, series.window, 1))
         for lo in range(0, len(starts), BATCH):
             chosen = starts[lo : lo + BATCH]
             actual = torch.from_numpy(gather(z, chosen, 1, series.window))
@@ -238,7 +241,7 @@ def child(name: str, peer: str, seed: int, budget: float) -> dict[str, Any]:
             optimiser.step()
             if time.process_time() - began > budget:
                 break
-        score = evaluate("valid").total["z_rmse"]
+        score = evaluate(Split.VALID).total["z_rmse"]
         print(f"{name} {peer} {seed} epoch {epoch} valid {score:.4f}", file=sys.stderr, flush=True)
         if score < best:
             best, best_epoch = score, epoch
@@ -247,7 +250,7 @@ def child(name: str, peer: str, seed: int, budget: float) -> dict[str, Any]:
             ended = "patience" if epoch - best_epoch >= PATIENCE else "time"
             break
     model.load_state_dict(kept)
-    test = evaluate("test").total
+    test = evaluate(Split.TEST).total
     return {
         **{k: test[k] for k in ("rmse", "mae", "z_rmse", "cells")},
         "valid": best,

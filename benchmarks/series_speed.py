@@ -115,7 +115,7 @@ def throughput() -> list[dict[str, Any]]:
         model = Net3(
             shape,
             {mode: ring(n) for mode, n in enumerate(shape)},
-            Net3Options(published=True, device="cpu", core=CORE, window=WINDOW),
+            Net3Options(variant="paper", device="cpu", core=CORE, window=WINDOW),
         )
         z, target = torch.randn(BATCH, WINDOW, *shape), torch.randn(BATCH, 1, *shape)
         seen, phases = torch.ones_like(z, dtype=torch.bool), torch.zeros(BATCH, WINDOW + 1, 0, dtype=torch.int64)
@@ -162,8 +162,8 @@ class Peak(threading.Thread):
 
 def memory_child(path: Path) -> None:
     """Fit the closed forms, take three optimiser steps and forecast; print the peak."""
-    from graphlearn.models.net3.recover_training import make_training
-    from graphlearn.models.net3.series import Calendar
+    from graphlearn.models.net3.calendar import Calendar
+    from graphlearn.models.net3.tasks import make_training
 
     torch.set_num_threads(2)
     values = np.load(path, mmap_mode="r")

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from graphlearn.jobs.families import FAMILIES, family
+from graphlearn.models.core.options import Options
 from graphlearn.models.kge.options import KgeOptions
 
 TARGET = Path(__file__).parent / "options.md"
@@ -35,9 +36,10 @@ def meanings(kind: type[Any]) -> dict[str, str]:
 
 
 def defaults(kind: type[Any]) -> dict[str, Any]:
-    """Default of each field."""
+    """Default of each field, those of the training loop last."""
+    loop = {field.name for field in fields(Options)}
     found = {}
-    for field in fields(kind):
+    for field in sorted(fields(kind), key=lambda field: field.name in loop):
         made = field.default_factory() if field.default_factory is not MISSING else field.default
         if made is not MISSING:
             found[field.name] = made

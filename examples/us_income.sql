@@ -12,10 +12,10 @@ CREATE OR REPLACE TABLE growth AS
 SELECT year, state, 100 * (ln(income) - ln(lag(income) OVER (PARTITION BY state ORDER BY year))) AS percent
 FROM income WHERE year >= 1948 QUALIFY percent IS NOT NULL;
 
--- Sixty years are little to learn from: highway and head have one set of weights for all states.
+-- Sixty years are little to learn from: linear_skip and head have one set of weights for all states.
 CREATE OR REPLACE MODEL us_income
   TYPE net3
-  OPTIONS (time = 'year', window = 4, horizon = 3, split = [0.7, 0.15, 0.15], highway = 'shared', head = 'shared',
+  OPTIONS (time = 'year', window = 4, horizon = 3, split = [0.7, 0.15, 0.15], linear_skip = 'shared', head = 'shared',
            learning_rate = 0.01, epochs = 80, patience = 15)
   AS (series AS (SELECT year, state, percent FROM growth),
       state  AS (SELECT source, target FROM read_parquet(getvariable('path') || '/borders.parquet')));

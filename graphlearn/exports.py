@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from graphlearn.errors import InputError, UserError
 from graphlearn.storage.columns import quoted
-from graphlearn.types import FloatArray
+from graphlearn.types import FloatArray, Split
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -35,7 +35,7 @@ Source: TypeAlias = str | Mapping[str, str]
 
 MAX_DENSE_CELLS = 1 << 28
 """A feature matrix with more cells than this stays sparse."""
-PARTS, MASKS = ("train", "valid", "test"), ("train_mask", "val_mask", "test_mask")
+MASKS = {Split.TRAIN: "train_mask", Split.VALID: "val_mask", Split.TEST: "test_mask"}
 
 
 def to_pyg(session: Session, source: Source, *, target: str | None = None, text: tuple[str, ...] = ()) -> Any:
@@ -111,7 +111,7 @@ def to_networkx(
                 label = classes[int(ids[row])] if ids is not None else [classes[k] for k in np.flatnonzero(matrix[row])]  # type: ignore[index]
                 graph.nodes[names[name][row]]["label"] = label
         for row in np.flatnonzero(node.split >= 0) if node.split is not None else ():
-            graph.nodes[names[name][row]]["split"] = PARTS[int(node.split[row])]  # type: ignore[index]
+            graph.nodes[names[name][row]]["split"] = tuple(Split)[int(node.split[row])].value  # type: ignore[index]
     for (start, name, end), edge in _edge_types(tables).items():
         if edge.hubs is not None and end not in names:
             names[end] = [(end, _hashable(key)) for key in edge.hubs.dictionary.keys.to_pylist()]
@@ -142,14 +142,12 @@ def from_pyg(session: Session, data: Any, prefix: str = "") -> dict[str, str]:
             columns["x"] = pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), values.shape[1])
         if store.get("y") is not None:
             columns["y"] = _labels_column(store.y.detach().cpu().numpy())
-        masks = {
-            part: store.get(name) for part, name in zip(PARTS, ("train_mask", "val_mask", "test_mask"), strict=True)
-        }
-        if masks["train"] is not None:
+        masks = {split: store.get(name) for split, name in MASKS.items()}
+        if masks[Split.TRAIN] is not None:
             codes = np.full(store.num_nodes, None, object)
-            for part, mask in masks.items():
+            for split, mask in masks.items():
                 if mask is not None:
-                    codes[mask.cpu().numpy().astype(bool)] = part
+                    codes[mask.cpu().numpy().astype(bool)] = split.value
             columns["split"] = pa.array(codes.tolist(), pa.string())
         _store(session, roles, kind, prefix, pa.table(columns))
     for start, name, end in data.edge_types:
@@ -258,7 +256,7 @@ def _learnt(node: NodeTable) -> dict[str, Any]:
         ids, matrix = node.labels.ids, node.labels.matrix
         out["y"] = ids.astype(np.int64) if ids is not None else np.asarray(matrix, np.float32)
     if node.split is not None:
-        out |= {name: np.asarray(node.split == place) for place, name in enumerate(MASKS)}
+        out |= {name: np.asarray(node.split == split.code) for split, name in MASKS.items()}
     return out
 
 

@@ -22,7 +22,10 @@ Version = NewType("Version", int)
 IdArray: TypeAlias = npt.NDArray[np.signedinteger[Any]]
 # int32 for up to 2**31 rows, int64 above
 FloatArray: TypeAlias = npt.NDArray[np.float32]
+DoubleArray: TypeAlias = npt.NDArray[np.float64]
 BoolArray: TypeAlias = npt.NDArray[np.bool_]
+SplitCodes: TypeAlias = npt.NDArray[np.int8]
+# Split.code of each row, -1 for none
 Json: TypeAlias = dict[str, Any]
 
 
@@ -34,11 +37,16 @@ class Side(StrEnum):
 
 
 class Split(StrEnum):
-    """What a triple is for."""
+    """What a triple, a node, an edge or a time step is used for."""
 
     TRAIN = "train"
     VALID = "valid"
     TEST = "test"
+
+    @property
+    def code(self) -> int:
+        """Its number in arrays of splits: its position in this declaration. -1 there stands for no split."""
+        return tuple(Split).index(self)
 
 
 @dataclass(frozen=True)

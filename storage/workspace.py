@@ -192,14 +192,6 @@ class Workspace:
         finally:
             self._writer.release()
 
-    @contextmanager
-    def released(self) -> Iterator[None]:
-        yield
-
-    @contextmanager
-    def training(self, model: str) -> Iterator[None]:
-        yield
-
     def close(self) -> None:
         """Close all cursors and the database; remove the folder of a workspace in memory. May be called twice."""
         if self._closed:

@@ -42,7 +42,8 @@ def read_options(
     """The options of a statement as an instance of `options_type`, a dataclass.
 
     `overrides` replace what the statement says: a str is SQL (a bare word is text), anything else the value itself.
-    Raises OptionError at the key or the value: unknown, given twice, of the wrong type, NULL, not finite, out of range.
+    Raises OptionError at the key or the value: unknown, renamed, given twice, of the wrong type, NULL, not finite, out
+    of range.
     """
     given: dict[str, _Given] = {}
     for option in create.options:
@@ -191,6 +192,9 @@ def _hint(value: object, hint: Any) -> str | None:
 
 def _check_key(key: str, options_type: type[Any], family: str, place: Place) -> None:
     known = [field.name for field in fields(options_type) if field.init]
+    renamed: Mapping[str, str] = getattr(options_type, "renamed", {})
+    if key in renamed:
+        raise OptionError(f"`{key}` is now `{renamed[key]}`", key=key, place=place)
     if key not in known:
         raise OptionError(f"{family} has no option {key}", key=key, place=place, help=did_you_mean(key, known))
 

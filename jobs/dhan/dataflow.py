@@ -10,24 +10,23 @@ from typing import TYPE_CHECKING, Any
 from graphlearn.events import Emit, Evaluated, Note, PhaseStarted
 from graphlearn.jobs.create import Bound
 from graphlearn.jobs.dataflow import Data, Dataflow, Estimate, Operator
-from graphlearn.jobs.dhan.family import model_options
-from graphlearn.jobs.dhan.options import DhanJobOptions, check_names, check_nodes, read_target
+from graphlearn.jobs.dhan.options import DhanJobOptions, check_names, check_nodes, model_options, read_target
 from graphlearn.jobs.dhan.sizes import check_memory, check_paths, edge_flops, edge_text, flops, memory, seconds
-from graphlearn.jobs.kge.dataflow import BASE_MEMORY, check_device
+from graphlearn.jobs.kge.dataflow import BASE_MEMORY
 from graphlearn.jobs.labels import metrics_line
 from graphlearn.jobs.machine import gemm_flops, memory_available
-from graphlearn.models.hetero.graph import COMPARISONS, comparisons
+from graphlearn.models.hetero.comparisons import COMPARISONS, comparisons
 from graphlearn.storage.hetero.paths import Metapath, build_path
 from graphlearn.storage.hetero.roles import columns_of, read_roles
 from graphlearn.storage.hetero.sizes import NodeSize, measure_graph
 from graphlearn.text import counted
+from graphlearn.types import Split
 
 if TYPE_CHECKING:
     from graphlearn.models.dhan.training import HeteroTraining
-    from graphlearn.models.hetero.graph import Part
     from graphlearn.storage.hetero.tables import HeteroTables
 
-MEASURED: tuple[Part, ...] = ("valid", "test")
+MEASURED = (Split.VALID, Split.TEST)
 
 
 class DhanDataflow:
@@ -88,12 +87,12 @@ class DhanDataflow:
             Operator(
                 name="prepare",
                 inputs=names,
-                outputs=("tables", "training", "beside"),
+                outputs=("tables", "training", "baselines"),
                 run=self.prepare,
                 detail="; ".join(
-                    ["parts, standardised features", *self._similar(), "MLP and the simplest guess beside the model"]
+                    ["splits, standardised features", *self._knn(), "baselines: MLP and the simplest guess"]
                 ),
-                describe=lambda out: _beside(out["beside"]),
+                describe=lambda out: _baselines(out["baselines"]),
                 estimate=estimate(memory=BASE_MEMORY + 3 * arrays + training, seconds=1 + 30 * arrays / 1e9),
             ),
             Operator(
@@ -113,11 +112,11 @@ class DhanDataflow:
             ),
             Operator(
                 name="evaluate",
-                inputs=("trained", "beside"),
+                inputs=("trained", "baselines"),
                 outputs=("metrics", "rows", "protocol"),
                 run=self.evaluate,
                 reports_itself=True,
-                detail="macro-F1 and micro-F1, MRR or NMI, beside the baselines",
+                detail="macro-F1 and micro-F1, MRR or NMI, compared with the baselines",
                 devices=("cuda", "cpu"),
                 estimate=estimate(
                     rows=rows, flops=work / 3, memory=BASE_MEMORY + 2 * arrays + training, seconds=epoch / 3
@@ -141,17 +140,17 @@ class DhanDataflow:
             return "embeddings from links alone"
         return f"links of {target.relation}" if target.edges else f"{target.column} of {target.node}"
 
-    def _similar(self) -> list[str]:
-        """What linking similar nodes costs, or that it is left out."""
+    def _knn(self) -> list[str]:
+        """The cost of the knn relation, or that it is skipped."""
         size = self.sizes.nodes.get(self.target.node or "", NodeSize())
-        if self.options.target is None or self.target.edges or not self.options.similar or not self.sizes.known:
+        if self.options.target is None or self.target.edges or not self.options.knn or not self.sizes.known:
             return []
         if not size.dense + size.sparse:
             return []
         cost = comparisons(size.rows, size.dense, size.ones)
         if cost > COMPARISONS:
             return [f"too many nodes to link similar ones ({cost / 1e9:,.0f} G multiplications)"]
-        return [f"{self.options.similar} similar nodes for each ({cost / 1e9:,.2f} G multiplications)"]
+        return [f"{self.options.knn} similar nodes for each ({cost / 1e9:,.2f} G multiplications)"]
 
     def _unit(self) -> str:
         """What a step of the training learns from."""
@@ -168,7 +167,7 @@ class DhanDataflow:
                     outputs=(f"nodes {name}",),
                     run=partial(self.encode_nodes, name),
                     detail=size.text() if self.sizes.known else "",
-                    describe=lambda out, name=name: _told(out[f"nodes {name}"]),  # type: ignore[misc]
+                    describe=lambda out, name=name: _summary(out[f"nodes {name}"]),  # type: ignore[misc]
                     estimate=estimate(
                         rows=size.rows,
                         bytes=size.bytes,
@@ -254,16 +253,17 @@ class DhanDataflow:
         return {f"edges {path.name}": ([table], report)}
 
     def prepare(self, data: Data, emit: Emit) -> Data:
-        """The parts, the task, the model before its first step, and the baselines."""
-        check_device(self.options.device)
+        """The splits, the task, the model before its first step, and the baselines."""
         from graphlearn.jobs.dhan.graph import divide, make_graph, make_task
         from graphlearn.jobs.dhan.metrics import metric_row
-        from graphlearn.jobs.net3.training import threads
+        from graphlearn.models.core.device import choose_device
+        from graphlearn.models.core.threads import threads
+        from graphlearn.models.dhan.baselines import baselines
         from graphlearn.models.dhan.tasks import make_training
-        from graphlearn.models.hetero.baselines import baselines
         from graphlearn.storage.hetero.tables import HeteroTables
 
         options = self.options
+        choose_device(options.device)  # raises before anything is computed
         nodes = [data[f"nodes {name}"] for name in self.roles.nodes]
         made = {name: data[f"edges {name}"] for name in (*self.roles.edges, *(p.name for p in self.paths))}
         relations = [table for found, _ in made.values() for table in found]
@@ -275,16 +275,16 @@ class DhanDataflow:
             graph, task = make_graph(tables), make_task(tables, self.target, learnt=options.target is not None)
             settings = model_options(options)
             training = make_training(graph, task, settings)
-            for sentence in training.left_out:
+            for sentence in training.skipped:
                 emit(Note(message=sentence))
             measured = baselines(graph, task, settings, MEASURED)
-        rows = [metric_row(method, part, found[part]) for method, found in measured.items() for part in MEASURED]
-        return {"tables": tables, "training": training, "beside": [row for row in rows if row]}
+        rows = [metric_row(method, split, found[split]) for method, found in measured.items() for split in MEASURED]
+        return {"tables": tables, "training": training, "baselines": [row for row in rows if row]}
 
     def train(self, data: Data, emit: Emit) -> Data:
         """Fit the network."""
         from graphlearn.jobs.dhan.training import DhanTrainer
-        from graphlearn.jobs.net3.training import threads
+        from graphlearn.models.core.threads import threads
 
         run = self.bound.run
         assert run is not None
@@ -297,23 +297,23 @@ class DhanDataflow:
         return {"trained": trainer.training}
 
     def evaluate(self, data: Data, emit: Emit) -> Data:
-        """Figures of the best weights beside the baselines'."""
+        """Metrics of the best weights, compared with the baselines."""
         from graphlearn.jobs.dhan.metrics import METHOD, figures, headline, metric_row, verdict
-        from graphlearn.jobs.net3.training import threads
+        from graphlearn.models.core.threads import threads
 
         training: HeteroTraining = data["trained"]
         emit(PhaseStarted(phase="evaluate"))
         rows: list[dict[str, Any]] = []
         with threads(self.options.threads):
-            for part in MEASURED if self.options.target is not None else MEASURED[-1:]:
-                measured = training.evaluate(part)
-                row = metric_row(METHOD, part if self.options.target is not None else "all", measured)
+            for split in MEASURED if self.options.target is not None else MEASURED[-1:]:
+                measured = training.evaluate(split)
+                row = metric_row(METHOD, split if self.options.target is not None else "all", measured)
                 if row:
                     rows.append(row)
                     emit(Evaluated(epoch=0, split=row["split"], metrics=figures(measured)))
-        if training.told:
-            emit(Note(message=training.told))
-        rows += data["beside"]
+        if training.summary:
+            emit(Note(message=training.summary))
+        rows += data["baselines"]
         wins, sentence = verdict(rows)
         if sentence:
             emit(Note(message=sentence, level="info" if wins else "warning"))
@@ -353,13 +353,13 @@ class DhanDataflow:
         return {"version": version, "counts": counts}
 
 
-def _told(table: Any) -> str:
+def _summary(table: Any) -> str:
     labels = table.labels
     classes = f", {counted(len(labels.classes), 'class')} of {labels.column}" if labels is not None else ""
     return f"{counted(len(table), 'node')}, {table.report.features()}{classes}"
 
 
-def _beside(rows: list[dict[str, Any]]) -> str:
+def _baselines(rows: list[dict[str, Any]]) -> str:
     from graphlearn.jobs.dhan.metrics import FIGURES, baselines_of
 
     listed = [{name: row[name] for name in FIGURES if row.get(name) is not None} for row in baselines_of(rows)]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from graphlearn.errors import InputError
@@ -15,7 +14,6 @@ if TYPE_CHECKING:
     from graphlearn.jobs.create import Bound, ModelRequest
     from graphlearn.jobs.dataflow import Dataflow
     from graphlearn.jobs.functions import ArrowSource, FunctionSpec, LoadedModel, Question
-    from graphlearn.models.dhan.options import DhanOptions
     from graphlearn.storage.artifacts import Artifact
 
 ONLY = "graph"
@@ -48,7 +46,7 @@ class DhanFamily(Family):
             if role in roles.nodes:
                 check_nodes(roles.nodes[role], target, options)
         except InputError as error:
-            if error.role in (role, None):  # that of another role is told when it is checked
+            if error.role in (role, None):  # the error of another role is raised when that role is checked
                 raise
 
     @property
@@ -71,10 +69,3 @@ class DhanFamily(Family):
         from graphlearn.jobs.dhan.dataflow import DhanDataflow
 
         return DhanDataflow(bound).dataflow()
-
-
-def model_options(options: DhanJobOptions) -> DhanOptions:
-    """The part of the options that model and training know."""
-    from graphlearn.models.dhan.options import DhanOptions
-
-    return DhanOptions(**{f.name: getattr(options, f.name) for f in fields(DhanOptions)})

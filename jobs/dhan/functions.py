@@ -13,16 +13,15 @@ evaluate    method, split, figures (macro_f1, mrr, nmi, …; NULL those of other
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
 from graphlearn.errors import OptionError, UserError, did_you_mean
-from graphlearn.jobs.dhan.family import model_options
 from graphlearn.jobs.dhan.metrics import METRICS, SCHEMA, metrics_table, read_metrics
-from graphlearn.jobs.dhan.options import DhanJobOptions, Target, read_target
+from graphlearn.jobs.dhan.options import DhanJobOptions, Target, model_options, read_target
 from graphlearn.jobs.dhan.questions import find_nodes, id_column, link_columns
 from graphlearn.jobs.functions import VERSION, ArrowSource, FunctionSpec, LoadedModel, Question
 from graphlearn.storage.artifacts import Artifact
@@ -44,13 +43,19 @@ FUNCTIONS: dict[str, FunctionSpec] = {
     "predict": FunctionSpec(
         "optional",
         {
-            "k": (int, None, "answers a node: 1 class (of several a node: the likely ones), or 10 links, unless told"),
+            "k": (
+                int,
+                None,
+                "answers per node, by default 1 class (all likely ones if there can be several) or 10 links",
+            ),
             "exclude_known": (bool, False, "links: leave out those that the model was given"),
             **VERSION,
         },
         "'m', nodes",
     ),
-    "embeddings": FunctionSpec("none", {"of": (str, None, "a node table; what is learnt unless told"), **VERSION}),
+    "embeddings": FunctionSpec(
+        "none", {"of": (str, None, "a node table, by default the one that is learnt"), **VERSION}
+    ),
     "explain": FunctionSpec("required", {"k": (int, 5, "neighbours for each relation"), **VERSION}, "'m', nodes"),
     "evaluate": FunctionSpec(),
 }
@@ -119,7 +124,7 @@ class Shape:
 
 def options_of(artifact: Artifact) -> DhanJobOptions:
     """The options that a stored version was made with."""
-    known, stored = DhanJobOptions.__dataclass_fields__, artifact.manifest["options"]
+    known, stored = {f.name for f in fields(DhanJobOptions)}, artifact.manifest["options"]
     given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in stored.items() if k in known}
     return DhanJobOptions(**given)
 
@@ -278,7 +283,7 @@ class DhanModel(LoadedModel):
 
     def _side(self, relation: str, back: bool) -> str:
         """Which end of the relation the neighbours are."""
-        table = self.tables.edges.get(relation)  # none for the relation of similar nodes
+        table = self.tables.edges.get(relation)  # None for the relation of option knn
         if table is not None and table.hubs is not None:
             return "hub"
         return "target" if back else "source"

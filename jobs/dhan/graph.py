@@ -10,12 +10,13 @@ from graphlearn.errors import InputError, OptionError, did_you_mean
 from graphlearn.events import Emit, Note
 from graphlearn.jobs.dhan.options import DhanJobOptions, Target
 from graphlearn.storage.hetero.features import FeatureArrays
-from graphlearn.storage.hetero.nodes import PARTS, NodeTable, PartCodes
+from graphlearn.storage.hetero.nodes import NodeTable
 from graphlearn.storage.hetero.tables import HeteroTables
-from graphlearn.types import BoolArray, FloatArray
+from graphlearn.types import BoolArray, FloatArray, Split, SplitCodes
 
 if TYPE_CHECKING:
-    from graphlearn.models.hetero.graph import Features, HeteroGraph, Task
+    from graphlearn.models.hetero.graph import Features, HeteroGraph
+    from graphlearn.models.hetero.tasks import Task
 
 
 def divide(tables: HeteroTables, target: Target, options: DhanJobOptions, emit: Emit) -> HeteroTables:
@@ -33,7 +34,7 @@ def divide(tables: HeteroTables, target: Target, options: DhanJobOptions, emit: 
     labels = table.labels
     assert labels is not None
     if table.split is None:
-        from graphlearn.models.hetero.graph import random_split
+        from graphlearn.models.hetero.splits import random_split
 
         split = random_split(len(table), options.split, options.seed, labels.ids, labels.known)
     else:
@@ -41,24 +42,24 @@ def divide(tables: HeteroTables, target: Target, options: DhanJobOptions, emit: 
         table.report.unlabelled = int(np.count_nonzero(lost))
         split = np.where(lost, np.int8(-1), table.split)
     _check_parts(split, table.name, f"nodes of {table.name} with {labels.column}", given=table.split is not None)
-    if not (split == 1).any():
+    if not (split == Split.VALID.code).any():
         emit(Note(message=f"no node of {table.name} is in the validation part: training runs to its last epoch"))
     _check_classes(table, split, emit)
     return tables.with_split(table.name, split)
 
 
-def _check_classes(table: NodeTable, split: PartCodes, emit: Emit) -> None:
+def _check_classes(table: NodeTable, split: SplitCodes, emit: Emit) -> None:
     labels = table.labels
     assert labels is not None
     if labels.ids is not None:
-        seen = {part: set(np.unique(labels.ids[split == k]).tolist()) for k, part in enumerate(PARTS)}
-        if len(seen["train"]) < 2:
+        seen = {s: set(np.unique(labels.ids[split == s.code]).tolist()) for s in Split}
+        if len(seen[Split.TRAIN]) < 2:
             raise InputError(
                 f"the train part of {table.name} has one {labels.column} only",
                 role=table.name,
                 help="there is nothing to tell apart: put nodes of other classes into it",
             )
-        new = (seen["valid"] | seen["test"]) - seen["train"]
+        new = (seen[Split.VALID] | seen[Split.TEST]) - seen[Split.TRAIN]
         if new:
             some = ", ".join(str(labels.classes.dictionary.keys[k].as_py()) for k in sorted(new)[:3])
             message = f"{table.name}: classes that the train part lacks are in valid or test: {some}"
@@ -75,20 +76,20 @@ def _divide_edges(tables: HeteroTables, target: Target, options: DhanJobOptions,
             help=did_you_mean(target.relation, known),
         )
     if relation.split is None:
-        from graphlearn.models.hetero.graph import random_split
+        from graphlearn.models.hetero.splits import random_split
 
         split = random_split(len(relation), options.split, options.seed)
     else:
         split = relation.split
     _check_parts(split, relation.role, f"edges of {relation.name}", given=relation.split is not None)
-    if not (split == 1).any():
+    if not (split == Split.VALID.code).any():
         emit(Note(message=f"no edge of {relation.name} is in the validation part: training runs to its last epoch"))
     return tables.with_split(relation.name, split)
 
 
-def _check_parts(split: PartCodes, role: str, what: str, *, given: bool) -> None:
-    for place, part in ((0, "train"), (2, "test")):
-        if not (split == place).any():
+def _check_parts(split: SplitCodes, role: str, what: str, *, given: bool) -> None:
+    for part in (Split.TRAIN, Split.TEST):
+        if not (split == part.code).any():
             raise InputError(
                 f"there are no {what} in the {part} part",
                 role=role,
@@ -108,7 +109,9 @@ def make_graph(tables: HeteroTables) -> HeteroGraph:
             len(node),
             None
             if node.features is None
-            else _features(node.features, None if node.split is None or node.labels is None else node.split == 0),
+            else _features(
+                node.features, None if node.split is None or node.labels is None else node.split == Split.TRAIN.code
+            ),
         )
         for node in tables.nodes.values()
     ]
@@ -139,7 +142,7 @@ def standardise(dense: FloatArray, rows: BoolArray | None) -> FloatArray:
 
 def make_task(tables: HeteroTables, target: Target, *, learnt: bool) -> Task:
     """What is to be learnt; `learnt`: a target was named, so labels are not only for the report on clusters."""
-    from graphlearn.models.hetero.graph import Classification, LinkRanking, MultiLabel, Unsupervised
+    from graphlearn.models.hetero.tasks import Classification, LinkRanking, MultiLabel, Unsupervised
 
     if target.edges is not None:
         relation = tables.edges[target.relation]

@@ -53,7 +53,7 @@ def print_graph_metrics(path: Path, protocol: str | None) -> None:
     print_table(("method", "split", *map(title, names), "count"), listed)
 
 
-def beside(path: Path) -> str:
+def baseline_of(path: Path) -> str:
     """The best baseline and the figure that decides; empty without one."""
     rows = read_metrics(path / METRICS) if is_graph(path) else []
     name, others = decider(rows), baselines_of(rows)

@@ -1,4 +1,4 @@
-"""Figures of models of graphs as a table: the model and what was measured beside it."""
+"""Figures of models of graphs as a table: the model and its baselines."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def decider(rows: list[dict[str, Any]]) -> str | None:
 
 
 def baselines_of(rows: list[dict[str, Any]], method: str = METHOD) -> list[dict[str, Any]]:
-    """What was measured beside the model on the part it is measured on, the best first."""
+    """The baselines on the split that the model is measured on, the best first."""
     name = decider(rows)
     split = "test" if any(row["split"] == "test" for row in rows) else "all"
     others = [row for row in rows if row["method"] != method and row["split"] == split and row.get(name or "")]
@@ -76,15 +76,15 @@ def verdict(rows: list[dict[str, Any]], method: str = METHOD) -> tuple[bool, str
         return True, ""
     best = others[0]
     where = {"test": "the test part", "all": "all nodes"}[best["split"]]
-    told = f"{LABELS[name]} {number(ours[name])} against {number(best[name])} on {where}"
+    compared = f"{LABELS[name]} {number(ours[name])} against {number(best[name])} on {where}"
     if ours[name] > best[name]:
-        return True, f"{method} beats the best baseline, {best['method']}: {told}"
+        return True, f"{method} beats the best baseline, {best['method']}: {compared}"
     does = "is no better than" if ours[name] == best[name] else "loses to"
     if best["method"].startswith("MLP"):
         advice = "the links tell nothing that the features do not, or the relations are the wrong ones"
     else:
         advice = "look at the features and the relations, or train longer"
-    return False, f"{method} {does} a baseline, {best['method']}: {told}; {advice}"
+    return False, f"{method} {does} a baseline, {best['method']}: {compared}; {advice}"
 
 
 def metrics_table(rows: list[dict[str, Any]], protocol: str) -> pa.Table:

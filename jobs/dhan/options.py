@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Literal
 
 from graphlearn.errors import InputError, OptionError, did_you_mean
-from graphlearn.models.core.checks import check_at_least
 from graphlearn.models.dhan.options import DhanOptions
 from graphlearn.storage.columns import find_column
 from graphlearn.storage.hetero.features import Kind, feature_kinds
@@ -42,7 +41,7 @@ class DhanJobOptions(DhanOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_at_least(self, 1, "edge_cap")
+        self.check_at_least(1, "edge_cap")
         if len(self.split) != 3 or min(self.split) < 0 or abs(sum(self.split) - 1) > 1e-6:
             raise OptionError(
                 f"split is three shares that add up to 1, not {list(self.split)}",
@@ -51,6 +50,11 @@ class DhanJobOptions(DhanOptions):
             )
         if not self.split[0] or not self.split[2]:
             raise OptionError("split leaves nothing to train on or to test", key="split", help="[0.8, 0, 0.2], say")
+
+
+def model_options(options: DhanJobOptions) -> DhanOptions:
+    """The options that the model and its training read."""
+    return DhanOptions(**{f.name: getattr(options, f.name) for f in fields(DhanOptions)})
 
 
 @dataclass(frozen=True)
@@ -143,7 +147,7 @@ def check_nodes(role: NodeRole, target: Target, options: DhanJobOptions) -> dict
         raise InputError(
             f"{role.name} has no features",
             role=role.name,
-            help=f"select some beside the id, or let each node learn a vector: embeddings = ['{role.name}']",
+            help=f"select some in addition to the id, or let each node learn a vector: embeddings = ['{role.name}']",
         )
     return kinds
 

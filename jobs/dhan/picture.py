@@ -208,7 +208,7 @@ def _draw_bars(axes: Axes, bars: dict[str, float], heading: str, bold: str = "")
 
 
 def _draw_methods(axes: Axes, stored: Stored) -> None:
-    """The figure that decides, of the model and what was measured beside it."""
+    """The figure that decides, of the model and its baselines."""
     name = decider(stored.rows)
     bars = {row["method"]: float(row[name]) for row in baselines_of(stored.rows)} if name else {}
     mine = headline(stored.rows, METHOD)

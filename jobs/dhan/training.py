@@ -14,6 +14,7 @@ from graphlearn.models.dhan.classes import ClassTraining
 from graphlearn.models.dhan.pairs import PairTraining
 from graphlearn.models.dhan.training import HeteroTraining
 from graphlearn.text import number
+from graphlearn.types import Split
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,7 +41,7 @@ class DhanTrainer(Loop):
             yield self.training.step(epoch, step) * examples, examples
 
     def evaluate(self) -> tuple[float, dict[str, float], str] | None:
-        found = figures(self.training.evaluate("valid"))
+        found = figures(self.training.evaluate(Split.VALID))
         name = next((n for n in DECIDES if n in found), None)
         if name is None:
             return None

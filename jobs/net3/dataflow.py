@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -16,9 +16,9 @@ from graphlearn.events import Emit, Evaluated, Note, PhaseStarted
 from graphlearn.jobs.create import Bound, ModelRequest
 from graphlearn.jobs.dataflow import Data, Dataflow, Estimate, Operator
 from graphlearn.jobs.families import Family, RoleSpec
-from graphlearn.jobs.kge.dataflow import BASE_MEMORY, check_device
+from graphlearn.jobs.kge.dataflow import BASE_MEMORY
 from graphlearn.jobs.machine import gemm_flops, memory_available
-from graphlearn.jobs.net3.options import Net3JobOptions, check_modes, resolve_columns
+from graphlearn.jobs.net3.options import Net3JobOptions, check_modes, model_options, resolve_columns
 from graphlearn.storage.columns import describe, find_column
 from graphlearn.storage.files import disk_errors
 from graphlearn.storage.series.graph import check_graph_columns, encode_mode_graph
@@ -30,15 +30,11 @@ if TYPE_CHECKING:
     from graphlearn.jobs.functions import ArrowSource, FunctionSpec, LoadedModel, Question
     from graphlearn.models.net3.mode_products import Graph
     from graphlearn.models.net3.options import Net3Options
-    from graphlearn.models.net3.series import Calendar
     from graphlearn.models.net3.training import SeriesTraining
     from graphlearn.storage.artifacts import Artifact
     from graphlearn.storage.series.ingest import SeriesTensor
 
 METHOD = "net3"
-RECOVERED = "recovered.npy"
-CALENDAR_AHEAD = 1 << 10
-"""Steps beyond the data whose calendar is looked up while training."""
 
 
 def protocol(options: Net3Options) -> str:
@@ -69,7 +65,7 @@ class Net3Family(Family):
             time_name, modes, value = resolve_columns(series, options)
             check_series_columns(series, time_name, modes, value)
             check_modes(options, modes, [r for r in columns if r != "series"])
-        else:  # a role that is no column is told when the series is checked
+        else:  # a role that is not a column is reported when the series is checked
             found = find_column(series, role.lower())
             check_graph_columns(columns[role], None if found is None else series[found], role=role)
 
@@ -249,7 +245,7 @@ class _Net3:
     def graphs(self, data: Data, emit: Emit) -> Data:
         """The edges of every mode that has a graph."""
         from graphlearn.models.net3 import graphs as series_graphs
-        from graphlearn.models.net3.series import TimeSplit
+        from graphlearn.models.net3.time_split import TimeSplit
 
         series: SeriesTensor = data["series"]
         options = self.options
@@ -271,16 +267,19 @@ class _Net3:
 
     def prepare(self, data: Data, emit: Emit) -> Data:
         """Everything that is fitted in closed form, and the baselines."""
-        check_device(self.options.device)
-        from graphlearn.jobs.net3.training import measure_baselines, threads
-        from graphlearn.models.net3.recover_training import make_training
+        from graphlearn.jobs.net3.calendar import calendar_of
+        from graphlearn.jobs.net3.training import measure_baselines
+        from graphlearn.models.core.device import choose_device
+        from graphlearn.models.core.threads import threads
+        from graphlearn.models.net3.tasks import make_training
 
+        choose_device(self.options.device)  # raises before anything is fitted
         series: SeriesTensor = data["series"]
         if not np.isfinite(series.values).any():
             raise InputError("the series has no known value", role="series", help="check the value column for NULLs")
         self._warn_of_unseen(series, emit)
         with threads(self.options.threads):
-            calendar = calendar_of(series, self.options)
+            calendar = calendar_of(series.axis, self.options)
             training = make_training(series.values, data["graphs"], model_options(self.options), calendar)
             if not training.steps_per_epoch:
                 raise InputError("the train part holds no window to learn from", role="series", help=_SHORT)
@@ -295,7 +294,8 @@ class _Net3:
 
     def _warn_of_unseen(self, series: SeriesTensor, emit: Emit) -> None:
         """Say that a forecast of a series which the train part does not know is worth little."""
-        from graphlearn.models.net3.series import TimeSplit, blocks
+        from graphlearn.models.net3.tensor import blocks
+        from graphlearn.models.net3.time_split import TimeSplit
 
         if self.options.task == "recover":
             return
@@ -305,16 +305,15 @@ class _Net3:
             seen |= np.isfinite(block).any(axis=0)
         missing = int(np.count_nonzero(~seen))
         if missing and missing < seen.size:
-            message = (
-                f"{counted(missing, 'series')} without a reading in the train part: expect little of their forecasts"
-            )
+            message = f"{counted(missing, 'series')} without a reading in the train part: their forecasts will be poor"
             emit(Note(message=message, level="warning"))
         elif missing:
             raise InputError("no reading lies in the train part", role="series", help=_SHORT)
 
     def train(self, data: Data, emit: Emit) -> Data:
         """Fit the network."""
-        from graphlearn.jobs.net3.training import Net3Trainer, threads
+        from graphlearn.jobs.net3.training import Net3Trainer
+        from graphlearn.models.core.threads import threads
 
         run = self.bound.run
         assert run is not None
@@ -327,20 +326,21 @@ class _Net3:
         return {"trained": trainer.training}
 
     def evaluate(self, data: Data, emit: Emit) -> Data:
-        """Metrics of the best weights beside the baselines'."""
+        """Metrics of the best weights, compared with the baselines."""
         from graphlearn.jobs.net3.metrics import headline, metric_rows, verdict
-        from graphlearn.jobs.net3.training import PARTS, threads
+        from graphlearn.jobs.net3.training import MEASURED
+        from graphlearn.models.core.threads import threads
 
         training: SeriesTraining = data["trained"]
         emit(PhaseStarted(phase="evaluate"))
         rows: list[dict[str, Any]] = []
         with threads(self.options.threads):
-            for part in PARTS:
-                found = metric_rows(METHOD, part, training.evaluate(part))
+            for split in MEASURED:
+                found = metric_rows(METHOD, split, training.evaluate(split))
                 rows += found
                 if found:
                     figures = {k: v for k, v in headline(found, METHOD).items() if k != "count"}
-                    emit(Evaluated(epoch=0, split=part, metrics=figures))
+                    emit(Evaluated(epoch=0, split=split, metrics=figures))
         rows += data["report"]
         wins, sentence = verdict(rows, METHOD)
         if sentence:
@@ -351,8 +351,9 @@ class _Net3:
         """Store weights, series, graphs, intervals and metrics as a new version."""
         from safetensors.torch import save_file
 
+        from graphlearn.jobs.net3.functions import RECOVERED
         from graphlearn.jobs.net3.metrics import METRICS, verdict, write_metrics
-        from graphlearn.jobs.net3.training import threads
+        from graphlearn.models.core.threads import threads
 
         bound, series = self.bound, cast("SeriesTensor", data["series"])
         assert bound.store is not None
@@ -392,23 +393,6 @@ class _Net3:
 
 
 _SHORT = "shorten window or horizon, give more time steps, or change split"
-
-
-def model_options(options: Net3JobOptions) -> Net3Options:
-    """The part of the options that model and training know, the same whatever the columns are called."""
-    from graphlearn.models.net3.options import Net3Options
-
-    return Net3Options(**{f.name: getattr(options, f.name) for f in fields(Net3Options)})
-
-
-def calendar_of(series: SeriesTensor, options: Net3JobOptions) -> Calendar:
-    """The cycles of the series' axis that its train part can teach."""
-    from graphlearn.jobs.net3.training import make_calendar
-    from graphlearn.models.net3.series import TimeSplit
-
-    steps = len(series.axis)
-    stop = steps if options.task == "recover" else TimeSplit.of(steps, options.split).train_end
-    return make_calendar(series.axis, stop, max(CALENDAR_AHEAD, options.horizon))
 
 
 def _check_length(steps: int, options: Net3JobOptions) -> None:
@@ -452,6 +436,3 @@ def _write_recovered(training: SeriesTraining, path: Any) -> None:
             steps = np.arange(lo, min(lo + size, len(values)))
             out[lo : lo + size] = training.predict(steps if smooth else steps - W)[:, 0]
         out.flush()
-
-
-__all__ = ["METHOD", "Net3Family", "calendar_of", "model_options", "protocol"]

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,20 +21,22 @@ import pyarrow.parquet as pq
 from graphlearn.errors import OptionError, UserError
 from graphlearn.jobs.functions import VERSION, ArrowSource, FunctionSpec, LoadedModel, Question, Warn
 from graphlearn.jobs.machine import memory_available
-from graphlearn.jobs.net3.dataflow import RECOVERED, calendar_of, model_options
+from graphlearn.jobs.net3.calendar import calendar_of
 from graphlearn.jobs.net3.metrics import METRICS, SCHEMA, metrics_table, read_metrics
-from graphlearn.jobs.net3.options import Net3JobOptions, resolve_columns
+from graphlearn.jobs.net3.options import Net3JobOptions, model_options, resolve_columns
 from graphlearn.storage.artifacts import Artifact
 from graphlearn.storage.dictionary import key_field
 from graphlearn.storage.series.ingest import read_series
 from graphlearn.storage.series.steps import axis_type, read_freq
-from graphlearn.types import FloatArray
+from graphlearn.types import FloatArray, Split
 
 if TYPE_CHECKING:
-    from graphlearn.models.net3.series import Conformal
-    from graphlearn.models.net3.training import ForecastTraining
+    from graphlearn.models.net3.conformal import Conformal
+    from graphlearn.models.net3.forecast_training import ForecastTraining
     from graphlearn.storage.series.ingest import SeriesTensor
 
+RECOVERED = "recovered.npy"
+"""File of a stored version with the value of every cell."""
 _COPIES = 8
 """Arrays of the size of a forecast that live at once."""
 ROWS = 1 << 17
@@ -41,7 +44,7 @@ ROWS = 1 << 17
 ORIGINS = 256
 """Validation forecasts that calibrate the intervals of steps beyond the horizon."""
 
-LEVEL = {"level": (float, 0.9, "share of true values that the interval is to hold")}
+LEVEL = {"level": (float, 0.9, "share of true values that the interval should contain")}
 
 FUNCTIONS: dict[str, FunctionSpec] = {
     "forecast": FunctionSpec(
@@ -49,15 +52,15 @@ FUNCTIONS: dict[str, FunctionSpec] = {
             "horizon": (
                 int,
                 None,
-                "steps ahead; the model's own horizon unless told, beyond it from its own forecasts",
+                "steps ahead, by default the horizon of the model; later steps read its own forecasts",
             ),
-            "at": (object, None, "the last time step that may be seen; the end of the series unless told"),
+            "at": (object, None, "the last time step to read, by default the end of the series"),
             **LEVEL,
             **VERSION,
         }
     ),
     "recover": FunctionSpec(
-        named={"every": (bool, False, "answer for known cells, too, not only for missing ones"), **LEVEL, **VERSION}
+        named={"every": (bool, False, "also return known cells, not only missing ones"), **LEVEL, **VERSION}
     ),
     "evaluate": FunctionSpec(),
 }
@@ -66,7 +69,7 @@ FUNCTIONS: dict[str, FunctionSpec] = {
 
 def options_of(artifact: Artifact) -> Net3JobOptions:
     """The options that a stored version was made with."""
-    known = Net3JobOptions.__dataclass_fields__
+    known = {f.name for f in fields(Net3JobOptions)}
     given = {k: v for k, v in artifact.manifest["options"].items() if k in known}
     given["modes"] = None if given.get("modes") is None else tuple(given["modes"])
     return Net3JobOptions(**given)
@@ -87,8 +90,8 @@ class Net3Model(LoadedModel):
         if self._training is None:
             from safetensors.torch import load_file
 
-            from graphlearn.models.net3.recover_training import make_training
-            from graphlearn.models.net3.training import ForecastTraining
+            from graphlearn.models.net3.forecast_training import ForecastTraining
+            from graphlearn.models.net3.tasks import make_training
 
             graphs = {}
             for mode in self.artifact.manifest["graphs"]:
@@ -98,7 +101,7 @@ class Net3Model(LoadedModel):
                 self.series.values,
                 graphs,
                 model_options(self.options),
-                calendar_of(self.series, self.options),
+                calendar_of(self.series.axis, self.options),
                 fitted=load_file(self.artifact.path / "weights.safetensors"),
             )
             assert isinstance(made, ForecastTraining)
@@ -109,7 +112,7 @@ class Net3Model(LoadedModel):
         """What the stored validation residuals say."""
         from safetensors.numpy import load_file
 
-        from graphlearn.models.net3.series import Conformal
+        from graphlearn.models.net3.conformal import Conformal
 
         found = load_file(self.artifact.path / "intervals.safetensors")
         return Conformal([found[f"step_{h}"] for h in range(1, len(found) + 1)])
@@ -180,10 +183,11 @@ class Net3Model(LoadedModel):
 
     def _far_intervals(self, steps: int) -> Conformal:
         """Intervals of steps beyond the horizon: the model forecasts the validation part from its own forecasts."""
-        from graphlearn.models.net3.series import Conformal, gather
+        from graphlearn.models.net3.conformal import Conformal
+        from graphlearn.models.net3.tensor import gather
 
         training, W = self.training, self.options.window
-        lo, hi = training.split.span("valid")
+        lo, hi = training.split.span(Split.VALID)
         starts = np.arange(max(0, lo - W), max(0, hi - W))
         starts = (
             starts[np.unique(np.linspace(0, len(starts) - 1, min(ORIGINS, len(starts))).astype(int))]

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from graphlearn.models.net3.series import Metrics
+from graphlearn.models.net3.metrics import Metrics
 from graphlearn.storage.files import disk_errors
 
 METRICS = "series_metrics.parquet"

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Literal
 
 from graphlearn.errors import InputError, OptionError, did_you_mean
-from graphlearn.models.core.checks import check_at_least
 from graphlearn.models.net3.options import Net3Options
 from graphlearn.storage.columns import find_column
 
@@ -52,7 +51,7 @@ class Net3JobOptions(Net3Options):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_at_least(self, 1, "neighbours")
+        self.check_at_least(1, "neighbours")
         for mode, kind in self.graphs.items():
             if kind not in BUILT_GRAPHS:
                 raise OptionError(
@@ -60,6 +59,11 @@ class Net3JobOptions(Net3Options):
                     key="graphs",
                     help=f"choose one of {', '.join(BUILT_GRAPHS)}, or give edges: {mode} AS (SELECT source, …)",
                 )
+
+
+def model_options(options: Net3JobOptions) -> Net3Options:
+    """The options that the model and its training read."""
+    return Net3Options(**{f.name: getattr(options, f.name) for f in fields(Net3Options)})
 
 
 def resolve_columns(columns: dict[str, str], options: Net3JobOptions) -> tuple[str, list[str], str]:

@@ -29,7 +29,7 @@ from graphlearn.jobs.net3.metrics import METRICS, read_metrics
 from graphlearn.storage.artifacts import MANIFEST, Artifact
 from graphlearn.storage.files import read_json
 from graphlearn.text import number
-from graphlearn.types import BoolArray, FloatArray
+from graphlearn.types import BoolArray, FloatArray, Split
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -139,7 +139,7 @@ def of_place(values: FloatArray, place: tuple[int, ...]) -> FloatArray:
 def _forecast(model: Net3Model, panels: int) -> list[Panel]:
     training, series = model.training, model.series
     T, W, H = len(series.values), model.options.window, model.options.horizon
-    lo = max(min(training.split.span("test")[0], T - 1), T - FORECAST_STEPS)
+    lo = max(min(training.split.span(Split.TEST)[0], T - 1), T - FORECAST_STEPS)
     first = max(0, min(lo, T - CONTEXT_STEPS))
     shown = np.asarray(series.values[first:])
     chosen = choose_series(training.scaler.transform(shown), panels)
@@ -168,7 +168,7 @@ def _forecast(model: Net3Model, panels: int) -> list[Panel]:
 def _recovered(model: Net3Model, panels: int) -> list[Panel]:
     from safetensors.numpy import load_file
 
-    from graphlearn.jobs.net3.dataflow import RECOVERED
+    from graphlearn.jobs.net3.functions import RECOVERED
     from graphlearn.models.net3.recover_training import hold_out
 
     series, folder = model.series, model.artifact.path

@@ -1,1 +1,1 @@
-"""What models of all families share: device, option checks, AdamW with averaged weights."""
+"""What the models of all families share: options, device and threads, AdamW with averaged weights, early stopping."""

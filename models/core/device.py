@@ -1,4 +1,4 @@
-"""Where a model lives."""
+"""The device that a model is trained on."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from graphlearn.errors import OptionError
 
 
 def choose_device(wanted: str) -> torch.device:
-    """The device of an option: 'cpu', 'cuda', or 'auto', which takes a GPU when there is one.
+    """The device of an option: 'cpu', 'cuda', or 'auto': a GPU when there is one.
 
     Raises OptionError (key "device") when a GPU is asked for and torch sees none.
     """

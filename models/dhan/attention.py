@@ -13,18 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from graphlearn.models.core.dropout import drop
 from graphlearn.models.dhan.edges import Block
 from graphlearn.models.dhan.options import DhanOptions
 
 SLOPE = 0.2
-
-
-def drop(x: Tensor, p: float, generator: torch.Generator | None) -> Tensor:
-    """Dropout from the generator; without one nothing is dropped."""
-    if generator is None or p == 0:
-        return x
-    kept = torch.rand(x.shape, generator=generator, device=x.device) >= p
-    return x * kept / (1 - p)
 
 
 def segment_sum(values: Tensor, group: Tensor, count: int) -> Tensor:
@@ -46,7 +39,7 @@ def segment_softmax(logits: Tensor, group: Tensor, offset: Tensor) -> tuple[Tens
 
 
 def weighted_sums(x: Tensor, alpha: Tensor, src: Tensor, offset: Tensor) -> Tensor:
-    """Sum of alpha * x[src] within each group and head, without an array of edges by width.
+    """Sum of alpha * x[src] within each group and head, without an array [E, width].
 
     shape: [S, H, K], [E, H], [E], [G + 1] -> [G, H, K]
     """
@@ -65,7 +58,7 @@ def weighted_sums(x: Tensor, alpha: Tensor, src: Tensor, offset: Tensor) -> Tens
 
 
 def mean_sources(x: Tensor, block: Block) -> Tensor:
-    """The sources, and behind them the mean of each hub's members. shape: [S, d] -> [S + hubs, d]"""
+    """The sources, followed by the mean of each hub's members. shape: [S, d] -> [S + hubs, d]"""
     pairs = block.pairs
     if pairs is None:
         return x
@@ -74,8 +67,8 @@ def mean_sources(x: Tensor, block: Block) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Seen:
-    """What a level looked at. alpha: [E, H]; hub: [P, H] or None; mix: [N, R]."""
+class Attention:
+    """Attention weights. alpha: of neighbours [E, H]; hub: of the members of hubs [P, H]; mix: of channels [N, R]."""
 
     alpha: Tensor
     hub: Tensor | None
@@ -83,7 +76,7 @@ class Seen:
 
 
 def parameter(*shape: int, generator: torch.Generator, deviation: float | None = None) -> nn.Parameter:
-    """Normal, by default of deviation 1 / sqrt(first dimension)."""
+    """Normally distributed, by default with deviation 1 / sqrt(first dimension)."""
     spread = 1 / math.sqrt(shape[0]) if deviation is None else deviation
     return nn.Parameter(torch.randn(shape, generator=generator) * spread)
 
@@ -91,9 +84,9 @@ def parameter(*shape: int, generator: torch.Generator, deviation: float | None =
 class Level(nn.Module):
     """One level (intra or inter) of one layer for one target type.
 
-    Linear scores are those of the source alone: in a softmax over neighbours the target's term cancels, and so does
-    the one of the channels. In a hub the members are scored linearly; a linear score of the hub is their log-sum-exp,
-    which makes it the softmax over all pairs of the hub's members (a pair counts once for each hub it shares).
+    Linear scores depend on the source alone: the term of the target cancels in a softmax over its neighbours, and
+    likewise over channels. Members of a hub are scored linearly; the linear score of a hub is their log-sum-exp, which
+    gives the softmax over all pairs of members (a pair counts once for each hub it shares).
     """
 
     def __init__(self, channels: int, options: DhanOptions, generator: torch.Generator) -> None:
@@ -154,7 +147,7 @@ class Level(nn.Module):
 
     def forward(
         self, sources: Tensor, target: Tensor, block: Block, generator: torch.Generator | None = None
-    ) -> tuple[Tensor, Seen]:
+    ) -> tuple[Tensor, Attention]:
         """The new states of the targets. shape: [S, d], [N, d] -> [N, d]"""
         options = self.options
         gathered, alpha, within = self.neighbours(sources, target, block, generator)
@@ -177,4 +170,4 @@ class Level(nn.Module):
         mix = (1 - m) * own + m * general
         z = torch.einsum("nr,nrd->nd", mix, h)
         k = self.residual.sigmoid()
-        return self.norm(k * F.gelu(z) + (1 - k) * target), Seen(alpha, within, mix)
+        return self.norm(k * F.gelu(z) + (1 - k) * target), Attention(alpha, within, mix)

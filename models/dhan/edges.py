@@ -1,9 +1,10 @@
 """Edges as DHAN reads them: channels of the schema, and blocks of all channels into one node type.
 
-A *channel* is a relation in one direction. Its place in the model comes from the schema, never from the edges that a
-batch happens to hold. A *block* holds the edges of R channels into the N nodes of one type, sorted by group =
-target * R + channel. Sources are rows of the states of all source types, one below the other, and of the block's hubs
-behind them. Shapes: E edges, P pairs (member, hub), S rows of sources.
+A *channel* is a relation in one direction. Channels follow from the schema alone, not from the edges in a batch. A
+*block* holds the edges of R channels into the N nodes of one type, sorted by group = target * R + channel. Sources are
+rows of the concatenated states of all source types, followed by the hubs of the block.
+
+Shapes: E edges, P pairs (member, hub), S rows of sources.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ class Channel:
 
     @property
     def name(self) -> str:
-        """The relation, marked when it runs backwards."""
+        """The name of the relation, marked if reversed."""
         return f"{self.relation} (back)" if self.back else self.relation
 
     @property
@@ -41,8 +42,8 @@ class Channel:
 
 
 @dataclass(frozen=True)
-class Arrows:
-    """Edges of a channel: rows of its source and target type, or members and hubs; `edge`: numbers in the relation."""
+class EdgeIndex:
+    """Edges of a channel: positions in its source and target type, or of members and hubs; `edge`: in the relation."""
 
     src: IdArray
     dst: IdArray
@@ -63,7 +64,7 @@ def symmetric(relation: Relation) -> bool:
 
 
 def channels_of(graph: HeteroGraph, reverse: bool) -> tuple[Channel, ...]:
-    """Every relation along its edges and, with `reverse`, against them where that is not the same."""
+    """Every relation along its edges and, with `reverse`, against them unless it is symmetric."""
     out = []
     for r in graph.relations:
         out.append(Channel(r.name, r.source, r.target, r.hubs is not None))
@@ -72,8 +73,8 @@ def channels_of(graph: HeteroGraph, reverse: bool) -> tuple[Channel, ...]:
     return tuple(out)
 
 
-def arrows_of(graph: HeteroGraph, channel: Channel, keep: BoolArray | None = None) -> Arrows:
-    """The edges of a channel, or those of them in the mask `keep`. Edges of weight 0 carry nothing and are left out."""
+def edge_index(graph: HeteroGraph, channel: Channel, keep: BoolArray | None = None) -> EdgeIndex:
+    """The edges of a channel, or those in the mask `keep`. Edges of weight 0 are omitted."""
     r = graph.relation(channel.relation)
     chosen = np.ones(len(r), np.bool_) if keep is None else keep
     if r.weight is not None:
@@ -81,12 +82,12 @@ def arrows_of(graph: HeteroGraph, channel: Channel, keep: BoolArray | None = Non
     edge = np.flatnonzero(chosen)
     src, dst = (r.dst, r.src) if channel.back else (r.src, r.dst)
     weight = None if r.weight is None else r.weight[edge]
-    return Arrows(src[edge], dst[edge], weight, edge, r.hubs or 0)
+    return EdgeIndex(src[edge], dst[edge], weight, edge, r.hubs or 0)
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """Members of hubs, sorted by hub. Hubs of all channels are counted through; offset ends the hubs' segments."""
+    """Members of hubs, sorted by hub. Hubs are numbered across channels; offset holds the borders of their segments."""
 
     src: Tensor
     hub: Tensor
@@ -102,7 +103,7 @@ class Block:
     """Edges of R channels into one type, sorted by group.
 
     src, dst, channel, group, edge: [E]; offset: [N * R + 1]; share: weight / sum of the group's weights; present:
-    [N, R]; log_weight None = no weights. `hubs` stand behind the other sources.
+    [N, R]; log_weight None = no weights. `hubs` follow the other sources.
     """
 
     target: str
@@ -145,7 +146,7 @@ def _column(parts: Sequence[IdArray]) -> IdArray:
 def build_block(
     target: str,
     channels: Sequence[Channel],
-    arrows: Mapping[Channel, Arrows],
+    edges: Mapping[Channel, EdgeIndex],
     counts: Mapping[str, int],
     device: torch.device,
 ) -> Block:
@@ -158,7 +159,7 @@ def build_block(
     members, hubs, hub_kind, hub_weight, hub_edge = [], [], [], [], []
     total, weighted = 0, False
     for r, c in enumerate(channels):
-        a = arrows[c]
+        a = edges[c]
         w = np.ones(len(a.src), np.float32) if a.weight is None else a.weight
         weighted |= a.weight is not None
         if c.hub:
@@ -220,7 +221,7 @@ def build_block(
 
 
 def build_blocks(
-    channels: Sequence[Channel], arrows: Mapping[Channel, Arrows], counts: Mapping[str, int], device: torch.device
+    channels: Sequence[Channel], edges: Mapping[Channel, EdgeIndex], counts: Mapping[str, int], device: torch.device
 ) -> dict[tuple[str, str], Block]:
     """Blocks by (level, type): the intra and inter channels of each type, and "all" of them together."""
     out = {}
@@ -229,5 +230,5 @@ def build_blocks(
         for level in ("intra", "inter", "all"):
             chosen = into if level == "all" else [c for c in into if c.level == level]
             if chosen:
-                out[level, name] = build_block(name, chosen, arrows, counts, device)
+                out[level, name] = build_block(name, chosen, edges, counts, device)
     return out

@@ -1,4 +1,4 @@
-"""Embeddings of every node by DHAN from links alone."""
+"""Unsupervised node embeddings by DHAN, from links alone."""
 
 from __future__ import annotations
 
@@ -11,17 +11,18 @@ from torch import Tensor, nn
 
 from graphlearn.models.dhan.options import DhanOptions
 from graphlearn.models.dhan.pairs import PairTraining, contrast
-from graphlearn.models.dhan.sampler import Sorted
-from graphlearn.models.hetero.graph import HeteroGraph, Part, Task, Unsupervised
+from graphlearn.models.dhan.sampler import Csr
+from graphlearn.models.hetero.graph import HeteroGraph
 from graphlearn.models.hetero.metrics import adjusted_rand_index, k_means, normalised_mutual_information
-from graphlearn.types import IdArray
+from graphlearn.models.hetero.tasks import Task, Unsupervised
+from graphlearn.types import IdArray, Split
 
 HELD = 0.1
 LEAST = 20
 
 
 class PairHead(nn.Module):
-    """A diagonal form for each relation (Yang et al. 2015, DistMult)."""
+    """A diagonal bilinear form per relation (Yang et al. 2015, DistMult)."""
 
     def __init__(self, relations: int, hidden: int) -> None:
         super().__init__()
@@ -29,9 +30,9 @@ class PairHead(nn.Module):
 
 
 class EmbeddingTraining(PairTraining):
-    """Reconstructs links; a tenth of each relation is held out, to measure and to stop by.
+    """Reconstructs links; a tenth of each relation is held out for metrics and early stopping.
 
-    A pair of a hub relation are two members of one hub.
+    A pair of a hub relation is two members of one hub.
     """
 
     def __init__(
@@ -48,7 +49,7 @@ class EmbeddingTraining(PairTraining):
             order = np.random.default_rng([options.seed, 9, i]).permutation(len(r))
             held = int(len(r) * HELD) if len(r) >= LEAST else 0
             self.held[r.name], self.learnt[r.name] = np.sort(order[:held]), np.sort(order[held:])
-        self.hubs = {r.name: Sorted(r.dst, r.hubs) for r in graph.relations if r.hubs is not None}
+        self.hubs = {r.name: Csr(r.dst, r.hubs) for r in graph.relations if r.hubs is not None}
         self.protocol = (
             f"links: a tenth of each relation that is not learnt from, each against {options.negatives} random nodes; "
             "clusters: k-means of all embeddings of the labelled type, as many clusters as labels, best of 10 starts"
@@ -72,7 +73,7 @@ class EmbeddingTraining(PairTraining):
     def _scores(
         self, chunk: Mapping[str, IdArray], rng: np.random.Generator, generator: torch.Generator | None
     ) -> list[tuple[Tensor, Tensor, Tensor]]:
-        """For each relation: scores of random pairs, of true pairs, and where both are the same. [B, K], [B], [B, K]"""
+        """By relation: scores of random pairs and true pairs, and a mask of equal ones. shape: [B, K], [B], [B, K]"""
         found, wanted = [], {t: [np.zeros(0, np.int64)] for t in self.counts}
         for i, r in enumerate(self.graph.relations):
             x, y = self._pairs(r.name, chunk[r.name], rng)
@@ -110,8 +111,8 @@ class EmbeddingTraining(PairTraining):
         with self.using_mean():
             return self._scores(chunk, np.random.default_rng([self.options.seed, 10]), None)
 
-    def evaluate(self, part: Part) -> dict[str, float]:
-        """auc of held-out links, and nmi and ari of the clusters when there are labels; the same for every part."""
+    def evaluate(self, split: Split) -> dict[str, float]:
+        """auc of held-out links, and nmi and ari of the clusters when there are labels; the same for every split."""
         parts = self._held()
         wins = []
         for other, own, same in parts:

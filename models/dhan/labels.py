@@ -1,7 +1,7 @@
-"""Labels of the train part along paths, as channels; no node ever sees its own label (Yang et al. 2023, SeHGNN).
+"""Labels of the training nodes averaged along paths, as channels (Yang et al. 2023, SeHGNN).
 
-The train nodes are dealt into folds. A node of a fold reads channels that were computed without the labels of its
-whole fold, all other nodes read those of all train labels: no path, however long, leads a label back to its node.
+Training nodes are divided into folds. A node of a fold reads channels computed without the labels of its fold, all
+other nodes read those of all training labels, so no path returns a label to its own node.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from graphlearn.models.dhan.attention import mean_sources, weighted_sums
 from graphlearn.models.dhan.edges import Block
-from graphlearn.models.dhan.model import averaged
+from graphlearn.models.dhan.hops import averaged
 from graphlearn.types import BoolArray, FloatArray, IdArray
 
 FOLDS = 10
@@ -23,7 +23,7 @@ KEPT = 0.9
 
 
 def _spread(start: Tensor, target: str, counts: Mapping[str, int], blocks: Mapping[tuple[str, str], Block]) -> Tensor:
-    """One channel for each one into the target type, and a walk of ROUNDS steps. shape: [N, C] -> [N, Q, C]"""
+    """A label channel per channel into the type, and one for a walk of ROUNDS steps. shape: [N, C] -> [N, Q, C]"""
     x = {t: start.new_zeros(n, start.shape[1]) for t, n in counts.items()}
     x[target] = start
     total = torch.zeros_like(start)
@@ -52,7 +52,7 @@ def label_channels(
     blocks: Mapping[tuple[str, str], Block],
     seed: int,
 ) -> Tensor:
-    """What the neighbours' train labels say, above the share of each class; 0 where there are none.
+    """Training labels of the neighbours, relative to the share of each class; 0 where there are none.
 
     shape: [N, C], [N] -> [N, Q * C]
     """

@@ -1,6 +1,6 @@
-"""A linear model on features averaged along paths, beside the network: what few labels can teach without overfitting.
+"""A linear model on features averaged along paths, combined with the network; it overfits less when labels are few.
 
-Logits are averaged instead of features, which is the same for a linear model. How it is fitted: dhan_highway_fit.py.
+Logits are averaged instead of features, which is the same for a linear model. See linear_fit.py for the fit.
 Shapes: N nodes, C classes.
 """
 
@@ -14,7 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from graphlearn.models.dhan.model import Batch, Columns, averaged
+from graphlearn.models.dhan.batch import Batch
+from graphlearn.models.dhan.hops import averaged
+from graphlearn.models.hetero.features import FeatureBatch
 from graphlearn.models.hetero.graph import NodeType
 
 Mix: TypeAlias = Mapping[str, Tensor]
@@ -23,8 +25,8 @@ ROUNDS = 10
 CHUNK = 512
 
 
-class Linear(nn.Module):
-    """Features of a type to logits; nothing of a type without features."""
+class TypeLinear(nn.Module):
+    """Maps features of a type to logits; 0 for a type without features."""
 
     def __init__(self, node: NodeType, classes: int) -> None:
         super().__init__()
@@ -34,7 +36,7 @@ class Linear(nn.Module):
         self.dense = nn.Parameter(torch.zeros(dense, classes))
         self.sparse = nn.Parameter(torch.zeros(sparse, classes))
 
-    def forward(self, columns: Columns) -> Tensor:
+    def forward(self, columns: FeatureBatch) -> Tensor:
         """shape: -> [N, C]"""
         out = self.dense.new_zeros(len(columns.nodes), self.dense.shape[1])
         if columns.dense is not None:
@@ -48,16 +50,16 @@ class Linear(nn.Module):
         return out
 
 
-class Highway(nn.Module):
-    """restart: the share of itself that a node keeps in each round of averaging; 1 averages nothing.
+class LinearModel(nn.Module):
+    """restart: share of its own features that a node keeps in each round of averaging; 1 averages nothing.
 
-    mix: for each type, logits of the channels into it; how much each counts in the mean. shape: [R]
+    mix: for each type, logits of the weights of the channels into it. shape: [R]
     """
 
     def __init__(self, nodes: tuple[NodeType, ...], channels: Mapping[str, int], target: str, classes: int) -> None:
         super().__init__()
         self.target, self.types = target, tuple(n.name for n in nodes)
-        self.linear = nn.ModuleList([Linear(n, classes) for n in nodes])
+        self.per_type = nn.ModuleList([TypeLinear(n, classes) for n in nodes])
         self.bias = nn.Parameter(torch.zeros(classes))
         self.mixes = nn.ParameterList([nn.Parameter(torch.zeros(channels.get(t, 0))) for t in self.types])
         self.restart: Tensor
@@ -70,18 +72,18 @@ class Highway(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         """Logits of every node of the target type. shape: -> [N, C]"""
-        x = {t: part(batch.columns[t]) for t, part in zip(self.types, self.linear, strict=True)}
+        x = {t: part(batch.columns[t]) for t, part in zip(self.types, self.per_type, strict=True)}
         return spread(x, batch, self.mix, float(self.restart))[self.target] + self.bias
 
     def take(self, weights: Tensor, bias: Tensor, mix: Mix, restart: float) -> None:
-        """Take over what was fitted; the rows of the weights are those of all types' features, in order."""
+        """Set the fitted values; rows of the weights are the features of all types, in order."""
         with torch.no_grad():
             self.bias.copy_(bias)
             self.restart.fill_(restart)
             for t, logits in self.mix.items():
                 logits.copy_(mix[t])
             lo = 0
-            for part in self.linear:
+            for part in self.per_type:
                 for p in (part.dense, part.sparse):
                     assert isinstance(p, Tensor)
                     p.copy_(weights[lo : lo + len(p)])
@@ -94,16 +96,16 @@ def features_of(batch: Batch) -> int:
 
 
 def cost(batch: Batch, width: int) -> int:
-    """Multiplications that averaging so many columns needs."""
+    """Multiplications to average that many columns."""
     return ROUNDS * width * sum(len(b.src) for (level, _), b in batch.blocks.items() if level == "all")
 
 
-def width_of(columns: Columns) -> int:
+def width_of(columns: FeatureBatch) -> int:
     """Columns of a type's features."""
     return (0 if columns.dense is None else columns.dense.shape[1]) + columns.width
 
 
-def dense_columns(columns: Columns, lo: int, hi: int) -> Tensor:
+def dense_columns(columns: FeatureBatch, lo: int, hi: int) -> Tensor:
     """Columns lo .. hi - 1 of features, the dense part first. shape: [N, hi - lo]"""
     out = torch.zeros(len(columns.nodes), hi - lo, device=columns.nodes.device)
     first = 0 if columns.dense is None else columns.dense.shape[1]
@@ -122,7 +124,7 @@ def dense_columns(columns: Columns, lo: int, hi: int) -> Tensor:
 def averaged_rows(
     batch: Batch, mix: Mix, target: str, rows: Tensor, restarts: Sequence[float], sketch: Mapping[str, Tensor]
 ) -> dict[float, Tensor]:
-    """Averaged features of some nodes of the target type by restart, for all restarts in one go.
+    """Averaged features of some nodes of the target type, by restart, in one pass for all of them.
 
     With a sketch ([N, width] for each type) these columns are averaged instead. shape: [n] -> [n, widths of all types]
     """
@@ -141,7 +143,7 @@ def averaged_rows(
 
 
 def _chunks(batch: Batch, types: Iterable[str]) -> Iterator[dict[str, Tensor]]:
-    """Some columns of one type's features after the other, and zeros for the other types."""
+    """The features in blocks of columns of one type, with zeros for the other types."""
     for t in types:
         width = width_of(batch.columns[t])
         for lo in range(0, width, CHUNK):
@@ -150,7 +152,7 @@ def _chunks(batch: Batch, types: Iterable[str]) -> Iterator[dict[str, Tensor]]:
 
 
 def sketched(batch: Batch, types: Iterable[str], width: int) -> dict[str, Tensor]:
-    """Features of all types in few columns, by random signs: inner products stay.
+    """Random projection of the features of all types to few columns, which approximates inner products.
 
     shape: -> [N, width]
     """
@@ -167,7 +169,7 @@ def sketched(batch: Batch, types: Iterable[str], width: int) -> dict[str, Tensor
 
 
 def step(x: Mapping[str, Tensor], batch: Batch, mix: Mix) -> dict[str, Tensor]:
-    """The mix of a type's channels, each the mean of its neighbours; a node without neighbours keeps what it has."""
+    """The weighted mean over channels of their neighbours' mean; nodes without neighbours are unchanged."""
     new = dict(x)
     for t, own in x.items():
         block = batch.blocks.get(("all", t))
@@ -178,7 +180,7 @@ def step(x: Mapping[str, Tensor], batch: Batch, mix: Mix) -> dict[str, Tensor]:
 
 
 def spread(x: Mapping[str, Tensor], batch: Batch, mix: Mix, restart: float) -> dict[str, Tensor]:
-    """ROUNDS steps of averaging, each back to the start with the share `restart`."""
+    """ROUNDS steps of averaging, each with the share `restart` of the start."""
     current = dict(x)
     for _ in range(ROUNDS):
         moved = step(current, batch, mix)

@@ -1,8 +1,9 @@
-"""How the linear part of DHAN is fitted: logistic regression on averaged features, in closed steps, on a CPU or GPU.
+"""Fit of the linear model of DHAN: logistic regression on averaged features.
 
-How much each channel counts, how far features are averaged and the weight decay are chosen by the validation part: from
-channels of equal weight, one is taken up or down by a factor as long as that helps. Shapes: n rows, D features of all
-types, C classes.
+The weights of channels, the distance over which features are averaged and the weight decay are selected on the
+validation split: starting from equal weights, one channel's weight at a time is scaled up or down while that helps.
+
+Shapes: n rows, D features of all types, C classes.
 """
 
 from __future__ import annotations
@@ -15,34 +16,34 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from graphlearn.models.dhan.linear import Highway, Mix, averaged_rows, cost, cross_entropy, features_of, sketched
-from graphlearn.models.dhan.model import Batch
+from graphlearn.models.dhan.batch import Batch
+from graphlearn.models.dhan.linear import LinearModel, Mix, averaged_rows, cost, cross_entropy, features_of, sketched
 
 RESTARTS = (0.05, 0.1, 0.2, 0.5)
 DECAYS = (3e-5, 3e-4, 3e-3)
 UNMEASURED = ((0.1,), (3e-4,))
-"""Both without a validation part."""
+"""Both without a validation split."""
 FACTOR = 4.0
 SKETCH = 512
-"""Columns that stand for all features while the channels' weights are searched."""
+"""Columns of the random projection used while searching the weights of channels."""
 SEARCH = 50_000_000_000
-"""Multiplications over edges that the search for the channels' weights may take."""
+"""Multiplications over edges that the search for the weights of channels may take."""
 TRIES, GAIN = 60, 1e-3
-"""Weights that the search looks at, at most, and what a move must improve the score by."""
+"""Largest number of weights that the search tries, and the least improvement of the score by a move."""
 STEPS, TOLERANCE = 60, 1e-5
-"""Iterations of L-BFGS at most, and the change of the loss at which it stops."""
+"""Largest number of L-BFGS iterations, and the change of the loss at which it stops."""
 
 
 AFFORDABLE = 20_000_000_000
-"""Multiplications over edges that a fit may take; in larger graphs there is no linear part."""
+"""Multiplications over edges that a fit may take; larger graphs have no linear model."""
 ROOM = 2**28
-"""Numbers that the averaged rows, or the sketch, may hold at most."""
+"""Largest number of entries of the averaged rows, or of the sketch."""
 DENSE = 20
-"""Multiplications of matrices in the time of one over edges."""
+"""Multiplications in matrix products that take as long as one over edges."""
 
 
 def effort(batch: Batch, width: int, rows: int, classes: int, decays: int) -> int:
-    """Multiplications over edges that averaging so many columns takes, and regression on them in the same time."""
+    """Cost of averaging that many columns and of the regression on them, in multiplications over edges."""
     inner = min(rows, width)
     products = rows * width * rows if rows < width else 0
     regression = products + decays * 2 * STEPS * rows * inner * classes
@@ -50,7 +51,7 @@ def effort(batch: Batch, width: int, rows: int, classes: int, decays: int) -> in
 
 
 def affordable(batch: Batch, rows: int, classes: int) -> bool:
-    """Whether a linear part can be fitted to so many train and validation rows."""
+    """Whether a linear model can be fitted to that many training and validation rows."""
     width = features_of(batch)
     small = rows * width * len(RESTARTS) <= ROOM
     return small and effort(batch, width, rows, classes, len(DECAYS)) <= AFFORDABLE
@@ -58,7 +59,7 @@ def affordable(batch: Batch, rows: int, classes: int) -> bool:
 
 @dataclass(frozen=True)
 class Fit:
-    """Weights [D, C], bias [C] and what they were found with. score: of the validation part, lower is better."""
+    """Weights [D, C], bias [C] and the settings they belong to. score: on the validation split, lower is better."""
 
     weights: Tensor
     bias: Tensor
@@ -67,8 +68,8 @@ class Fit:
     score: float
 
 
-def fit_highway(
-    highway: Highway,
+def fit_linear(
+    linear: LinearModel,
     batch: Batch,
     actual: Tensor,
     train: Tensor,
@@ -76,7 +77,7 @@ def fit_highway(
     single: bool,
     measure: Callable[[Tensor], float],
 ) -> None:
-    """Put the best weights in; `measure` scores logits of the validation part, lower is better.
+    """Fit the model; `measure` scores logits of the validation split, lower is better.
 
     actual: [N, C]; train, valid: rows. The same graph gives the same weights.
     """
@@ -86,7 +87,7 @@ def fit_highway(
 
     def attempt(mix: Mix, decays: tuple[float, ...], sketch: Mapping[str, Tensor]) -> Fit:
         best: Fit | None = None
-        for restart, x in averaged_rows(batch, mix, highway.target, rows, restarts, sketch).items():
+        for restart, x in averaged_rows(batch, mix, linear.target, rows, restarts, sketch).items():
             for weights, bias in regress(x[: len(train)], known, single, decays):
                 score = measure(x[len(train) :] @ weights + bias) if len(valid) else 0.0
                 if best is None or score < best.score:
@@ -94,18 +95,18 @@ def fit_highway(
         assert best is not None
         return best
 
-    mix: Mix = {t: torch.zeros_like(logits) for t, logits in highway.mix.items()}
+    mix: Mix = {t: torch.zeros_like(logits) for t, logits in linear.mix.items()}
     nodes = sum(len(c.nodes) for c in batch.columns.values())
     if width and len(valid) and nodes * min(width, SKETCH) <= ROOM:
         sketch = sketched(batch, mix, SKETCH) if width > SKETCH else {}
         each = effort(batch, min(width, SKETCH), len(rows), actual.shape[1], 1)
         mix = _search(mix, min(TRIES, SEARCH // max(1, each)), lambda mix: attempt(mix, DECAYS[1:2], sketch).score)
     best = attempt(mix, decays, {})
-    highway.take(best.weights, best.bias, best.mix, best.restart)
+    linear.take(best.weights, best.bias, best.mix, best.restart)
 
 
 def _search(mix: Mix, tries: int, score: Callable[[Mix], float]) -> Mix:
-    """The weights of channels with the lowest score, by moves of one logit that each lower it."""
+    """The weights of channels with the lowest score, by moves of one logit that lower it."""
     places = [(t, r) for t, logits in mix.items() if len(logits) > 1 for r in range(len(logits))]
     best, moved = score(mix), True
     while moved:
@@ -125,8 +126,8 @@ def _search(mix: Mix, tries: int, score: Callable[[Mix], float]) -> Mix:
 def regress(x: Tensor, actual: Tensor, single: bool, decays: tuple[float, ...]) -> list[tuple[Tensor, Tensor]]:
     """Logistic regression with weight decay, by L-BFGS, for each decay. shape: [n, D], [n, C] -> [D, C], [C]
 
-    Rows are scaled to a mean length of 1 meanwhile. With fewer rows than features it happens in the rows' span, where
-    the weights lie.
+    Rows are scaled to a mean length of 1. With fewer rows than features the regression runs in the span of the rows,
+    which contains the solution.
     """
     scale = x.norm(dim=1).mean().clamp_min(1e-12)
     z, back = x / scale, None

@@ -12,10 +12,11 @@ from torch import Tensor, nn
 
 from graphlearn.models.dhan.options import DhanOptions
 from graphlearn.models.dhan.pairs import PairTraining, contrast
-from graphlearn.models.dhan.sampler import Sorted
-from graphlearn.models.hetero.graph import PARTS, HeteroGraph, LinkRanking, Part, Relation, Task
+from graphlearn.models.dhan.sampler import Csr
+from graphlearn.models.hetero.graph import HeteroGraph, Relation
 from graphlearn.models.hetero.metrics import Double, rank_figures, true_ranks
-from graphlearn.types import BoolArray, FloatArray, IdArray
+from graphlearn.models.hetero.tasks import LinkRanking, Task
+from graphlearn.types import BoolArray, FloatArray, IdArray, Split
 
 Scorer: TypeAlias = Callable[[IdArray], FloatArray]
 
@@ -28,7 +29,7 @@ class Known:
 
     def __init__(self, relation: Relation, sources: int, targets: int) -> None:
         self.relation, self.targets = relation, targets
-        self.sorted = Sorted(relation.src, sources)
+        self.sorted = Csr(relation.src, sources)
         self.same = relation.source == relation.target
 
     def allowed(self, nodes: IdArray) -> BoolArray:
@@ -69,13 +70,13 @@ class LinkTraining(PairTraining):
         options: DhanOptions,
         fitted: Mapping[str, Tensor] | None = None,
         *,
-        perceptron: bool = False,
+        mlp: bool = False,
     ) -> None:
         self.relation, split = graph.relation(task.relation), np.asarray(task.split)
         self.task, self.split = task, split
-        super().__init__(graph, task, options, fitted, perceptron=perceptron)
+        super().__init__(graph, task, options, fitted, mlp=mlp)
         r = self.relation
-        self.learnt = {r.name: np.flatnonzero(split == 0)}
+        self.learnt = {r.name: np.flatnonzero(split == Split.TRAIN.code)}
         self.targets = self.counts[r.target]
         seen = (split <= 0) if r.weight is None else (split <= 0) & (r.weight > 0)
         self.degree = np.bincount(r.dst[seen], minlength=self.targets)
@@ -167,23 +168,23 @@ class LinkTraining(PairTraining):
                 found[lo : lo + ROWS] = np.where(np.isfinite(best[lo : lo + ROWS]), order, -1)
         return found, best
 
-    def measured(self, part: Part) -> IdArray:
+    def measured(self, split: Split) -> IdArray:
         """Edges of a part that are measured."""
-        edges = np.flatnonzero(self.split == PARTS.index(part))
+        edges = np.flatnonzero(self.split == split.code)
         if len(edges) > MEASURED:
             chosen = np.random.default_rng([self.options.seed, 7]).permutation(len(edges))[:MEASURED]
             edges = np.sort(edges[chosen])
         return edges
 
-    def evaluate(self, part: Part) -> dict[str, float]:
+    def evaluate(self, split: Split) -> dict[str, float]:
         """mrr, ndcg_10, hits_at_1, hits_at_10, auc, edges; see `protocol`."""
         with self.using_mean():
             targets = self._all()
-            return self.figures(part, lambda nodes: self._scores(nodes, targets))
+            return self.figures(split, lambda nodes: self._scores(nodes, targets))
 
-    def figures(self, part: Part, scores: Scorer) -> dict[str, float]:
+    def figures(self, split: Split, scores: Scorer) -> dict[str, float]:
         """Figures of anything that scores all targets of sources. shape of scores: [B] -> [B, N]"""
-        edges, r, n = self.measured(part), self.relation, self.options.candidates
+        edges, r, n = self.measured(split), self.relation, self.options.candidates
         ranks: list[Double] = []
         sizes: list[Double] = []
         for lo in range(0, len(edges), ROWS):
@@ -202,10 +203,10 @@ class LinkTraining(PairTraining):
 
     def score(self) -> float:
         """Minus the MRR of the validation part, or of the train part without one."""
-        part: Part = "valid" if (self.split == 1).any() else "train"
-        return -self.evaluate(part)["mrr"]
+        split = Split.VALID if (self.split == Split.VALID.code).any() else Split.TRAIN
+        return -self.evaluate(split)["mrr"]
 
-    def degree_figures(self, part: Part) -> dict[str, float]:
+    def degree_figures(self, split: Split) -> dict[str, float]:
         """Figures of ranking by degree alone."""
         degree = np.log1p(self.degree).astype(np.float32)
-        return self.figures(part, lambda nodes: np.broadcast_to(degree, (len(nodes), self.targets)))
+        return self.figures(split, lambda nodes: np.broadcast_to(degree, (len(nodes), self.targets)))

@@ -1,6 +1,6 @@
-"""What link ranking and unsupervised embeddings share: learning to tell true pairs of nodes from random ones.
+"""Shared by link ranking and unsupervised embeddings: contrasting true pairs of nodes with random ones.
 
-An edge that is learnt from carries no messages in the step that learns from it.
+An edge carries no messages in the step that learns from it.
 """
 
 from __future__ import annotations
@@ -13,39 +13,39 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from graphlearn.models.dhan.edges import arrows_of, build_blocks
-from graphlearn.models.dhan.model import Batch
+from graphlearn.models.dhan.batch import Batch
+from graphlearn.models.dhan.edges import build_blocks, edge_index
 from graphlearn.models.dhan.training import HeteroTraining
 from graphlearn.types import BoolArray, IdArray
 
 CHUNKS = 5
-"""Steps of an epoch on the whole graph: each learns from a fifth of the edges and reads the others."""
+"""Steps per epoch on the whole graph: each learns from a fifth of the edges and passes messages along the others."""
 
 
 def contrast(scores: Tensor, own: Tensor, same: Tensor) -> Tensor:
-    """Cross entropy of the true pair among random ones that all pairs share. shape: [B, K], [B], [B, K] bool -> []
+    """Cross entropy of each true pair against random nodes shared by all pairs. shape: [B, K], [B], [B, K] bool -> []
 
-    `same` marks random nodes that are the true one.
+    `same` marks random nodes that equal the true one.
     """
     logits = torch.cat([own[:, None], scores.masked_fill(same, -1e30)], 1)
     return F.cross_entropy(logits, torch.zeros(len(own), dtype=torch.int64, device=own.device))
 
 
 class PairTraining(HeteroTraining):
-    """learnt: edges by relation that are learnt from."""
+    """learnt: by relation, the edges to learn from."""
 
     learnt: dict[str, IdArray]
 
     @property
     def steps_per_epoch(self) -> int:
-        """CHUNKS on the whole graph, else one for each batch of edges."""
+        """CHUNKS on the whole graph, else one per batch of edges."""
         total = sum(len(e) for e in self.learnt.values())
         if self.sampler is None:
             return min(CHUNKS, total)
         return math.ceil(total / self.options.batch_size)
 
     def chunk(self, epoch: int, step: int) -> dict[str, IdArray]:
-        """Edges that a step learns from: of each relation its share."""
+        """By relation, the edges that a step learns from."""
         out, steps = {}, self.steps_per_epoch
         for r, edges in enumerate(self.learnt.values()):
             order = np.random.default_rng([self.options.seed, 3, epoch, r]).permutation(len(edges))
@@ -68,19 +68,19 @@ class PairTraining(HeteroTraining):
         rng: np.random.Generator,
         generator: torch.Generator | None,
     ) -> dict[str, Tensor]:
-        """States of the seeds (ascending, no repeats) by type, while the edges of the chunk carry nothing."""
+        """States of the seeds (ascending, no repeats) by type, without messages along the edges of the chunk."""
         banned, wanted = self._masked(chunk), tuple(seeds)
         if self.sampler is not None:
             batch, _ = self.sampled_batch(seeds, rng, banned)
             states = self.encoder(batch, wanted, generator)
             return {t: states[t][: len(ids)] for t, ids in seeds.items()}
-        arrows = {}
+        edges = {}
         for c in self.channels:
             keep = self.kept.get(c.relation)
             if c.relation in banned:
                 free = ~banned[c.relation]
                 keep = free if keep is None else keep & free
-            arrows[c] = self.arrows[c] if c.relation not in banned else arrows_of(self.graph, c, keep)
-        blocks = build_blocks(self.channels, arrows, self.counts, self.device)
+            edges[c] = self.edges[c] if c.relation not in banned else edge_index(self.graph, c, keep)
+        blocks = build_blocks(self.channels, edges, self.counts, self.device)
         states = self.encoder(Batch(self.full_batch().columns, blocks), wanted, generator)
         return {t: states[t][torch.from_numpy(ids).to(self.device)] for t, ids in seeds.items()}

@@ -1,4 +1,4 @@
-"""Neighbourhoods of a few nodes, sampled from a large graph (Hamilton et al. 2017, GraphSAGE)."""
+"""Neighbour sampling (Hamilton et al. 2017, GraphSAGE)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from graphlearn.models.core.compiled import compiled
-from graphlearn.models.dhan.edges import Arrows, Channel
+from graphlearn.models.dhan.edges import Channel, EdgeIndex
 from graphlearn.types import BoolArray, IdArray
 
 
@@ -21,7 +21,7 @@ def _counted(offset: IdArray, nodes: IdArray, fanout: int) -> int:
 
 @compiled
 def _pick(offset: IdArray, nodes: IdArray, fanout: int, seed: int, out: IdArray) -> None:
-    """Places of up to `fanout` neighbours of each node, all different: Floyd's sampling."""
+    """Up to `fanout` neighbours of each node without replacement, by Floyd's sampling."""
     np.random.seed(seed)
     n = 0
     for v in nodes:
@@ -42,8 +42,8 @@ def _pick(offset: IdArray, nodes: IdArray, fanout: int, seed: int, out: IdArray)
             n += 1
 
 
-class Sorted:
-    """Rows sorted by one end, so that those of a node lie side by side."""
+class Csr:
+    """Edges grouped by one end: rows order[offset[v] : offset[v + 1]] are those of node v."""
 
     def __init__(self, key: IdArray, count: int) -> None:
         self.order = np.argsort(key, kind="stable")
@@ -56,8 +56,8 @@ class Sorted:
         return self.order[out]
 
 
-class Local:
-    """Numbers nodes in the order in which they are met."""
+class IdMap:
+    """Numbers ids in the order of their first occurrence."""
 
     def __init__(self, count: int) -> None:
         self.place = np.full(count, -1, np.int64)
@@ -65,7 +65,7 @@ class Local:
         self.size = 0
 
     def add(self, ids: IdArray) -> IdArray:
-        """The ids that were not met before, each once."""
+        """Number the ids that are new; returns them, each once."""
         new = np.unique(ids)
         new = new[self.place[new] < 0]
         self.place[new] = np.arange(self.size, self.size + len(new))
@@ -74,7 +74,7 @@ class Local:
         return new
 
     def take(self) -> IdArray:
-        """All ids that were met; and forgets them."""
+        """All ids so far, in order; clears the map."""
         ids = np.concatenate([np.zeros(0, np.int64), *self.met])
         self.place[ids] = -1
         self.met, self.size = [], 0
@@ -82,16 +82,16 @@ class Local:
 
 
 class Sampler:
-    """Samples neighbours channel by channel; a fixed seed gives a fixed neighbourhood."""
+    """Samples neighbours per channel; the same random generator gives the same neighbourhood."""
 
-    def __init__(self, arrows: Mapping[Channel, Arrows], counts: Mapping[str, int]) -> None:
-        self.arrows, self.counts = arrows, counts
+    def __init__(self, edges: Mapping[Channel, EdgeIndex], counts: Mapping[str, int]) -> None:
+        self.edges, self.counts = edges, counts
         self.into = {
-            c: Sorted(a.src, counts[c.source]) if c.hub else Sorted(a.dst, counts[c.target]) for c, a in arrows.items()
+            c: Csr(a.src, counts[c.source]) if c.hub else Csr(a.dst, counts[c.target]) for c, a in edges.items()
         }
-        self.members = {c: Sorted(a.dst, a.hubs) for c, a in arrows.items() if c.hub}
-        self.local = {t: Local(n) for t, n in counts.items()}
-        self.hubs = {c: Local(a.hubs) for c, a in arrows.items() if c.hub}
+        self.members = {c: Csr(a.dst, a.hubs) for c, a in edges.items() if c.hub}
+        self.local = {t: IdMap(n) for t, n in counts.items()}
+        self.hubs = {c: IdMap(a.hubs) for c, a in edges.items() if c.hub}
 
     def sample(
         self,
@@ -99,16 +99,16 @@ class Sampler:
         fanout: Sequence[int],
         rng: np.random.Generator,
         banned: Mapping[str, BoolArray] | None = None,
-    ) -> tuple[dict[str, IdArray], dict[Channel, Arrows]]:
-        """Nodes by type, the seeds first (sorted), and edges between their places.
+    ) -> tuple[dict[str, IdArray], dict[Channel, EdgeIndex]]:
+        """Nodes by type, the seeds first (sorted), and the edges between their positions.
 
-        banned: by relation, a mask of edges that are left out.
+        banned: by relation, a mask of edges to omit.
         """
         fresh = {t: self.local[t].add(np.asarray(seeds.get(t, np.zeros(0, np.int64)))) for t in self.counts}
-        rows: dict[Channel, list[IdArray]] = {c: [] for c in self.arrows}
+        rows: dict[Channel, list[IdArray]] = {c: [] for c in self.edges}
         for f in fanout:
             found: dict[str, list[IdArray]] = {t: [] for t in self.counts}
-            for c, a in self.arrows.items():
+            for c, a in self.edges.items():
                 picked = self.into[c].pick(fresh[c.target], f, int(rng.integers(1 << 31)))
                 if c.hub:
                     new = self.hubs[c].add(a.dst[picked])
@@ -120,7 +120,7 @@ class Sampler:
                     found[c.source].append(a.src[picked])
             fresh = {t: self.local[t].add(np.concatenate([np.zeros(0, np.int64), *ids])) for t, ids in found.items()}
         out = {}
-        for c, a in self.arrows.items():
+        for c, a in self.edges.items():
             chosen = np.concatenate([np.zeros(0, np.int64), *rows[c]])
             if c.hub:
                 chosen = np.unique(chosen)
@@ -129,7 +129,7 @@ class Sampler:
             src = self.local[c.source].place[a.src[chosen]]
             dst = (self.hubs[c] if c.hub else self.local[c.target]).place[a.dst[chosen]]
             weight = None if a.weight is None else a.weight[chosen]
-            out[c] = Arrows(src, dst, weight, a.edge[chosen], self.hubs[c].size if c.hub else 0)
+            out[c] = EdgeIndex(src, dst, weight, a.edge[chosen], self.hubs[c].size if c.hub else 0)
         nodes = {t: self.local[t].take() for t in self.counts}
         for hubs in self.hubs.values():
             hubs.take()

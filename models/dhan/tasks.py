@@ -8,20 +8,21 @@ from typing import TYPE_CHECKING
 from graphlearn.models.dhan.classes import ClassTraining
 from graphlearn.models.dhan.embeddings import EmbeddingTraining
 from graphlearn.models.dhan.links import LinkTraining
-from graphlearn.models.hetero.graph import LinkRanking, Unsupervised
+from graphlearn.models.hetero.tasks import LinkRanking, Unsupervised
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from graphlearn.models.dhan.options import DhanOptions
     from graphlearn.models.dhan.training import HeteroTraining
-    from graphlearn.models.hetero.graph import HeteroGraph, Task
+    from graphlearn.models.hetero.graph import HeteroGraph
+    from graphlearn.models.hetero.tasks import Task
 
 
 def make_training(
     graph: HeteroGraph, task: Task, options: DhanOptions, fitted: Mapping[str, Tensor] | None = None
 ) -> HeteroTraining:
-    """A new training, or one that goes on from `state()` or serves from `weights()`."""
+    """A new training, or one restored from `fitted`, the state or weights of such a training."""
     if isinstance(task, LinkRanking):
         return LinkTraining(graph, task, options, fitted)
     if isinstance(task, Unsupervised):

@@ -1,17 +1,11 @@
-"""Training of DHAN, without files: what a job builds checkpoints, events and tables on.
+"""Training of DHAN in memory; a job adds checkpoints, events and tables.
 
-    training = make_training(graph, task, options)             (dhan_tasks.py)
-    stop = EarlyStop(options.patience)
-    for epoch in range(options.epochs):
-        for step in range(training.steps_per_epoch):
-            training.step(epoch, step)
-        if stop.update(training.score(), training):
-            break
-    training.load(stop.best)
-    training.evaluate("test")
+    training = make_training(graph, task, options)             (tasks.py)
+    fit(training)                                              (core/fit.py)
+    training.evaluate(Split.TEST)
 
-A step depends on (seed, epoch, step) and on `training.state()`, a flat dict of tensors: weights, their running mean,
-Adam's state. A training made from the same graph, task and options with `fitted=state` goes on bit for bit on a CPU;
+A step depends on (seed, epoch, step) and on `training.state()`, a flat dict of tensors: weights, their moving average,
+Adam's state. A training made from the same graph, task and options with `fitted=state` continues bit for bit on a CPU;
 `training.weights()` is the part that predictions need, and `fitted` and `load` take either.
 """
 
@@ -26,18 +20,22 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from graphlearn.models.core.adamw_ema import Learner
+from graphlearn.models.core.adamw_ema import AdamWEma
 from graphlearn.models.core.device import choose_device
-from graphlearn.models.dhan.edges import arrows_of, build_blocks, channels_of
-from graphlearn.models.dhan.model import Batch, Dhan, Perceptron, Table, Trace
+from graphlearn.models.dhan.batch import Batch, Trace
+from graphlearn.models.dhan.edges import build_blocks, channels_of, edge_index
+from graphlearn.models.dhan.mlp import MLP
+from graphlearn.models.dhan.model import Dhan
 from graphlearn.models.dhan.options import DhanOptions
 from graphlearn.models.dhan.sampler import Sampler
-from graphlearn.models.hetero.graph import Classification, HeteroGraph, MultiLabel, Part, Task, check_task
-from graphlearn.types import BoolArray, FloatArray, IdArray
+from graphlearn.models.hetero.features import FeatureTable
+from graphlearn.models.hetero.graph import HeteroGraph
+from graphlearn.models.hetero.tasks import Classification, MultiLabel, Task, check_task
+from graphlearn.types import BoolArray, FloatArray, IdArray, Split
 
 
 class HeteroTraining(ABC):
-    """An encoder, a head, and their optimiser. perceptron: the MLP that sees no edges, a baseline."""
+    """An encoder, a head, and their optimiser; can be pickled at any step. mlp: the baseline that reads no edges."""
 
     protocol: str
 
@@ -48,7 +46,7 @@ class HeteroTraining(ABC):
         options: DhanOptions,
         fitted: Mapping[str, Tensor] | None = None,
         *,
-        perceptron: bool = False,
+        mlp: bool = False,
     ) -> None:
         check_task(graph, task)
         few = isinstance(task, Classification | MultiLabel)
@@ -56,16 +54,16 @@ class HeteroTraining(ABC):
             options = replace(options, dropout=0.5 if few else 0.1)
         self.graph, self.options, self.device = graph, options, choose_device(options.device)
         self.counts = {n.name: n.count for n in graph.nodes}
-        self.channels = () if perceptron else channels_of(graph, options.reverse)
+        self.channels = () if mlp else channels_of(graph, options.reverse)
         self.kept = self.message_edges(task)
-        self.arrows = {c: arrows_of(graph, c, self.kept.get(c.relation)) for c in self.channels}
-        self.tables = {n.name: Table(n, options.weighting, self.device) for n in graph.nodes}
-        self.sampler = Sampler(self.arrows, self.counts) if options.fanout and not perceptron else None
+        self.edges = {c: edge_index(graph, c, self.kept.get(c.relation)) for c in self.channels}
+        self.tables = {n.name: FeatureTable(n, options.weighting, self.device) for n in graph.nodes}
+        self.sampler = Sampler(self.edges, self.counts) if options.fanout and not mlp else None
         self._full: Batch | None = None
         generator = torch.Generator().manual_seed(options.seed)
-        self.encoder: Dhan | Perceptron
-        if perceptron:
-            self.encoder = Perceptron(graph.nodes, options, generator, few)
+        self.encoder: Dhan | MLP
+        if mlp:
+            self.encoder = MLP(graph.nodes, options, generator, few)
         else:
             self.encoder = Dhan(graph.nodes, self.channels, options, generator, few)
         self.model = nn.ModuleDict({"encoder": self.encoder, "head": self.make_head(task, generator)}).to(self.device)
@@ -74,21 +72,21 @@ class HeteroTraining(ABC):
             self.load(fitted)
 
     def message_edges(self, task: Task) -> dict[str, BoolArray]:
-        """By relation, the edges along which messages run, where that is not all of them."""
+        """Masks of the edges that carry messages, for relations where not all do."""
         return {}
 
     @abstractmethod
     def make_head(self, task: Task, generator: torch.Generator) -> nn.Module:
-        """What turns states into answers."""
+        """The module that maps states to predictions."""
 
     def _begin(self) -> None:
-        named = {n: p for n, p in self.model.named_parameters() if not n.startswith("head.highway.")}
-        self.learner = Learner(
+        named = {n: p for n, p in self.model.named_parameters() if not n.startswith("head.linear.")}
+        self.optimiser = AdamWEma(
             self.model,
             decayed=[name for name, p in named.items() if p.ndim > 1 and "norm_" not in name],
             learning_rate=self.options.learning_rate,
             weight_decay=self.options.weight_decay,
-            averaging=self.options.averaging,
+            ema=self.options.ema,
             fixed=[name for name, _ in self.model.named_parameters() if name not in named],
         )
 
@@ -96,75 +94,71 @@ class HeteroTraining(ABC):
         """The whole graph."""
         if self._full is None:
             columns = {t: table.take() for t, table in self.tables.items()}
-            self._full = Batch(columns, build_blocks(self.channels, self.arrows, self.counts, self.device))
+            self._full = Batch(columns, build_blocks(self.channels, self.edges, self.counts, self.device))
         return self._full
 
     def sampled_batch(
         self, seeds: Mapping[str, IdArray], rng: np.random.Generator, banned: Mapping[str, BoolArray] | None = None
     ) -> tuple[Batch, dict[str, IdArray]]:
-        """A neighbourhood of the seeds, and its nodes by type; the seeds come first, sorted."""
+        """A sampled neighbourhood of the seeds, and its nodes by type, the seeds first, sorted."""
         assert self.sampler is not None
-        nodes, arrows = self.sampler.sample(seeds, self.options.fanout, rng, banned)
+        nodes, edges = self.sampler.sample(seeds, self.options.fanout, rng, banned)
         columns = {t: self.tables[t].take(ids) for t, ids in nodes.items()}
         counts = {t: len(ids) for t, ids in nodes.items()}
-        return Batch(columns, build_blocks(self.channels, arrows, counts, self.device)), nodes
+        return Batch(columns, build_blocks(self.channels, edges, counts, self.device)), nodes
 
     @property
-    def left_out(self) -> list[str]:
-        """What the options ask for and this graph is too large for, a sentence each."""
+    def skipped(self) -> list[str]:
+        """A sentence for each option that was ignored because the graph is too large."""
         return []
 
     @property
-    def told(self) -> str:
-        """What a person should know of the trained model, or nothing."""
+    def summary(self) -> str:
+        """A sentence about the trained model, possibly empty."""
         return ""
 
     @property
     @abstractmethod
     def steps_per_epoch(self) -> int:
-        """Optimiser steps in an epoch."""
+        """Optimiser steps per epoch."""
 
     @abstractmethod
     def loss(self, epoch: int, step: int, generator: torch.Generator | None) -> Tensor:
-        """What a step minimises; the generator is for dropout."""
+        """The loss that a step minimises; the generator is for dropout."""
 
     @abstractmethod
-    def evaluate(self, part: Part) -> dict[str, float]:
-        """Figures of a part; `nodes` or `edges` is how many were measured."""
+    def evaluate(self, split: Split) -> dict[str, float]:
+        """Metrics of a split; `nodes` or `edges` is how many were measured."""
 
     @abstractmethod
     def score(self) -> float:
-        """What early stopping goes by, lower is better: of the validation part, or of the train part without one."""
+        """What early stopping minimises, on the validation split, or on the training split without one."""
 
     def step(self, epoch: int, step: int) -> float:
         """One optimiser step; returns its loss. Raises TrainingDiverged when that is not finite."""
         number = (self.options.seed * 1_000_003 + epoch) * 1_000_003 + step
         generator = torch.Generator(self.device).manual_seed(number)
         self.model.train()
-        return self.learner.step(self.loss(epoch, step, generator), epoch, "lower learning_rate")
-
-    def train_epoch(self, epoch: int) -> float:
-        """All steps of an epoch; the mean of their losses."""
-        return float(np.mean([self.step(epoch, step) for step in range(self.steps_per_epoch)]))
+        return self.optimiser.step(self.loss(epoch, step, generator), epoch, "lower learning_rate")
 
     def using_mean(self) -> AbstractContextManager[None]:
-        """The weights that predict are in the model."""
-        return self.learner.using_mean()
+        """Inside the context the model holds the weights that predict."""
+        return self.optimiser.using_mean()
 
     def weights(self) -> dict[str, Tensor]:
         """What predictions need, as copies on the CPU."""
-        return self.learner.weights()
+        return self.optimiser.weights()
 
     def state(self) -> dict[str, Tensor]:
         """All that changes while training, as copies on the CPU."""
-        return self.learner.state()
+        return self.optimiser.state()
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Take over `state()` or `weights()` of a training of the same graph and options."""
-        self.learner.load(tensors)
+        self.optimiser.load(tensors)
 
     def chunks(self, nodes: IdArray, kind: str) -> Iterator[tuple[IdArray, Tensor]]:
-        """Nodes of a type and their states, in order; the model's weights are used as they are."""
+        """Nodes of a type and their states, in order, computed with the current weights."""
         if self.sampler is None:
             states = self.encoder(self.full_batch(), (kind,))[kind]
             yield nodes, states[torch.from_numpy(nodes).to(self.device)]
@@ -185,7 +179,7 @@ class HeteroTraining(ABC):
         return np.concatenate([np.zeros((0, self.options.hidden), np.float32), *found])
 
     def traced(self, kind: str, nodes: IdArray) -> tuple[Trace, Batch, dict[str, IdArray]]:
-        """What the encoder looks at to find the states of the nodes; the batch and its nodes by type."""
+        """The attention of the encoder when it computes the states of the nodes; the batch and its nodes by type."""
         if self.sampler is None:
             batch = self.full_batch()
             found = {t: np.arange(n, dtype=np.int64) for t, n in self.counts.items()}

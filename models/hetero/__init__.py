@@ -1,1 +1,1 @@
-"""Graphs of typed nodes and edges: the in-memory graph, metrics and baselines."""
+"""Heterogeneous graphs: the graph in memory, tasks, splits, features, metrics."""

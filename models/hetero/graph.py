@@ -1,30 +1,22 @@
-"""Graphs of several node types and relations, and what can be learnt on them: the border between jobs and models.
+"""Graphs with several node types and relations, in memory.
 
-Nodes of a type are the positions 0 .. count - 1; keys are the job's. Shapes: N nodes of a type, E edges of a relation,
-D width of the dense features, C classes.
+Nodes of a type are numbered 0 .. count - 1. Shapes: N nodes of a type, E edges of a relation, D width of the dense
+features.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
 from graphlearn.errors import InputError
-from graphlearn.types import BoolArray, FloatArray, IdArray
-
-Part: TypeAlias = Literal["train", "valid", "test"]
-PARTS: tuple[Part, ...] = ("train", "valid", "test")
-Parts: TypeAlias = npt.NDArray[np.int8]
-"""For each node or edge its place in PARTS, or -1."""
+from graphlearn.types import FloatArray, IdArray
 
 
 @dataclass(frozen=True)
 class Features:
-    """Features of the nodes of a type: a dense part, a sparse part in CSR, or both side by side.
+    """Features of the nodes of a type: a dense part, a sparse part in CSR, or both.
 
     dense: [N, D], standardised. indptr: [N + 1]; indices and values: [nonzeros]; values None = ones.
     """
@@ -68,7 +60,7 @@ class Features:
 
 @dataclass(frozen=True)
 class NodeType:
-    """One type of node. features None: each node has a vector that is learnt."""
+    """A node type. features None: each node has a learnt vector."""
 
     name: str
     count: int
@@ -83,8 +75,8 @@ class NodeType:
 class Relation:
     """Edges src -> dst between nodes of two types. shape: src, dst, weight: [E]
 
-    With `hubs`, dst are not nodes but numbers 0 .. hubs - 1 of what nodes share (a subject, a keyword, an actor), and
-    target is source: nodes with a hub in common are neighbours, without an edge for each pair.
+    With `hubs`, dst are not nodes but hubs 0 .. hubs - 1 that nodes share (a subject, a keyword, an actor), and target
+    is source: nodes with a common hub are neighbours, without an edge for each pair.
     """
 
     name: str
@@ -112,7 +104,7 @@ class Relation:
 
     @property
     def paths(self) -> int:
-        """Edges that the relation stands for; of a hub relation the pairs that materialising it would make."""
+        """Edges of the relation; for a hub relation, the pairs that it would have as edges."""
         if self.hubs is None:
             return len(self.src)
         degree = np.bincount(self.dst, minlength=self.hubs).astype(np.int64)
@@ -158,115 +150,3 @@ class HeteroGraph:
     def edges(self) -> int:
         """Edges that are stored, hub tables included."""
         return sum(len(r) for r in self.relations)
-
-
-@dataclass(frozen=True)
-class Classification:
-    """One class a node. labels: [N] in 0 .. classes - 1, -1 = unknown; split: [N] places in PARTS, -1 = none."""
-
-    type: str
-    labels: IdArray
-    split: Parts
-    classes: int
-
-
-@dataclass(frozen=True)
-class MultiLabel:
-    """Any number of classes a node. labels: [N, C]; split: [N] places in PARTS, -1 = none or unknown."""
-
-    type: str
-    labels: BoolArray
-    split: Parts
-
-    @property
-    def classes(self) -> int:
-        """Columns of the labels."""
-        return int(self.labels.shape[1])
-
-
-@dataclass(frozen=True)
-class LinkRanking:
-    """Targets of a relation are ranked for their sources. split: [E] places in PARTS, -1 = only passes messages.
-
-    Messages run along train edges and those of -1, never along validation and test edges.
-    """
-
-    relation: str
-    split: Parts
-
-
-@dataclass(frozen=True)
-class Unsupervised:
-    """Embeddings of every node from links alone. labels ([N], -1 = unknown) of one type only measure the clustering."""
-
-    type: str | None = None
-    labels: IdArray | None = None
-
-
-Task: TypeAlias = Classification | MultiLabel | LinkRanking | Unsupervised
-
-
-def check_task(graph: HeteroGraph, task: Task) -> None:
-    """Raises InputError for a task that does not fit the graph, or from which nothing could be learnt or measured."""
-    if isinstance(task, Unsupervised):
-        if not graph.edges:
-            raise InputError("there are no edges to learn embeddings from")
-        if task.labels is not None and (task.type is None or len(task.labels) != graph.node(task.type).count):
-            raise InputError("labels of the clustering report need a node type of as many nodes")
-        return
-    if isinstance(task, LinkRanking):
-        relation = graph.relation(task.relation)
-        if relation.hubs is not None:
-            raise InputError(f"{relation.name} is a hub table, it has no targets to rank")
-        wanted, what = len(relation), f"edges of {relation.name}"
-    else:
-        wanted, what = graph.node(task.type).count, f"nodes of {task.type}"
-        if len(task.labels) != wanted:
-            raise InputError(f"there are {wanted} {what}, but {len(task.labels)} labels")
-    if len(task.split) != wanted:
-        raise InputError(f"there are {wanted} {what}, but the split has {len(task.split)}")
-    for place, part in ((0, "train"), (2, "test")):
-        if not (task.split == place).any():
-            raise InputError(f"no {what} are in the {part} part", help=f"give some of them split = '{part}'")
-    if isinstance(task, Classification):
-        used = task.labels[task.split >= 0]
-        if used.min() < 0 or used.max() >= task.classes:
-            raise InputError(f"{what} with a split need labels in 0 .. {task.classes - 1}")
-        if len(np.unique(task.labels[task.split == 0])) < 2:
-            raise InputError(f"the train part of {what} has one class only", help="there is nothing to tell apart")
-    if isinstance(task, MultiLabel):
-        if task.labels.ndim != 2:
-            raise InputError("labels of several classes are a matrix [nodes, classes]")
-        if not task.labels[task.split == 0].any():
-            raise InputError(f"no {what} in the train part has a label")
-
-
-def random_split(
-    count: int,
-    fractions: Sequence[float],
-    seed: int,
-    strata: npt.NDArray[Any] | None = None,
-    known: BoolArray | None = None,
-) -> Parts:
-    """Places in PARTS at random; with strata each of them is split by the fractions on its own. Unknown ones are -1."""
-    rng = np.random.default_rng([seed, 11])
-    ids = np.flatnonzero(np.ones(count, np.bool_) if known is None else known)
-    order = ids[rng.permutation(len(ids))]
-    group = np.zeros(count, np.int64) if strata is None else np.unique(strata, return_inverse=True)[1].reshape(-1)
-    order = order[np.argsort(group[order], kind="stable")]
-    rank = np.arange(len(order)) - np.searchsorted(group[order], group[order], side="left")
-    size = np.bincount(group[order], minlength=int(group.max(initial=0)) + 1)[group[order]]
-    shares = np.cumsum(np.asarray(fractions, np.float64)) / sum(fractions)
-    place = np.searchsorted(shares[:-1], (rank + 0.5) / np.maximum(size, 1), side="right")
-    out = np.full(count, -1, np.int8)
-    out[order] = place
-    return out
-
-
-COMPARISONS = 50_000_000_000
-"""Multiplications that comparing all nodes of a type with each other may cost."""
-
-
-def comparisons(rows: int, dense: int, ones: int) -> int:
-    """Multiplications to compare every node with every other: each row with all numbers that are stored."""
-    return rows * (rows * dense + ones)

@@ -1,4 +1,4 @@
-"""Graphs of a mode that are made from its values or its order alone, as coordinates (source, target, weight)."""
+"""Graphs of a mode made from its values or its order, as coordinates (source, target, weight)."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ class BuiltGraph:
 
 
 def identity(n: int) -> BuiltGraph:
-    """Every node is joined to itself alone: the modes' series share weights but no signal."""
+    """Self-loops only: the series of the mode share weights but exchange nothing."""
     ids = np.arange(n, dtype=np.int64)
     return BuiltGraph(ids, ids.copy(), np.ones(n, np.float32))
 
 
 def chain(n: int) -> BuiltGraph:
-    """Every node is joined to its neighbours in key order, in both directions: levels, hours, ranks."""
+    """Each node linked to its neighbours in key order, in both directions: for levels, hours, ranks."""
     left = np.arange(n - 1, dtype=np.int64)
     source, target = np.concatenate([left, left + 1]), np.concatenate([left + 1, left])
     order = np.lexsort((target, source))
@@ -47,13 +47,13 @@ def pearson(
     top_k: int | None = None,
     absolute: bool = False,
 ) -> BuiltGraph:
-    """Join the nodes of a mode whose readings are correlated, weighted by Pearson's r over the training steps only.
+    """Link the nodes of a mode whose values are correlated, weighted by Pearson's r over the training steps only.
 
-    Every series is first brought to mean 0 and deviation 1 over its readings in `train`, so that series of other modes
-    with other units can be pooled; two nodes are compared over the cells that both observed. Kept are r > `threshold`
-    (with `absolute`, |r|), without self-loops; with `top_k`, of each node only its strongest k, either end may choose,
-    so the graph stays symmetric. Nodes with fewer than 3 cells in common, or constant there, are not joined. One pass
-    over the training values in blocks, about 100 bytes for each pair of 1,024 nodes with all.
+    Each series is first scaled to mean 0 and deviation 1 over its values in `train`, so that series of other modes in
+    other units can be pooled; two nodes are compared over the cells that both observed. Edges have r > `threshold`
+    (|r| with `absolute`) and are no self-loops; with `top_k`, an edge must be among the k strongest of either end, so
+    the graph stays symmetric. Nodes with fewer than 3 common cells, or constant there, are not linked. One pass over
+    the training values in blocks; about 100 bytes per pair, for 1,024 nodes with all others at a time.
 
     shape: values [T, N1, ..., NM] with NaN where not observed; `mode` counts from 0; `train` is a range of steps.
     Raises ValueError for a threshold outside [0, 1), a top_k below 1 or an empty range.
@@ -117,7 +117,7 @@ def _correlations(
     first: int,
     last: int,
 ) -> npt.NDArray[np.float64]:
-    """Pearson's r of nodes first to last with all, over the cells both observed; 0 without meaning. shape: [b, n]"""
+    """Pearson's r of nodes first to last with all, over the cells both observed; 0 where undefined. shape: [b, n]"""
     n = values.shape[1 + mode]
     shape = (last - first, n)
     pairs, mine, other, mine2, other2, product = (np.zeros(shape) for _ in range(6))
@@ -140,7 +140,7 @@ def _correlations(
 
 
 def _blocks(values: FloatArray, start: int, stop: int) -> Iterator[npt.NDArray[np.float64]]:
-    """The steps from start to stop in double precision, some at a time. shape: [steps, N1, ..., NM]"""
+    """The steps from start to stop in double precision, in blocks. shape: [steps, N1, ..., NM]"""
     steps = max(1, _CELLS // max(1, values[0].size))
     for begin in range(start, stop, steps):
         yield np.asarray(values[begin : min(stop, begin + steps)], np.float64)

@@ -1,4 +1,4 @@
-"""Layers of NET3: graph convolution, the LSTM on a Tucker core, embeddings, output head, linear highway.
+"""Layers of NET3: graph convolution, the LSTM on a Tucker core, embeddings, output head, linear skip.
 
 Shapes: B windows, W their length, H horizon, N = N1 x ... x NM, D channels, C cycles, G = 4 gates, Q core entries of a
 mode. Channels come first and windows last, [D, N1, ..., NM, WB]: WB stands for both dimensions folded into one, steps
@@ -66,7 +66,7 @@ class TGCN(nn.Module):
         self.bias = zeros(options.dim)
 
     def subsets(self, x: Tensor) -> Tensor:
-        """All products side by side, the unchanged tensor first. shape: [d_in, N..., B] -> [terms * d_in, N..., B]"""
+        """All products concatenated, the unchanged tensor first. shape: [d_in, N..., B] -> [terms * d_in, N..., B]"""
         terms = [x]
         for m in range(len(self.shape)):
             so_far = list(terms)
@@ -91,7 +91,7 @@ class TRNN(nn.Module):
     def __init__(self, shape: Sequence[int], options: Net3Options, generator: torch.Generator) -> None:
         super().__init__()
         self.hard = options.orthonormal == "hard"
-        self.published = options.published
+        self.paper = options.variant == "paper"
         D = options.dim
         self.core = [max(1, min(n, options.core_limit, math.ceil(options.core * n))) for n in shape]
         self.factors = nn.ParameterList()
@@ -116,10 +116,10 @@ class TRNN(nn.Module):
         return out
 
     def penalty(self) -> Tensor:
-        """Sum of ||U^T U - I||, or of ||U U^T - I|| in the published form; 0 when the factors are hard."""
+        """Sum of ||U^T U - I||, or of ||U U^T - I|| in the variant of the paper; 0 when the factors are hard."""
         total = self.bias.new_zeros(())
         for u in () if self.hard else self.factors:
-            square = u @ u.T if self.published else u.T @ u
+            square = u @ u.T if self.paper else u.T @ u
             total = total + ((square - torch.eye(len(square), device=u.device)).square().sum() + EPS).sqrt()
         return total
 
@@ -160,7 +160,7 @@ class TRNN(nn.Module):
 
 
 class Embeddings(nn.Module):
-    """What the network is told about entries and phases: a vector for each, added before the ReLU."""
+    """A vector for each entry and each phase, added before the ReLU."""
 
     def __init__(self, shape: Sequence[int], periods: Sequence[int], options: Net3Options, generator: torch.Generator):
         super().__init__()
@@ -182,9 +182,9 @@ class Embeddings(nn.Module):
 
 
 class Head(nn.Module):
-    """Linear output weights, shared and a correction a series. shape: [E, N1, ..., NM, B] -> [B, H, N1, ..., NM]
+    """Linear output: shared weights plus corrections per series. shape: [E, N1, ..., NM, B] -> [B, H, N1, ..., NM]
 
-    A `zero` head starts at zero, so that the network begins with what stands beside it.
+    A `zero` head starts at zero, so that the model starts as its linear skip or completion.
     """
 
     def __init__(
@@ -199,15 +199,14 @@ class Head(nn.Module):
         super().__init__()
         self.shape, n = tuple(shape), math.prod(shape)
         deviation = 0.0 if zero else 1 / math.sqrt(width)
-        self.shared = None if options.published else _normal((horizon, width), deviation, generator)
         own = options.head == "series"
-        if options.published and not own:
-            self.shared = _normal((horizon, width), deviation, generator)
+        has_shared = options.variant != "paper" or not own
+        self.shared = _normal((horizon, width), deviation, generator) if has_shared else None
         self.own = _normal((n, horizon, width), deviation if self.shared is None else 0.0, generator) if own else None
         self.bias = zeros(n if own else 1, horizon)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Every series' own linear map of its own channels."""
+        """A linear map of each series' channels."""
         x = x.reshape(len(x), -1, x.shape[-1])
         if self.own is None:
             assert self.shared is not None
@@ -218,7 +217,7 @@ class Head(nn.Module):
         return (out + self.bias.T).reshape(x.shape[-1], -1, *self.shape)
 
 
-class Highway(nn.Module):
+class LinearSkip(nn.Module):
     """Linear AR on the window. coefficients: [N, F, H], or [F, H] shared; F: the lags, oldest first, and a constant."""
 
     def __init__(self, coefficients: FloatArray | np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> None:
@@ -243,13 +242,5 @@ def windows_last(x: Tensor) -> Tensor:
 
 
 def not_in_core(h: Tensor, back: Tensor) -> Tensor:
-    """The norm of what a core loses of H, mean over windows and steps. shape: [D, N..., WB] both -> scalar"""
+    """Norm of the part of H outside the core, mean over windows and steps. shape: [D, N..., WB] both -> scalar"""
     return ((h - back).square().flatten(0, -2).sum(0) + EPS).sqrt().mean()
-
-
-def drop(x: Tensor, share: float, generator: torch.Generator | None) -> Tensor:
-    """Dropout with a generator of its own; nothing without one."""
-    if generator is None or share == 0:
-        return x
-    keep = torch.rand(x.shape, generator=generator, device=x.device) >= share
-    return x * keep / (1 - share)

@@ -38,18 +38,18 @@ def mode_product(x: Tensor, a: Tensor, mode: int) -> Tensor:
 
 
 def gate_product(x: Tensor, a: Tensor, mode: int) -> Tensor:
-    """`mode_product` with a matrix a gate. shape: [G, D, N1, ..., NM, B], a [G, Q, N_mode] -> [G, D, .., Q, .., B]"""
+    """`mode_product` with a matrix per gate. shape: [G, D, N1, ..., NM, B], a [G, Q, N_mode] -> [G, D, .., Q, .., B]"""
     shape = x.shape
     folded = x.reshape(shape[0], math.prod(shape[1 : mode + 2]), shape[mode + 2], -1)
     return (a.unsqueeze(1) @ folded).reshape(*shape[: mode + 2], a.shape[1], *shape[mode + 3 :])
 
 
 def normalise(graph: Graph, n: int, *, directions: str = "along") -> list[Tensor]:
-    """A = D_in^-1/2 A D_out^-1/2 with A[target, source] = weight; degrees add up absolute weights.
+    """A = D_in^-1/2 A D_out^-1/2 with A[target, source] = weight; degrees are sums of absolute weights.
 
-    For a symmetric graph this is D^-1/2 A D^-1/2. A directed one gives a second matrix against its edges when
-    `directions` is "both". Repeated edges add up, nodes without an edge get zeros. Above 512 nodes a matrix with few
-    entries is sparse. Raises InputError for ids outside 0 .. n - 1 and weights that are not finite.
+    For a symmetric graph this is D^-1/2 A D^-1/2. A directed one gives a second matrix, against its edges, when
+    `directions` is "both". Repeated edges are summed; nodes without an edge get zeros. Above 512 nodes a matrix with
+    few entries is sparse. Raises InputError for ids outside 0 .. n - 1 and weights that are not finite.
     """
     source, target = np.asarray(graph[0], np.int64), np.asarray(graph[1], np.int64)
     weight = np.asarray(graph[2], np.float64)

@@ -1,8 +1,8 @@
 """NET3: graph convolution over all subsets of modes, and an LSTM on a Tucker core. Jing, Tong, Zhu, WWW 2021.
 
-One time step is a tensor S_t [N1, ..., NM]. TGCN makes D channels a cell, TRNN carries a state through time on a core
-of size Q1 x ... x QM, an output head reads both. Around that network, optional: a linear AR highway, seasonal means,
-embeddings of phases and entries, a learnt graph a mode. Everything is in z-scores.
+One time step is a tensor S_t [N1, ..., NM]. TGCN computes D channels per cell, TRNN carries a state through time on a
+core of size Q1 x ... x QM, an output head reads both. Optional additions: a linear AR skip, seasonal means, embeddings
+of phases and entries, a learnt graph per mode. Everything is in z-scores.
 
 Shapes: B windows, W their length, H horizon, N = N1 x ... x NM, D channels, C cycles, G = 4 gates, Q core entries of a
 mode. Inside, channels come first and windows last, [D, N1, ..., NM, WB], so that every product along a mode is a matrix
@@ -17,7 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from graphlearn.models.net3.layers import EPS, TGCN, TRNN, Embeddings, Head, Highway, drop, not_in_core, windows_last
+from graphlearn.models.core.dropout import drop
+from graphlearn.models.net3.layers import EPS, TGCN, TRNN, Embeddings, Head, LinearSkip, not_in_core, windows_last
 from graphlearn.models.net3.mode_products import Graph
 from graphlearn.models.net3.options import Net3Options
 from graphlearn.types import FloatArray
@@ -27,7 +28,7 @@ class Net3(nn.Module):
     """Forecasts H steps from a window, in z-scores.
 
     graphs: edges by mode number, for the modes that have a graph. periods: of the calendar's cycles. profile: seasonal
-    means [period, N...] by cycle. coefficients: where the highway starts; without them it starts at the last value.
+    means [period, N...] by cycle. coefficients: initial values of the linear skip, by default the last value.
     """
 
     def __init__(
@@ -46,15 +47,15 @@ class Net3(nn.Module):
         self.tgcn = TGCN(shape, graphs, 1, options, generator)
         self.trnn = TRNN(shape, options, generator)
         self.embeddings = Embeddings(shape, periods, options, generator)
-        self.highway: Highway | None = None
-        if options.highway != "none":
+        self.linear_skip: LinearSkip | None = None
+        if options.linear_skip != "none":
             if coefficients is None:
                 coefficients = np.zeros((options.window + 1, options.horizon))
                 coefficients[-2] = 1
-                if options.highway == "series":
+                if options.linear_skip == "series":
                     coefficients = np.broadcast_to(coefficients, (*shape, *coefficients.shape)).copy()
-            self.highway = Highway(coefficients)
-        self.head = Head(shape, 2 * options.dim, options.horizon, options, self.highway is not None, generator)
+            self.linear_skip = LinearSkip(coefficients)
+        self.head = Head(shape, 2 * options.dim, options.horizon, options, self.linear_skip is not None, generator)
         self.tables = [f"profile_{c}" for c in range(len(profile))] if options.calendar else []
         for name, table in zip(self.tables, profile, strict=False):
             self.register_buffer(name, torch.from_numpy(np.asarray(table, np.float32)))
@@ -70,10 +71,10 @@ class Net3(nn.Module):
         phases: Tensor,
         dropout: torch.Generator | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Forecasts, and the norm of what the core loses of H, mean over windows and steps.
+        """Forecasts, and the norm of the part of H outside the core, mean over windows and steps.
 
-        A cell that is not seen is taken from the model's own forecast one step before (the mean at the first step).
-        z, seen: [B, W, N1, ..., NM]; phases: [B, W + H, C]. With a generator, dropout is on. -> [B, H, N...], scalar
+        A missing cell is replaced by the model's forecast from the step before (the mean at the first step).
+        z, seen: [B, W, N1, ..., NM]; phases: [B, W + H, C]. A generator turns dropout on. -> [B, H, N...], scalar
         """
         W = z.shape[1]
         season = self.season(phases)
@@ -119,10 +120,10 @@ class Net3(nn.Module):
     def _output(
         self, z: Tensor, h: Tensor, y: Tensor, factors: list[Tensor], dropout: torch.Generator | None
     ) -> Tensor:
-        """Head and highway from the window, the last H and the last hidden state. -> [B, H, N1, ..., NM]"""
+        """Head and linear skip from the window, the last H and the last hidden state. -> [B, H, N1, ..., NM]"""
         both = torch.cat([self.trnn.project(y, factors, up=True), h])
         out: Tensor = self.head(drop(both, self.options.dropout, dropout))
-        return out if self.highway is None else out + self.highway(z)
+        return out if self.linear_skip is None else out + self.linear_skip(z)
 
 
 def masked_loss(predicted: Tensor, actual: Tensor, mask: Tensor, kind: str) -> Tensor:

@@ -1,8 +1,8 @@
-"""Smooth recovery: what a low-rank completion leaves, corrected from both sides in time and from the cells beside.
+"""Smooth recovery: the error of a low-rank completion, corrected from both sides in time and from neighbouring cells.
 
-The completion L fits each cell from all the others. Where a cell is seen, the model also knows how far L is off,
-e = z - L; a missing cell is L plus what the e of its neighbours in the graphs, in time and across each mode say.
-Shapes: B items, W = 2 window + 1 steps with the one to be filled in the middle; else as in net3.py.
+The completion L estimates each cell from all others. Where a cell is known, so is the error of L, e = z - L; a missing
+cell is L plus a correction from the e of its neighbours in the graphs, in time and across each mode.
+Shapes: B items, W = 2 window + 1 steps with the one to fill in the middle; otherwise as in model.py.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from graphlearn.models.net3.layers import TGCN, TRNN, Embeddings, Head, drop, not_in_core, windows_last, zeros
+from graphlearn.models.core.dropout import drop
+from graphlearn.models.net3.layers import TGCN, TRNN, Embeddings, Head, not_in_core, windows_last, zeros
 from graphlearn.models.net3.mode_products import Graph, mode_product
 from graphlearn.models.net3.options import Net3Options
 
@@ -22,9 +23,9 @@ MIX_AT_MOST = 512
 class Net3Smooth(nn.Module):
     """Fills the middle step of a window, in z-scores.
 
-    TGCN reads three channels a cell: L, e (0 where missing) and whether the cell is seen. One TRNN comes from the past,
-    one from the future. The highway is linear in e: over the window for each series, and across each mode of at most
-    512 entries with a learnt matrix. Everything starts at zero, so the model begins as the completion.
+    TGCN reads three channels per cell: L, e (0 where missing) and whether the cell is known. One TRNN reads the past,
+    one the future. The linear skip is linear in e: over the window for each series, and across each mode of at most
+    512 entries with a learnt matrix. Everything starts at zero, so the model starts as the completion.
     """
 
     def __init__(
@@ -44,18 +45,18 @@ class Net3Smooth(nn.Module):
         self.embeddings = Embeddings(shape, periods, options, generator)
         self.head = Head(shape, 3 * options.dim, 1, options, True, generator)
         W = 2 * options.window + 1
-        highway = options.highway != "none"
-        self.highway_time = zeros(W, *(shape if options.highway == "series" else ())) if highway else None
-        self.highway_mix = nn.ParameterDict(
-            {str(m): zeros(n, n) for m, n in enumerate(shape) if highway and 1 < n <= MIX_AT_MOST}
+        linear_skip = options.linear_skip != "none"
+        self.linear_skip_time = zeros(W, *(shape if options.linear_skip == "series" else ())) if linear_skip else None
+        self.linear_skip_mix = nn.ParameterDict(
+            {str(m): zeros(n, n) for m, n in enumerate(shape) if linear_skip and 1 < n <= MIX_AT_MOST}
         )
 
     def forward(
         self, low: Tensor, error: Tensor, seen: Tensor, phases: Tensor, dropout: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor]:
-        """The filled middle step, and the norm of what the cores lose of H, mean over items and steps.
+        """The filled middle step, and the norm of the part of H outside the cores, mean over items and steps.
 
-        low, error, seen: [B, W, N1, ..., NM] (error 0 where not seen); phases: [B, W, C]. -> [B, N1, ..., NM], scalar
+        low, error, seen: [B, W, N1, ..., NM] (error 0 where missing); phases: [B, W, C]. -> [B, N1, ..., NM], scalar
         """
         W = low.shape[1]
         middle = W // 2
@@ -69,12 +70,12 @@ class Net3Smooth(nn.Module):
             lost = lost + not_in_core(part, trnn.project(core, factors, up=True)) / 2
             found.append(trnn.project(trnn.run(core, middle + 1), factors, up=True))
         out = low[:, middle] + self.head(drop(torch.cat(found), self.options.dropout, dropout))[:, 0]
-        if self.highway_time is not None:
-            weight = self.highway_time.reshape(W, *(self.highway_time.shape[1:] or (1,) * len(self.shape)))
+        if self.linear_skip_time is not None:
+            weight = self.linear_skip_time.reshape(W, *(self.linear_skip_time.shape[1:] or (1,) * len(self.shape)))
             out = out + (error * weight).sum(1)
-        if self.highway_mix:
+        if self.linear_skip_mix:
             moved = error[:, middle].movedim(0, -1).unsqueeze(0)
-            mixed = [mode_product(moved, mix, int(m))[0] for m, mix in self.highway_mix.items()]
+            mixed = [mode_product(moved, mix, int(m))[0] for m, mix in self.linear_skip_mix.items()]
             out = out + torch.stack(mixed).sum(0).movedim(-1, 0)
         return out, lost
 

@@ -1,60 +1,54 @@
-"""Training of recovery: filling cells that are missing within the series.
+"""Training of smooth recovery: filling missing cells within a series.
 
-Smooth recovery learns from cells it hides from itself. The known cells fall into five parts at random; for each, a
-low-rank completion is made without them, and the model learns to correct it there. It predicts from the completion of
-all known cells. Six completions of the size of the tensor are kept in memory.
+The known cells are divided into five folds at random. For each fold, a low-rank completion is made without it, and the
+model learns to correct that completion on the fold. Predictions start from the completion of all known cells. Six
+completions of the size of the tensor are kept in memory.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from graphlearn.models.net3.baselines import choose_rank, low_rank
+from graphlearn.models.net3.calendar import Calendar
+from graphlearn.models.net3.conformal import Conformal, conformal_of
+from graphlearn.models.net3.low_rank import choose_rank, low_rank, rank_choices
+from graphlearn.models.net3.metrics import Metrics
 from graphlearn.models.net3.mode_products import Graph
 from graphlearn.models.net3.model import masked_loss
 from graphlearn.models.net3.options import Net3Options
 from graphlearn.models.net3.recover import Net3Smooth
-from graphlearn.models.net3.series import Calendar, Conformal, Mask, Metrics, Part, Scaler, blocks, gather
-from graphlearn.models.net3.training import ForecastTraining, SeriesTraining, conformal_of
-from graphlearn.types import FloatArray, IdArray
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from graphlearn.models.net3.scaler import Scaler
+from graphlearn.models.net3.tensor import blocks, gather
+from graphlearn.models.net3.training import SeriesTraining
+from graphlearn.types import BoolArray, FloatArray, IdArray, Split
 
 FOLDS = 5
 SHRINKAGES = (0.0, 0.005, 0.01, 0.02, 0.04)
 
 
-def hold_out(values: FloatArray, hidden: float, seed: int) -> tuple[Mask, dict[Part, Mask]]:
-    """Cells that may be seen, and those hidden to measure a recovery: half for validation, half for the test.
+def hold_out(values: FloatArray, hidden: float, seed: int) -> tuple[BoolArray, dict[Split, BoolArray]]:
+    """Cells that may be read, and those held out to measure a recovery: half for validation, half for the test.
 
-    shape: [T, N...] -> observed [T, N...], {"train": .., "valid": .., "test": ..} of [T, N...]; train = observed
+    shape: [T, N...] -> observed [T, N...], by split [T, N...]; train = observed
     """
     observed, valid, test = (np.zeros(values.shape, bool) for _ in range(3))
     generator = np.random.default_rng([seed, 1])
     for lo, block in blocks(values):
         known, draw = np.isfinite(block), generator.random(block.shape, dtype=np.float32)
-        part = slice(lo, lo + len(block))
-        valid[part], test[part] = known & (draw < hidden / 2), known & (draw >= hidden / 2) & (draw < hidden)
-        observed[part] = known & (draw >= hidden)
-    return observed, {"train": observed, "valid": valid, "test": test}
-
-
-def rank_choices(steps: int, series: int) -> Sequence[int]:
-    """Ranks that are tried for a completion of a matrix [steps, series]."""
-    most = max(1, min(steps, series) - 1)
-    return sorted({min(most, r) for r in (2, 5, 10, 20, 30, 40)})
+        steps = slice(lo, lo + len(block))
+        valid[steps], test[steps] = known & (draw < hidden / 2), known & (draw >= hidden / 2) & (draw < hidden)
+        observed[steps] = known & (draw >= hidden)
+    return observed, {Split.TRAIN: observed, Split.VALID: valid, Split.TEST: test}
 
 
 class SmoothRecovery(SeriesTraining):
     """Net3Smooth; an item is fold * T + time step. `predict` takes time steps.
 
-    values: [T, N1, ..., NM]; observed: cells that may be seen; eval_target: part -> cells that are measured.
+    values: [T, N1, ..., NM]; observed: cells that may be read; eval_target: the cells to measure, by split.
     """
 
     def __init__(
@@ -63,8 +57,8 @@ class SmoothRecovery(SeriesTraining):
         graphs: Mapping[int, Graph],
         options: Net3Options,
         calendar: Calendar | None,
-        observed: Mask,
-        eval_target: Mapping[Part, Mask],
+        observed: BoolArray,
+        eval_target: Mapping[Split, BoolArray],
         fitted: Mapping[str, Tensor] | None = None,
     ) -> None:
         self.values, self.observed, self.eval_target = values, observed, eval_target
@@ -120,7 +114,7 @@ class SmoothRecovery(SeriesTraining):
         return total + options.orthonormality * self.model.penalty()
 
     def predict(self, items: IdArray) -> FloatArray:
-        """What the cells at time steps should be, known or not. shape: [B] -> [B, 1, N1, ..., NM]"""
+        """Values of all cells at time steps, known or not. shape: [B] -> [B, 1, N1, ..., NM]"""
         steps = np.asarray(items, np.int64)
         with self.using_mean():
             return self.to_units(self._forward(np.full(len(steps), FOLDS), steps, None)[0][:, None])
@@ -129,46 +123,20 @@ class SmoothRecovery(SeriesTraining):
         """The low-rank completion that the model starts from, as `predict`."""
         return self.scaler.inverse(self.low[FOLDS][np.asarray(items, np.int64)][:, None])
 
-    def _targets(self, part: Part) -> Iterator[tuple[FloatArray, FloatArray, Mask]]:
-        size = max(1, self.options.batch_size)
+    def _targets(self, split: Split) -> Iterator[tuple[FloatArray, FloatArray, BoolArray]]:
+        size, targets = max(1, self.options.batch_size), self.eval_target
+        assert targets is not None
         for lo in range(0, len(self.values), size):
             steps = np.arange(lo, min(lo + size, len(self.values)))
-            yield self.predict(steps), gather(self.values, steps, 1), gather(self.eval_target[part], steps, 1)
+            yield self.predict(steps), gather(self.values, steps, 1), gather(targets[split], steps, 1)
 
-    def evaluate(self, part: Part) -> Metrics:
-        """Metrics of the part's cells, in the user's units and z-scored."""
+    def evaluate(self, split: Split) -> Metrics:
+        """Errors on the cells of the split, in the user's units and z-scored."""
         metrics = Metrics(self.scaler.scale, 1)
-        for predicted, actual, mask in self._targets(part):
+        for predicted, actual, mask in self._targets(split):
             metrics.add(predicted, actual, mask)
         return metrics
 
     def conformal(self) -> Conformal:
         """Intervals from the residuals of the cells held out for validation."""
-        return conformal_of(self._targets("valid"), self.scaler, 1)
-
-
-def make_training(
-    values: FloatArray,
-    graphs: Mapping[int, Graph],
-    options: Net3Options,
-    calendar: Calendar | None = None,
-    *,
-    observed: Mask | None = None,
-    eval_target: Mapping[Part, Mask] | None = None,
-    fitted: Mapping[str, Tensor] | None = None,
-) -> SeriesTraining:
-    """The training that the options ask for. values: [T, N1, ..., NM], NaN = not observed; a memory map will do.
-
-    For a recovery, `observed` and `eval_target` say which cells are seen and measured; without them `options.hidden` of
-    the known cells are held out. `fitted`: stored state or weights of such a training. Raises InputError for a shape
-    without a mode or without a step.
-    """
-    if options.task == "forecast":
-        return ForecastTraining(values, graphs, options, calendar, observed=observed, fitted=fitted)
-    if observed is None or eval_target is None:
-        observed, eval_target = hold_out(values, options.hidden, options.seed)
-    if options.recovery == "causal":
-        return ForecastTraining(
-            values, graphs, options, calendar, observed=observed, eval_target=eval_target, fitted=fitted
-        )
-    return SmoothRecovery(values, graphs, options, calendar, observed, eval_target, fitted)
+        return conformal_of(self._targets(Split.VALID), self.scaler, 1)

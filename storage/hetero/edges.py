@@ -15,12 +15,12 @@ from graphlearn.errors import InputError
 from graphlearn.storage.columns import FLOAT32_MAX, describe, key_sql, literal, quoted, subquery
 from graphlearn.storage.files import disk_errors
 from graphlearn.storage.fingerprint import HASH, measure_copy, row_hash
-from graphlearn.storage.hetero.nodes import Keys, NodeTable, PartCodes, keep_keys, read_parts, shown
+from graphlearn.storage.hetero.nodes import Keys, NodeTable, keep_keys, read_parts, shown
 from graphlearn.storage.hetero.report import EdgeReport
 from graphlearn.storage.hetero.roles import EdgeRole
 from graphlearn.storage.interrupt import interruptible
 from graphlearn.text import counted
-from graphlearn.types import FloatArray, IdArray
+from graphlearn.types import FloatArray, IdArray, Split, SplitCodes
 
 DENSE = 200
 """So many edges a node on average, and what made them is better given as a hub."""
@@ -42,7 +42,7 @@ class EdgeTable:
     dst: IdArray
     weight: FloatArray | None = None
     hubs: Keys | None = None
-    split: PartCodes | None = None
+    split: SplitCodes | None = None
     fingerprint: str = ""
 
     def __len__(self) -> int:
@@ -179,7 +179,7 @@ class _EdgeIngest:
         wrong = f"SELECT part FROM {self.raw}"
         if role.split:
             read_parts(self.ask, f"SELECT DISTINCT part FROM ({wrong})", role.name)
-        code = "CASE part " + " ".join(f"WHEN {literal(p)} THEN {i}" for i, p in enumerate(("train", "valid", "test")))
+        code = "CASE part " + " ".join(f"WHEN {literal(split)} THEN {split.code}" for split in Split)
         self.do(
             f"CREATE TEMP TABLE {self.ids} AS SELECT r, a, b, fsum(w) AS w, coalesce(min({code} END), -1) AS part "
             f"FROM ({joined}) WHERE a IS NOT NULL AND b IS NOT NULL GROUP BY r, a, b"

@@ -12,7 +12,6 @@ from typing import IO, Literal, TypeAlias
 
 import duckdb
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from graphlearn.errors import InputError
@@ -25,11 +24,8 @@ from graphlearn.storage.hetero.report import NodeReport
 from graphlearn.storage.hetero.roles import NodeRole, plain
 from graphlearn.storage.interrupt import interruptible
 from graphlearn.text import counted
-from graphlearn.types import BoolArray, IdArray
+from graphlearn.types import BoolArray, IdArray, Split, SplitCodes
 
-PARTS = ("train", "valid", "test")
-PartCodes: TypeAlias = npt.NDArray[np.int8]
-"""For each row its place in PARTS, or -1."""
 LabelKind: TypeAlias = Literal["single", "multi"]
 ID, KEY = "graphlearn_id", "graphlearn_key"
 
@@ -108,7 +104,7 @@ class NodeTable:
     features: FeatureArrays | None
     report: NodeReport
     labels: Labels | None = None
-    split: PartCodes | None = None
+    split: SplitCodes | None = None
     fingerprint: str = ""
 
     def __len__(self) -> int:
@@ -203,7 +199,7 @@ class _NodeIngest:
                 help="a node is one row: SELECT DISTINCT, or GROUP BY id",
             )
 
-    def split(self) -> PartCodes:
+    def split(self) -> SplitCodes:
         column = quoted(str(self.role.split))
         return read_parts(self.ask, f"SELECT {column} AS part FROM {self.table} ORDER BY {ID} ASC", self.role.name)
 
@@ -233,10 +229,10 @@ class _NodeIngest:
         return Labels(name, kind, classes, ids=labels)
 
 
-def read_parts(ask: object, sql: str, role: str) -> PartCodes:
-    """The rows (part) of a query as places in PARTS; NULL is -1. Raises InputError for other words."""
+def read_parts(ask: object, sql: str, role: str) -> SplitCodes:
+    """The rows (part) of a query as split codes; NULL is -1. Raises InputError for other words."""
     found = ask(sql).column("part").combine_chunks().cast(pa.string())  # type: ignore[operator]
-    wrong = sorted({w for w in found.unique().to_pylist() if w is not None and w not in PARTS})
+    wrong = sorted({w for w in found.unique().to_pylist() if w is not None and w not in list(Split)})
     if wrong:
         raise InputError(
             f"split of {role} holds {', '.join(map(repr, wrong[:3]))}",
@@ -244,7 +240,7 @@ def read_parts(ask: object, sql: str, role: str) -> PartCodes:
             help="its values are 'train', 'valid', 'test' and NULL",
         )
     codes = np.full(len(found), -1, np.int8)
-    for place, part in enumerate(PARTS):
-        equal = pa.compute.equal(found, part).fill_null(False)
-        codes[np.asarray(equal.to_numpy(zero_copy_only=False))] = place
+    for split in Split:
+        equal = pa.compute.equal(found, split.value).fill_null(False)
+        codes[np.asarray(equal.to_numpy(zero_copy_only=False))] = split.code
     return codes

@@ -18,9 +18,9 @@ from graphlearn.storage.dictionary import Dictionary
 from graphlearn.storage.files import disk_errors, read_json, write_json
 from graphlearn.storage.hetero.edges import EdgeTable
 from graphlearn.storage.hetero.features import FeatureArrays
-from graphlearn.storage.hetero.nodes import Keys, Labels, NodeTable, PartCodes
+from graphlearn.storage.hetero.nodes import Keys, Labels, NodeTable
 from graphlearn.storage.hetero.report import EdgeReport, HeteroReport, NodeReport
-from graphlearn.types import Json
+from graphlearn.types import Json, SplitCodes
 
 GRAPH, ARRAYS, CLASSES = "graph.json", "graph.safetensors", "classes.parquet"
 FORMAT_VERSION = 1
@@ -54,7 +54,7 @@ class HeteroTables:
         """The node table with labels."""
         return next((table for table in self.nodes.values() if table.labels is not None), None)
 
-    def with_split(self, name: str, split: PartCodes) -> HeteroTables:
+    def with_split(self, name: str, split: SplitCodes) -> HeteroTables:
         """The same tables, the node type or relation of that name divided into parts, which the report counts."""
         nodes = {n: replace(t, split=split) if n == name else t for n, t in self.nodes.items()}
         edges = {n: replace(t, split=split) if n == name else t for n, t in self.edges.items()}
@@ -111,10 +111,10 @@ def read_hetero(folder: Path) -> HeteroTables:
             name, width = node["name"], node["sparse_width"]
             parts = [arrays.get(f"node_{i}.{part}") for part in _FEATURES]
             features = None if width is None else FeatureArrays(parts[0], parts[1], parts[2], width)
-            labels, told = None, stored["labels"]
-            if told is not None and told["node"] == name:
+            labels, learnt = None, stored["labels"]
+            if learnt is not None and learnt["node"] == name:
                 ids, matrix = arrays.get("labels.ids"), arrays.get("labels.matrix")
-                labels = Labels(told["column"], told["kind"], Keys(Dictionary(folder / CLASSES)), ids, matrix)
+                labels = Labels(learnt["column"], learnt["kind"], Keys(Dictionary(folder / CLASSES)), ids, matrix)
             keys = Keys(Dictionary(folder / f"node_{i}.parquet"))
             counted = report.nodes.get(name, NodeReport())
             nodes[name] = NodeTable(name, keys, features, counted, labels, arrays.get(f"node_{i}.split"))

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from graphlearn.models.hetero.graph import Classification, Features, HeteroGraph, NodeType, Relation, random_split
+from graphlearn.models.hetero.graph import Features, HeteroGraph, NodeType, Relation
+from graphlearn.models.hetero.splits import random_split
+from graphlearn.models.hetero.tasks import Classification
 
 
 def sparse_features(rng: np.random.Generator, count: int, width: int, each: int = 4) -> Features:

@@ -2,7 +2,8 @@
 
 A file is `-- job`, the job, `-- expected`, the text. Words behind `-- job` change how it is run: `crlf` (line ends),
 `bom` (a byte order mark in front), `set key=value` (an override). The folder it runs in is written <folder>.
-After a wanted change of words: PYTHONPATH=tests python tests/sql/test_wrong_jobs.py writes the expected texts anew; read the difference.
+After a wanted change of words, PYTHONPATH=tests python tests/sql/test_wrong_jobs.py rewrites the expected texts; read
+the diff.
 """
 
 from __future__ import annotations

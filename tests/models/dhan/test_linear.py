@@ -11,15 +11,17 @@ from cases.hetero import blocks_graph, small_graph, small_task
 from hypothesis import given
 from hypothesis import strategies as st
 
-from graphlearn.models.dhan import linear_fit as dhan_highway_fit
+from graphlearn.models.core.fit import train_epoch
+from graphlearn.models.dhan import linear_fit
 from graphlearn.models.dhan.classes import ClassTraining
 from graphlearn.models.dhan.explain import explain
 from graphlearn.models.dhan.linear import averaged_rows, cross_entropy, features_of, sketched
 from graphlearn.models.dhan.linear_fit import regress
 from graphlearn.models.dhan.options import DhanOptions
-from graphlearn.models.hetero import knn as hetero_similar
+from graphlearn.models.hetero import knn as hetero_knn
 from graphlearn.models.hetero.graph import Features, HeteroGraph, NodeType, Relation
-from graphlearn.models.hetero.knn import nearest, with_similar
+from graphlearn.models.hetero.knn import nearest, with_knn
+from graphlearn.types import Split
 
 CPU = torch.device("cpu")
 OPTIONS = DhanOptions(hidden=8, heads=2, epochs=3, device="cpu")
@@ -56,17 +58,17 @@ def test_similar_nodes_are_those_of_the_largest_cosine(seed: int, k: int, words:
 
 def test_a_type_that_is_too_large_or_has_no_features_gets_no_similar_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
     graph = small_graph()
-    assert [r.name for r in with_similar(graph, "paper", 3, CPU).relations][-1] == "similar paper"
+    assert [r.name for r in with_knn(graph, "paper", 3, CPU).relations][-1] == "similar paper"
     bare = HeteroGraph((NodeType("node", 4),), (Relation("links", "node", "node", np.array([0]), np.array([1])),))
-    assert with_similar(bare, "node", 3, CPU) is bare
-    monkeypatch.setattr(hetero_similar, "COMPARISONS", 24 * 96 - 1)
-    assert with_similar(graph, "paper", 3, CPU) is graph
-    monkeypatch.setattr(dhan_highway_fit, "AFFORDABLE", 0)
+    assert with_knn(bare, "node", 3, CPU) is bare
+    monkeypatch.setattr(hetero_knn, "COMPARISONS", 24 * 96 - 1)
+    assert with_knn(graph, "paper", 3, CPU) is graph
+    monkeypatch.setattr(linear_fit, "AFFORDABLE", 0)
     training = ClassTraining(graph, small_task(graph), OPTIONS)
-    assert training.head.highway is None
-    assert [sentence.split(" too ")[0] for sentence in training.left_out] == ["paper has", "the graph is"]
-    training.train_epoch(0)
-    assert training.evaluate("test")["nodes"] > 0
+    assert training.head.linear is None
+    assert [sentence.split(" too ")[0] for sentence in training.skipped] == ["paper has", "the graph is"]
+    train_epoch(training, 0)
+    assert training.evaluate(Split.TEST)["nodes"] > 0
 
 
 @pytest.mark.parametrize("shape", [(12, 30), (40, 7)])
@@ -91,16 +93,16 @@ def test_regression_is_where_the_gradient_is_zero(shape: tuple[int, int], single
 def test_rows_averaged_one_by_one_are_what_the_linear_part_averages() -> None:
     graph = small_graph()
     training = ClassTraining(graph, small_task(graph), OPTIONS)
-    highway, batch = training.head.highway, training.full_batch()
-    assert highway is not None
+    linear, batch = training.head.linear, training.full_batch()
+    assert linear is not None
     with torch.no_grad():
-        for logits in highway.mixes:
+        for logits in linear.mixes:
             logits.copy_(torch.linspace(-1, 1, len(logits)))
-    restart, rows = float(highway.restart), torch.tensor([0, 5, 23])
-    weights = torch.cat([p for part in highway.linear for p in (part.dense, part.sparse)])
-    mix = {t: m.detach() for t, m in highway.mix.items()}
-    found = averaged_rows(batch, mix, "paper", rows, (restart,), {})[restart] @ weights + highway.bias
-    torch.testing.assert_close(found, highway(batch)[rows], atol=1e-5, rtol=1e-4)
+    restart, rows = float(linear.restart), torch.tensor([0, 5, 23])
+    weights = torch.cat([p for part in linear.per_type for p in (part.dense, part.sparse)])
+    mix = {t: m.detach() for t, m in linear.mix.items()}
+    found = averaged_rows(batch, mix, "paper", rows, (restart,), {})[restart] @ weights + linear.bias
+    torch.testing.assert_close(found, linear(batch)[rows], atol=1e-5, rtol=1e-4)
 
 
 def test_a_sketch_keeps_inner_products() -> None:
@@ -121,16 +123,16 @@ def test_channels_that_say_something_count_more() -> None:
     rng = np.random.default_rng(1)
     noise = Relation("noise", "node", "node", rng.integers(300, size=3000), rng.integers(300, size=3000))
     graph = HeteroGraph(graph.nodes, (*graph.relations, noise))
-    training = ClassTraining(graph, task, replace(OPTIONS, similar=0))
-    highway, block = training.head.highway, training.full_batch().blocks["all", "node"]
-    assert highway is not None
-    share = dict(zip([c.name for c in block.channels], highway.mix["node"].softmax(0).tolist(), strict=True))
+    training = ClassTraining(graph, task, replace(OPTIONS, knn=0))
+    linear, block = training.head.linear, training.full_batch().blocks["all", "node"]
+    assert linear is not None
+    share = dict(zip([c.name for c in block.channels], linear.mix["node"].softmax(0).tolist(), strict=True))
     assert max(share["noise"], share["noise (back)"]) < min(share["friend"], share["friend (back)"])
     training.head.share.fill_(1.0)
-    mixed = training.evaluate("test")["macro_f1"]
+    mixed = training.evaluate(Split.TEST)["macro_f1"]
     with torch.no_grad():
-        highway.mix["node"].zero_()
-    assert mixed > training.evaluate("test")["macro_f1"]
+        linear.mix["node"].zero_()
+    assert mixed > training.evaluate(Split.TEST)["macro_f1"]
 
 
 def test_without_validation_part_a_linear_part_is_fitted_too() -> None:
@@ -138,7 +140,7 @@ def test_without_validation_part_a_linear_part_is_fitted_too() -> None:
     task = replace(task, split=np.where(task.split == 1, -1, task.split))
     training = ClassTraining(graph, task, OPTIONS)
     training.head.share.fill_(1.0)
-    assert training.evaluate("test")["macro_f1"] > 0.6
+    assert training.evaluate(Split.TEST)["macro_f1"] > 0.6
 
 
 @pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
@@ -146,8 +148,8 @@ def test_explanations_count_the_linear_part_as_the_prediction_does(share: float)
     graph = small_graph()
     training = ClassTraining(graph, small_task(graph), OPTIONS)
     training.head.share.fill_(share)
-    highway = training.head.highway
-    assert highway is not None
+    linear = training.head.linear
+    assert linear is not None
     rows = explain(training, "paper", np.array([1, 5]), top=100)
     for node in (1, 5):
         own = [r for r in rows if r.node == node]
@@ -158,6 +160,6 @@ def test_explanations_count_the_linear_part_as_the_prediction_does(share: float)
         assert near == set(similar.src[similar.dst == node].tolist())
         if share == 1:
             block = training.full_batch().blocks["all", "paper"]
-            wanted = torch.where(block.present[node], highway.mix["paper"], -1e30).softmax(0).tolist()
+            wanted = torch.where(block.present[node], linear.mix["paper"], -1e30).softmax(0).tolist()
             for c, weight in zip(block.channels, wanted, strict=True):
                 assert relations.get((c.relation, c.back), 0) == pytest.approx(weight, abs=1e-5)

@@ -10,14 +10,17 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from graphlearn.models.dhan.attention import Level, segment_softmax, weighted_sums
-from graphlearn.models.dhan.edges import Arrows, arrows_of, build_blocks, channels_of, symmetric
-from graphlearn.models.dhan.model import Batch, Dhan, Table, averaged
+from graphlearn.models.dhan.batch import Batch
+from graphlearn.models.dhan.edges import EdgeIndex, build_blocks, channels_of, edge_index, symmetric
+from graphlearn.models.dhan.hops import averaged
+from graphlearn.models.dhan.model import Dhan
 from graphlearn.models.dhan.options import DhanOptions
+from graphlearn.models.hetero.features import FeatureTable
 from graphlearn.models.hetero.graph import HeteroGraph, NodeType, Relation
 
 CPU = torch.device("cpu")
 FORMS = [
-    {"published": True},
+    {"variant": "paper"},
     {"attention": "linear", "heads": 2},
     {"attention": "gat", "heads": 2},
     {"attention": "gatv2", "heads": 4},
@@ -28,9 +31,9 @@ FORMS = [
 def batch_of(graph: HeteroGraph, options: DhanOptions) -> Batch:
     channels = channels_of(graph, options.reverse)
     counts = {n.name: n.count for n in graph.nodes}
-    arrows = {c: arrows_of(graph, c) for c in channels}
-    columns = {n.name: Table(n, options.weighting, CPU).take() for n in graph.nodes}
-    return Batch(columns, build_blocks(channels, arrows, counts, CPU))
+    edges = {c: edge_index(graph, c) for c in channels}
+    columns = {n.name: FeatureTable(n, options.weighting, CPU).take() for n in graph.nodes}
+    return Batch(columns, build_blocks(channels, edges, counts, CPU))
 
 
 def softmax(values: list[Tensor]) -> list[Tensor]:
@@ -42,7 +45,7 @@ def softmax(values: list[Tensor]) -> list[Tensor]:
 
 
 def loop_level(
-    level: Level, options: DhanOptions, sources: dict[str, Tensor], target: Tensor, channels: list, arrows: dict
+    level: Level, options: DhanOptions, sources: dict[str, Tensor], target: Tensor, channels: list, edges: dict
 ) -> Tensor:
     """Dual hierarchical attention as the paper writes it: relation by relation, node by node, pair by pair."""
     d, H = options.hidden, options.heads
@@ -52,7 +55,7 @@ def loop_level(
         per_relation, present = [], []
         x_i = target[i].view(H, K)
         for r, c in enumerate(channels):
-            a: Arrows = arrows[c]
+            a: EdgeIndex = edges[c]
             weight = np.ones(len(a.src)) if a.weight is None else a.weight
             vector = level.from_source[r]
             neighbours: list[tuple[Tensor, Tensor, float]] = []
@@ -129,7 +132,7 @@ def test_encoder_is_the_loop(form: dict) -> None:
             for name in ("share", "log_weight"):
                 if part is not None and getattr(part, name) is not None:
                     object.__setattr__(part, name, getattr(part, name).double())
-    arrows = {c: arrows_of(graph, c) for c in channels}
+    edges = {c: edge_index(graph, c) for c in channels}
     found = model(batch)
 
     x = {t: part(batch.columns[t], None) for t, part in zip(model.types, model.input, strict=True)}
@@ -139,7 +142,7 @@ def test_encoder_is_the_loop(form: dict) -> None:
         for i, t in enumerate(model.types):
             if f"{s}-{level}-{i}" in model.levels:
                 own = [c for c in channels if c.target == t and c.level == level]
-                new[t] = loop_level(model.levels[f"{s}-{level}-{i}"], options, projected, projected[t], own, arrows)
+                new[t] = loop_level(model.levels[f"{s}-{level}-{i}"], options, projected, projected[t], own, edges)
         x = new
     weights = {t: torch.randn(v.shape, generator=generator, dtype=v.dtype) for t, v in x.items()}
     parameters = list(model.parameters())
@@ -234,4 +237,4 @@ def test_channels() -> None:
 def test_edges_of_weight_0_carry_nothing() -> None:
     relation = Relation("r", "a", "a", np.array([0, 1]), np.array([1, 2]), np.array([0, 1], np.float32))
     graph = HeteroGraph((NodeType("a", 3),), (relation,))
-    assert arrows_of(graph, channels_of(graph, False)[0]).src.tolist() == [1]
+    assert edge_index(graph, channels_of(graph, False)[0]).src.tolist() == [1]

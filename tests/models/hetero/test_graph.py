@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from graphlearn.errors import InputError
-from graphlearn.models.hetero.graph import Features, HeteroGraph, NodeType, Relation, random_split
+from graphlearn.models.hetero.graph import Features, HeteroGraph, NodeType, Relation
 from graphlearn.models.hetero.metrics import (
     adjusted_rand_index,
     f1_scores,
@@ -16,6 +16,7 @@ from graphlearn.models.hetero.metrics import (
     rank_figures,
     true_ranks,
 )
+from graphlearn.models.hetero.splits import random_split
 
 
 def test_metrics_are_those_of_scikit_learn() -> None:
