@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
-from importlib import import_module
 from typing import TYPE_CHECKING, Any, cast
 
 from graphlearn.errors import InputError, OptionError
@@ -15,6 +14,7 @@ from graphlearn.jobs.dataflow import Data, Dataflow, Estimate, Operator
 from graphlearn.jobs.families import Family, RoleSpec
 from graphlearn.jobs.machine import gemm_flops
 from graphlearn.models.kge.options import KgeOptions
+from graphlearn.models.kge.scorers.registry import scorer_type
 from graphlearn.storage.columns import check_columns, describe, find_column, quoted, subquery
 from graphlearn.storage.triples.ingest import EncodedTriples, encode_triples
 from graphlearn.text import human_bytes
@@ -22,31 +22,14 @@ from graphlearn.types import Side, Split
 
 if TYPE_CHECKING:
     from graphlearn.jobs.functions import ArrowSource, FunctionSpec, LoadedModel, Question
-    from graphlearn.models.kge.ranking import Embedding
+    from graphlearn.models.kge.embedding import Embedding
     from graphlearn.models.kge.scorer import Scorer
     from graphlearn.storage.artifacts import Artifact
-
-SCORERS = {
-    "transe": "transe:TransE",
-    "distmult": "distmult:DistMult",
-    "complex": "complex:ComplEx",
-    "rotate": "rotate:RotatE",
-    "simple": "simple:SimplE",
-    "cp": "simple:CP",
-    "rescal": "rescal:Rescal",
-    "tucker": "rescal:TuckER",
-}
 
 BASE_MEMORY = 600 << 20
 """Bytes of a process that has imported everything."""
 EVALUATION_MEMORY = 1 << 28
 """Bytes for blocks of scores while ranking."""
-
-
-def scorer_type(name: str) -> type[Scorer]:
-    """The model behind a TYPE name."""
-    module, _, attribute = SCORERS[name].partition(":")
-    return cast("type[Scorer]", getattr(import_module(f"graphlearn.models.kge.scorers.{module}"), attribute))
 
 
 class KgeFamily(Family):
@@ -233,7 +216,7 @@ class _Kge:
 
     def split(self, data: Data, emit: Emit) -> Data:  # noqa: ARG002
         """Splits, and for every query what is known in any of them."""
-        from graphlearn.models.kge.known import KnownAnswers
+        from graphlearn.models.core.known import KnownAnswers
 
         encoded: EncodedTriples = data["encoded"]
         parts = list(encoded.splits.values())
@@ -244,7 +227,7 @@ class _Kge:
         """Fit the tables."""
         check_device(self.options.device)
         from graphlearn.jobs.kge.training import KgeTrainer
-        from graphlearn.models.kge.engine import make_engine
+        from graphlearn.models.kge.engines.make import make_engine
 
         run = self.bound.run
         assert run is not None
@@ -272,7 +255,6 @@ class _Kge:
     def evaluate(self, data: Data, emit: Emit) -> Data:
         """Final metrics of the best weights: of the test split, of valid too when there is one."""
         from graphlearn.jobs.kge.metrics import metric_rows
-        from graphlearn.models.kge.ranking import rank
 
         splits = data["splits"]
         wanted = [s for s in (Split.VALID, Split.TEST) if len(splits[s])]
@@ -281,13 +263,12 @@ class _Kge:
         done, rows, metrics = 0, [], {}
         for split in wanted:
             base = done
-            ranks = rank(
-                data["embedding"],
+            ranks = data["embedding"].rank(
                 splits[split],
                 data["known"],
                 memory_limit=EVALUATION_MEMORY,
                 threads=self.options.threads,
-                progress=lambda n, base=base: emit(PhaseAdvanced(phase="evaluate", done=base + n)),  # type: ignore[misc]
+                progress=lambda n, base=base: emit(PhaseAdvanced(phase="evaluate", done=base + n)),
             )
             done += len(splits[split])
             metrics = ranks.metrics()

@@ -19,7 +19,7 @@ import pyarrow.compute
 
 from graphlearn.errors import InputError, OptionError
 from graphlearn.jobs.functions import VERSION, ArrowSource, CursorFactory, FunctionSpec, LoadedModel, Question, Warn
-from graphlearn.jobs.kge.dataflow import EVALUATION_MEMORY, PROTOCOL, scorer_type
+from graphlearn.jobs.kge.dataflow import EVALUATION_MEMORY, PROTOCOL
 from graphlearn.jobs.kge.metrics import metric_rows, metrics_table, read_metrics
 from graphlearn.jobs.kge.questions import (
     BATCH,
@@ -39,8 +39,8 @@ from graphlearn.storage.triples.snapshot import ENTITIES, RELATIONS, read_snapsh
 from graphlearn.types import IdArray, Side, Triples
 
 if TYPE_CHECKING:
-    from graphlearn.models.kge.known import KnownAnswers
-    from graphlearn.models.kge.ranking import Embedding
+    from graphlearn.models.core.known import KnownAnswers
+    from graphlearn.models.kge.embedding import Embedding
 
 FUNCTIONS: dict[str, FunctionSpec] = {
     "predict": FunctionSpec(
@@ -107,7 +107,8 @@ class KgeModel(LoadedModel):
         if self._embedding is None:
             from safetensors.torch import load_file
 
-            from graphlearn.models.kge.ranking import Embedding
+            from graphlearn.models.kge.embedding import Embedding
+            from graphlearn.models.kge.scorers.registry import scorer_type
 
             manifest = self.artifact.manifest
             kind = scorer_type(manifest["family"])
@@ -122,7 +123,7 @@ class KgeModel(LoadedModel):
     def known(self) -> dict[Side, KnownAnswers]:
         """Every triple the model was given, train, valid and test, as known answers."""
         if not self._known:
-            from graphlearn.models.kge.known import KnownAnswers
+            from graphlearn.models.core.known import KnownAnswers
 
             parts = list(read_snapshot(self.artifact.path).values())
             self._known = {side: KnownAnswers.of(parts, side, len(self.relations)) for side in Side}
@@ -179,8 +180,6 @@ def _predict(
 
 def _answer(loaded: KgeModel, batch: pa.RecordBatch, schema: pa.Schema, k: int, exclude: bool) -> pa.RecordBatch:
     """Answers to a batch of questions, in the order of the questions."""
-    from graphlearn.models.kge.ranking import score_triples, top_k
-
     h, r, t = (batch.column(name).to_numpy(zero_copy_only=False) for name in ("__h", "__r", "__t"))
     model, known = loaded.embedding, loaded.known
     usable = (r >= 0) & (h != -1) & (t != -1)
@@ -196,13 +195,8 @@ def _answer(loaded: KgeModel, batch: pa.RecordBatch, schema: pa.Schema, k: int, 
         rows = np.flatnonzero(usable & (anchors >= 0) & (asked == -2))
         if not len(rows):
             continue
-        blocks = list(
-            top_k(
-                model, anchors[rows], r[rows], side, k, known[side] if exclude else None, memory_limit=EVALUATION_MEMORY
-            )
-        )
-        ids = np.concatenate([b[0] for b in blocks])
-        scores = np.concatenate([b[1] for b in blocks])
+        hidden = known[side] if exclude else None
+        ids, scores = model.top_k(anchors[rows], r[rows], side, k, hidden, memory_limit=EVALUATION_MEMORY)
         kept = ids >= 0
         flat_rows = np.repeat(rows, ids.shape[1]).reshape(ids.shape)[kept]
         ranks = np.broadcast_to(np.arange(1, ids.shape[1] + 1), ids.shape)[kept]
@@ -213,7 +207,7 @@ def _answer(loaded: KgeModel, batch: pa.RecordBatch, schema: pa.Schema, k: int, 
     given = np.flatnonzero(usable & (h >= 0) & (t >= 0))
     if len(given):
         seen = is_known(known[Side.TAIL], h[given], r[given], t[given])
-        scores = score_triples(model, Triples(h[given], r[given], t[given]))
+        scores = model.score(h[given], r[given], t[given])
         add(given, h[given], t[given], np.full(len(given), -1), scores, seen)
     answered = np.unique(np.concatenate(rows_out)) if rows_out else np.empty(0, np.int64)
     rest = np.setdiff1d(np.arange(batch.num_rows), answered)
@@ -350,8 +344,7 @@ def _check_answerable(loaded: KgeModel, argument: str, cursor: CursorFactory) ->
 
 def _evaluate(loaded: KgeModel, argument: str | None, cursor: CursorFactory, warn: Warn) -> Iterator[pa.RecordBatch]:
     """The metrics stored at training time, or those of other triples, filtered by everything the model was given."""
-    from graphlearn.models.kge.known import KnownAnswers
-    from graphlearn.models.kge.ranking import rank
+    from graphlearn.models.core.known import KnownAnswers
 
     if argument is None:
         rows = read_metrics(loaded.artifact.path / "metrics.parquet")
@@ -379,7 +372,7 @@ def _evaluate(loaded: KgeModel, argument: str | None, cursor: CursorFactory, war
     triples = Triples(*(np.ascontiguousarray(c[usable].astype(np.int32)) for c in (h, r, t)))
     parts = [*read_snapshot(loaded.artifact.path).values(), triples]
     known = {side: KnownAnswers.of(parts, side, len(loaded.relations)) for side in Side}
-    ranks = rank(loaded.embedding, triples, known, memory_limit=EVALUATION_MEMORY)
+    ranks = loaded.embedding.rank(triples, known, memory_limit=EVALUATION_MEMORY)
     protocol = PROTOCOL
     if unknown.lost:
         protocol += f"; {unknown.lost:,} of {unknown.rows:,} triples left out: their keys are unknown"

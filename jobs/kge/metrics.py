@@ -14,7 +14,7 @@ from graphlearn.storage.files import disk_errors
 from graphlearn.types import Side
 
 if TYPE_CHECKING:
-    from graphlearn.models.kge.ranking import Ranks
+    from graphlearn.models.kge.ranks import Ranks
 
 FIGURES = ("mrr", "mr", "amri", "hits_at_1", "hits_at_3", "hits_at_10")
 
