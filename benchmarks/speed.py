@@ -21,12 +21,13 @@ import torch
 import graphlearn
 from benchmarks import data, peers, results
 from graphlearn.events import Event, PhaseFinished
-from graphlearn.jobs.kge.dataflow import scorer_type
 from graphlearn.jobs.machine import gemm_flops
+from graphlearn.models.core.known import KnownAnswers
 from graphlearn.models.kge.batches import Sampler
-from graphlearn.models.kge.engine import Engine, make_engine
-from graphlearn.models.kge.known import KnownAnswers
-from graphlearn.models.kge.ranking import Embedding, rank
+from graphlearn.models.kge.embedding import Embedding
+from graphlearn.models.kge.engines.engine import Engine
+from graphlearn.models.kge.engines.make import make_engine
+from graphlearn.models.kge.scorers.registry import scorer_type
 from graphlearn.storage.triples.ingest import EncodedTriples
 from graphlearn.types import Side, Split, Triples
 
@@ -105,17 +106,15 @@ def evaluation(graph: EncodedTriples, repeat: int) -> list[dict[str, Any]]:
     for model, part in (("complex", 4000), ("transe", 2000), ("rotate", 1000)):
         kind = scorer_type(model)
         engine = make_engine(kind(kind.options_type(dim=400)), graph.n_entities, graph.n_relations)
-        e = Embedding(engine.scorer, engine.entities, engine.relations, engine.dense, graph.n_relations)
+        e = engine.embedding
         test: Triples = graph.splits[Split.TEST][:part]
 
         small_engine = make_engine(kind(kind.options_type(dim=200)), graph.n_entities, graph.n_relations)
-        small = Embedding(
-            small_engine.scorer, small_engine.entities, small_engine.relations, small_engine.dense, graph.n_relations
-        )
+        small = small_engine.embedding
 
         def mine(e: Embedding = e, test: Triples = test) -> float:
             started = time.perf_counter()
-            rank(e, test, known, memory_limit=1 << 28)
+            e.rank(test, known)
             return len(test) / (time.perf_counter() - started)
 
         mine()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from graphlearn.jobs.family import Columns, Count, Family, ModelShape, Predictor, Role, Sizes, Summary, TableFunction
 from graphlearn.jobs.metrics import HITS_AT_1, HITS_AT_3, HITS_AT_10, MRR, Metric
-from graphlearn.models.kge.scorers import SCORERS, scorer_type
+from graphlearn.models.kge.scorers.registry import SCORERS, scorer_type
 from graphlearn.storage.columns import check_columns
 
 if TYPE_CHECKING:

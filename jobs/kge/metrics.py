@@ -12,7 +12,7 @@ from graphlearn.storage.dictionary import Dictionary
 from graphlearn.types import Side
 
 if TYPE_CHECKING:
-    from graphlearn.models.kge.ranking import Ranks
+    from graphlearn.models.kge.ranks import Ranks
 
 
 def metric_rows(split: str, ranks: Ranks) -> list[dict[str, Any]]:

@@ -20,7 +20,7 @@ from graphlearn.jobs.machine import BASE_MEMORY
 from graphlearn.jobs.request import ModelRequest
 from graphlearn.jobs.train import PUBLISHED, Publish
 from graphlearn.models.kge.options import KgeOptions
-from graphlearn.models.kge.scorers import scorer_type
+from graphlearn.models.kge.scorers.registry import scorer_type
 from graphlearn.storage.columns import check_columns, describe, find_column, quoted, subquery
 from graphlearn.storage.fingerprint import digest, row_hash
 from graphlearn.storage.interrupt import interruptible

@@ -17,7 +17,7 @@ from graphlearn.jobs.kge.metrics import metric_rows, metrics_table
 from graphlearn.jobs.kge.shape import ENDS, KgeShape
 from graphlearn.jobs.kge.tasks import EVALUATION_MEMORY, PROTOCOL, TABLE
 from graphlearn.jobs.train import WEIGHTS
-from graphlearn.models.kge.scorers import scorer_type
+from graphlearn.models.kge.scorers.registry import scorer_type
 from graphlearn.storage.artifacts import Artifact
 from graphlearn.storage.dictionary import Dictionary
 from graphlearn.storage.triples.snapshot import ENTITIES, RELATIONS, read_snapshot
@@ -26,8 +26,8 @@ from graphlearn.types import IdArray, Side, Triples
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from graphlearn.models.kge.known import KnownAnswers
-    from graphlearn.models.kge.ranking import Embedding
+    from graphlearn.models.core.known import KnownAnswers
+    from graphlearn.models.kge.embedding import Embedding
 
 BATCH = 8192
 """Rows of a batch of answers."""
@@ -65,7 +65,7 @@ class KgePredictor(Predictor):
         """Weights and equation, on the CPU."""
         from safetensors.torch import load_file
 
-        from graphlearn.models.kge.ranking import Embedding
+        from graphlearn.models.kge.embedding import Embedding
 
         manifest = self.artifact.manifest
         kind = scorer_type(manifest["family"])
@@ -81,7 +81,7 @@ class KgePredictor(Predictor):
         return self._known_with([])
 
     def _known_with(self, more: list[Triples]) -> dict[Side, KnownAnswers]:
-        from graphlearn.models.kge.known import KnownAnswers
+        from graphlearn.models.core.known import KnownAnswers
 
         parts = [*read_snapshot(self.artifact.path).values(), *more]
         return {side: KnownAnswers.of(parts, side, len(self.relations)) for side in Side}
@@ -124,8 +124,6 @@ class KgePredictor(Predictor):
     def _complete(
         self, batch: pa.RecordBatch, ids: dict[str, IdArray], schema: pa.Schema, k: int, *, exclude: bool
     ) -> pa.RecordBatch:
-        from graphlearn.models.kge.ranking import score_triples, top_k
-
         h, r, t = (ids[name] for name in ENDS)
         model, known = self.embedding, self.known
         usable = (r >= 0) & (h != UNKNOWN) & (t != UNKNOWN)
@@ -140,10 +138,8 @@ class KgePredictor(Predictor):
             rows = np.flatnonzero(usable & (anchors >= 0) & (asked == ASKED))
             if not len(rows):
                 continue
-            without = known[side] if exclude else None
-            blocks = list(top_k(model, anchors[rows], r[rows], side, k, without, memory_limit=EVALUATION_MEMORY))
-            found = np.concatenate([b[0] for b in blocks])
-            scores = np.concatenate([b[1] for b in blocks])
+            hidden = known[side] if exclude else None
+            found, scores = model.top_k(anchors[rows], r[rows], side, k, hidden, memory_limit=EVALUATION_MEMORY)
             kept = found >= 0
             flat_rows = np.repeat(rows, found.shape[1]).reshape(found.shape)[kept]
             ranks = np.broadcast_to(np.arange(1, found.shape[1] + 1), found.shape)[kept]
@@ -154,7 +150,7 @@ class KgePredictor(Predictor):
         given = np.flatnonzero(usable & (h >= 0) & (t >= 0))
         if len(given):
             seen = is_known(known[Side.TAIL], h[given], r[given], t[given])
-            scores = score_triples(model, Triples(h[given], r[given], t[given]))
+            scores = model.score(h[given], r[given], t[given])
             add(given, h[given], t[given], np.full(len(given), -1), scores, seen)
         answered = np.unique(np.concatenate(columns[0])) if columns[0] else np.empty(0, np.int64)
         rest = np.setdiff1d(np.arange(batch.num_rows), answered)
@@ -240,8 +236,6 @@ class KgePredictor(Predictor):
 
     def evaluate(self, batches: Iterable[pa.RecordBatch], schema: pa.Schema, warn: Warn) -> Iterator[pa.RecordBatch]:
         """Metrics on other triples, filtered by everything the model was given."""
-        from graphlearn.models.kge.ranking import rank
-
         unknown, parts = Unknown(), [np.empty((3, 0), np.int64)]
         for batch in batches:
             ids = {name: np.where(column == ASKED, UNKNOWN, column) for name, column in self._ids(batch).items()}
@@ -257,7 +251,8 @@ class KgePredictor(Predictor):
                 help="check that its keys are those the model was trained on",
             )
         triples = Triples(*(np.ascontiguousarray(column[usable].astype(np.int32)) for column in (h, r, t)))
-        ranks = rank(self.embedding, triples, self._known_with([triples]), memory_limit=EVALUATION_MEMORY)
+        known = self._known_with([triples])
+        ranks = self.embedding.rank(triples, known, memory_limit=EVALUATION_MEMORY)
         protocol = PROTOCOL
         if unknown.lost:
             protocol += f"; {unknown.lost:,} of {unknown.rows:,} triples left out: their keys are unknown"

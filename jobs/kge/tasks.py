@@ -13,7 +13,7 @@ from graphlearn.jobs.dataflow import Data, Needs, Task
 from graphlearn.jobs.metrics import MetricTable
 from graphlearn.jobs.train import ANYWHERE, Evaluation, Train, check_unchanged
 from graphlearn.models.kge.options import KgeOptions
-from graphlearn.models.kge.scorers import scorer_type
+from graphlearn.models.kge.scorers.registry import scorer_type
 from graphlearn.storage.columns import check_columns, describe
 from graphlearn.storage.triples.ingest import EncodedTriples, encode_triples
 from graphlearn.types import Side, Split, Triples
@@ -21,7 +21,7 @@ from graphlearn.types import Side, Split, Triples
 if TYPE_CHECKING:
     from graphlearn.jobs.execute import Context
     from graphlearn.jobs.loop import Loop
-    from graphlearn.models.kge.known import KnownAnswers
+    from graphlearn.models.core.known import KnownAnswers
 
 EVALUATION_MEMORY = 1 << 28
 """Bytes for blocks of scores while ranking."""
@@ -85,7 +85,7 @@ class SplitTriples(Task):
     """Splits, and for every query what is known in any of them."""
 
     def run(self, data: Data, context: Context) -> Data:  # noqa: ARG002
-        from graphlearn.models.kge.known import KnownAnswers
+        from graphlearn.models.core.known import KnownAnswers
 
         encoded: EncodedTriples = data["encoded"]
         parts = list(encoded.splits.values())
@@ -102,7 +102,7 @@ class TrainKge(Train):
 
     def loop(self, data: Data, context: Context) -> Loop:
         from graphlearn.jobs.kge.training import KgeLoop
-        from graphlearn.models.kge.engine import make_engine
+        from graphlearn.models.kge.engines.make import make_engine
 
         graph: SplitGraph = data["graph"]
         scorer = scorer_type(self.family)(self.options)
@@ -128,7 +128,6 @@ class EvaluateKge(Task):
 
     def run(self, data: Data, context: Context) -> Data:
         from graphlearn.jobs.kge.metrics import metric_rows
-        from graphlearn.models.kge.ranking import rank
 
         graph: SplitGraph = data["graph"]
         wanted = [split for split in (Split.VALID, Split.TEST) if len(graph.splits[split])]
@@ -139,13 +138,12 @@ class EvaluateKge(Task):
         metrics: dict[str, float] = {}
         for split in wanted:
             base = done
-            ranks = rank(
-                data["trained"],
+            ranks = data["trained"].rank(
                 graph.splits[split],
                 graph.known,
                 memory_limit=EVALUATION_MEMORY,
                 threads=self.threads,
-                progress=lambda n, base=base: context.emit(PhaseAdvanced(phase="evaluate", done=base + n)),  # type: ignore[misc]
+                progress=lambda n, base=base: context.emit(PhaseAdvanced(phase="evaluate", done=base + n)),
             )
             done += len(graph.splits[split])
             metrics = ranks.metrics()

@@ -10,12 +10,12 @@ import numpy as np
 
 from graphlearn.events import Emit
 from graphlearn.jobs.loop import Loop
+from graphlearn.models.core.known import KnownAnswers
 from graphlearn.models.kge.batches import Sampler
 from graphlearn.models.kge.device_batches import DeviceSampler
-from graphlearn.models.kge.engine import Engine
-from graphlearn.models.kge.known import KnownAnswers
+from graphlearn.models.kge.embedding import Embedding
+from graphlearn.models.kge.engines.engine import Engine
 from graphlearn.models.kge.options import KgeOptions
-from graphlearn.models.kge.ranking import Embedding, rank
 from graphlearn.types import Side, Triples
 
 if TYPE_CHECKING:
@@ -58,8 +58,7 @@ class KgeLoop(Loop):
     @property
     def embedding(self) -> Embedding:
         """The model as it is now."""
-        e = self.engine
-        return Embedding(e.scorer, e.entities, e.relations, e.dense, e.n_relations)
+        return self.engine.embedding
 
     def steps(self, epoch: int) -> int:
         return self.sampler.steps(epoch)
@@ -77,8 +76,8 @@ class KgeLoop(Loop):
     def evaluate(self) -> tuple[float, dict[str, float], str] | None:
         if not len(self.valid):
             return None
-        ranks = rank(
-            self.embedding, self.valid, self.known, memory_limit=self.memory_limit, threads=self.options.threads
+        ranks = self.embedding.rank(
+            self.valid, self.known, memory_limit=self.memory_limit, threads=self.options.threads
         )
         metrics = ranks.metrics()
         return metrics["mrr"], metrics, f"MRR {metrics['mrr']:.4f}"

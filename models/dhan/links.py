@@ -10,37 +10,28 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from graphlearn.models.core.known import KnownAnswers
+from graphlearn.models.core.ranking import filtered_ranks, ranking_metrics
 from graphlearn.models.dhan.options import DhanOptions
 from graphlearn.models.dhan.pairs import PairTraining, contrast
-from graphlearn.models.dhan.sampler import Csr
 from graphlearn.models.hetero.graph import HeteroGraph, Relation
-from graphlearn.models.hetero.metrics import Double, rank_figures, true_ranks
 from graphlearn.models.hetero.tasks import LinkRanking, Task
 from graphlearn.types import BoolArray, FloatArray, IdArray, Split
 
 Scorer: TypeAlias = Callable[[IdArray], FloatArray]
 
+METRICS = ("mrr", "ndcg_10", "hits_at_1", "hits_at_10", "auc")
 MEASURED = 10_000
 ROWS = 512
 
 
-class Known:
-    """Which targets each source has, and how candidates are drawn."""
-
-    def __init__(self, relation: Relation, sources: int, targets: int) -> None:
-        self.relation, self.targets = relation, targets
-        self.sorted = Csr(relation.src, sources)
-        self.same = relation.source == relation.target
-
-    def allowed(self, nodes: IdArray) -> BoolArray:
-        """Targets that are not known for each node, nor are it. shape: [B] -> [B, N]"""
-        out = np.ones((len(nodes), self.targets), np.bool_)
-        offset = self.sorted.offset
-        for row, v in enumerate(nodes):
-            out[row, self.relation.dst[self.sorted.order[offset[v] : offset[v + 1]]]] = False
-            if self.same:
-                out[row, v] = False
-        return out
+def known_targets(relation: Relation, sources: int) -> KnownAnswers:
+    """The targets of each source in any part, and the source itself where it is of the same type."""
+    src, dst = relation.src, relation.dst
+    if relation.source == relation.target:
+        own = np.arange(sources, dtype=dst.dtype)
+        src, dst = np.concatenate([src, own]), np.concatenate([dst, own])
+    return KnownAnswers.group(src, 0, dst, 1)
 
 
 class LinkHead(nn.Module):
@@ -80,7 +71,7 @@ class LinkTraining(PairTraining):
         self.targets = self.counts[r.target]
         seen = (split <= 0) if r.weight is None else (split <= 0) & (r.weight > 0)
         self.degree = np.bincount(r.dst[seen], minlength=self.targets)
-        self.known = Known(r, self.counts[r.source], self.targets)
+        self.known = known_targets(r, self.counts[r.source])
         n = options.candidates
         against = f"{min(n, self.targets - 1)} random {r.target}" if n else f"every {r.target}"
         self.protocol = (
@@ -162,7 +153,7 @@ class LinkTraining(PairTraining):
                 part = ids[lo : lo + ROWS]
                 scores = self._scores(part, targets)
                 if exclude_known:
-                    scores = np.where(self.known.allowed(part), scores, np.float32(-np.inf))
+                    scores[self.known.rows(self.known.keys(part, 0))] = -np.inf
                 order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
                 best[lo : lo + ROWS] = np.take_along_axis(scores, order, axis=1)
                 found[lo : lo + ROWS] = np.where(np.isfinite(best[lo : lo + ROWS]), order, -1)
@@ -184,22 +175,24 @@ class LinkTraining(PairTraining):
 
     def figures(self, split: Split, scores: Scorer) -> dict[str, float]:
         """Figures of anything that scores all targets of sources. shape of scores: [B] -> [B, N]"""
-        edges, r, n = self.measured(split), self.relation, self.options.candidates
-        ranks: list[Double] = []
-        sizes: list[Double] = []
+        edges, r, known = self.measured(split), self.relation, self.known
+        ranks, candidates = np.empty(len(edges)), np.empty(len(edges))
         for lo in range(0, len(edges), ROWS):
-            rows = edges[lo : lo + ROWS]
-            allowed = self.known.allowed(r.src[rows])
-            if 0 < n < self.targets - 1:
-                rng = np.random.default_rng([self.options.seed, 8, lo])
-                draw = np.where(allowed, rng.random(allowed.shape), 2)
-                border = np.partition(draw, n - 1, axis=1)[:, n - 1 : n]
-                allowed &= draw <= border
-            rank, size = true_ranks(scores(r.src[rows]), r.dst[rows], allowed)
-            ranks.append(rank)
-            sizes.append(size)
-        none = [np.zeros(0)]
-        return rank_figures(np.concatenate(none + ranks), np.concatenate(none + sizes)) | {"edges": float(len(edges))}
+            rows = slice(lo, lo + ROWS)
+            src, dst = r.src[edges[rows]], r.dst[edges[rows]]
+            keys = known.keys(src, 0)
+            drawn = self._candidates(keys, lo)
+            ranks[rows], candidates[rows] = filtered_ranks(scores(src), dst, known, keys, allowed=drawn)
+        return ranking_metrics(ranks, candidates, METRICS) | {"edges": float(len(edges))}
+
+    def _candidates(self, keys: IdArray, first: int) -> BoolArray | None:
+        """The targets that a block of edges is ranked against; None: all that are not known. shape: [B] -> [B, N]"""
+        n = self.options.candidates
+        if not 0 < n < self.targets - 1:
+            return None
+        draw = np.random.default_rng([self.options.seed, 8, first]).random((len(keys), self.targets))
+        draw[self.known.rows(keys)] = 2
+        return np.asarray(draw <= np.partition(draw, n - 1, axis=1)[:, n - 1 : n])
 
     def score(self) -> float:
         """Minus the MRR of the validation part, or of the train part without one."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -91,34 +91,3 @@ def k_means(x: FloatArray, clusters: int, seed: int, starts: int = 10, rounds: i
         if inertia < least:
             best, least = own, inertia
     return np.asarray(best, np.int64)
-
-
-def rank_figures(rank: Double, candidates: Double) -> dict[str, float]:
-    """Means over queries with one true candidate each: mrr, ndcg_10, hits_at_1, hits_at_10, auc.
-
-    rank: 1-based, ties at their mean; candidates: how many were ranked, the true one included. auc is the share of
-    false candidates ranked below. shape: [Q] each
-    """
-    if not len(rank):
-        return dict.fromkeys(("mrr", "ndcg_10", "hits_at_1", "hits_at_10", "auc"), float("nan"))
-    gain = np.where(rank <= 10, 1 / np.log2(rank + 1), 0)
-    below = 1 - (rank - 1) / np.maximum(candidates - 1, 1)
-    return {
-        "mrr": float((1 / rank).mean()),
-        "ndcg_10": float(gain.mean()),
-        "hits_at_1": float((rank <= 1).mean()),
-        "hits_at_10": float((rank <= 10).mean()),
-        "auc": float(below.mean()),
-    }
-
-
-def true_ranks(scores: FloatArray, truth: npt.NDArray[Any], allowed: BoolArray) -> tuple[Double, Double]:
-    """Rank of each row's true column among the allowed ones (the true one always is), ties at their mean.
-
-    shape: [B, N], [B], [B, N] -> [B], [B]
-    """
-    own = scores[np.arange(len(scores)), truth][:, None]
-    others = allowed.copy()
-    others[np.arange(len(scores)), truth] = False
-    above, equal = ((scores > own) & others).sum(1), ((scores == own) & others).sum(1)
-    return 1 + above + equal / 2, 1.0 + others.sum(1)

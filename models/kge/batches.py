@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from graphlearn.models.kge.known import KnownAnswers
+from graphlearn.models.core.known import KnownAnswers
 from graphlearn.models.kge.options import KgeOptions
 from graphlearn.types import BoolArray, FloatArray, IdArray, Side, Triples
 

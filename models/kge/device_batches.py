@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from graphlearn.models.core.known import KnownAnswers
 from graphlearn.models.kge.batches import Sampler
-from graphlearn.models.kge.known import KnownAnswers
 from graphlearn.models.kge.options import KgeOptions
 from graphlearn.types import IdArray, Side, Triples
 

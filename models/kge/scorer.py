@@ -100,6 +100,10 @@ class Scorer(ABC):
     def __init__(self, options: KgeOptions) -> None:
         self.options = options
 
+    def __reduce__(self) -> tuple[type[Scorer], tuple[KgeOptions]]:
+        """A scorer is pickled as its options: similarities and kernels are functions."""
+        return type(self), (self.options,)
+
     @property
     def entity_width(self) -> int:
         """D, floats per entity."""

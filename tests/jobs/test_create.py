@@ -37,7 +37,7 @@ from cases.jobs import request
 from graphlearn.storage.workspace import Workspace
 from graphlearn.jobs.create import create_model
 from graphlearn.jobs.train import Publish
-from graphlearn.models.kge.fused import FusedEngine
+from graphlearn.models.kge.engines.fused import FusedEngine
 from graphlearn.events import name_of
 
 kind, count, resume = sys.argv[1], int(sys.argv[2]), sys.argv[3] or None

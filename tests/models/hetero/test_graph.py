@@ -13,8 +13,6 @@ from graphlearn.models.hetero.metrics import (
     k_means,
     normalised_mutual_information,
     one_hot,
-    rank_figures,
-    true_ranks,
 )
 from graphlearn.models.hetero.splits import random_split
 
@@ -49,18 +47,6 @@ def test_k_means_finds_clusters() -> None:
     assert adjusted_rand_index(truth, k_means(x, 4, 0)) == pytest.approx(1)
     assert (k_means(x, 4, 0) == k_means(x, 4, 0)).all()
     assert len(k_means(x[:2], 4, 0)) == 2
-
-
-def test_ranks_with_ties_at_their_mean() -> None:
-    scores = np.array([[3.0, 1.0, 1.0, 0.0], [1.0, 1.0, 1.0, 1.0]], np.float32)
-    allowed = np.array([[True, True, True, True], [True, False, True, False]])
-    rank, size = true_ranks(scores, np.array([1, 3]), allowed)
-    assert rank.tolist() == [2.5, 2.0]
-    assert size.tolist() == [4, 3]
-    found = rank_figures(rank, size)
-    assert found["mrr"] == pytest.approx((1 / 2.5 + 1 / 2) / 2)
-    assert found["auc"] == pytest.approx((1 - 1.5 / 3 + 0.5) / 2)
-    assert found["hits_at_10"] == 1.0
 
 
 def test_random_split_is_stratified() -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from cases.kge import MODELS, scorer
 
-from graphlearn.jobs.kge.dataflow import SCORERS
+from graphlearn.models.kge.scorers.registry import SCORERS
 
 E, R = 7, 3
 

@@ -1,4 +1,4 @@
-"""Which answers of a query are known: the filter of filtered ranking and of filtered negatives."""
+"""Which answers of a query are known: the filter of filtered ranking, of predictions and of negatives."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from graphlearn.types import IdArray, Side, Triples
 
 @dataclass(frozen=True)
 class KnownAnswers:
-    """Answers grouped by query, for one side.
+    """Answers grouped by query, without repeats.
 
-    The answers of query key k are `answers[offsets[k]:offsets[k + 1]]`, without repeats. A key stands for a pair
-    (anchor entity, relation): `codes[k] = anchor * n_relations + relation`, ascending.
+    A query is an anchor and a relation, coded as anchor * n_relations + relation. `codes` are ascending, and the place
+    of a query in `codes` is its key: the answers of key k are `answers[offsets[k]:offsets[k + 1]]`, ascending.
     """
 
     codes: IdArray
@@ -24,11 +24,16 @@ class KnownAnswers:
 
     @staticmethod
     def of(parts: list[Triples], side: Side, n_relations: int) -> KnownAnswers:
-        """Group the union of the parts. Needs about 30 bytes a triple while it works."""
+        """The answers of all parts together, for the side that is asked for. Needs about 30 bytes per triple."""
         tail = side is Side.TAIL
         anchors = np.concatenate([t.heads if tail else t.tails for t in parts]) if parts else np.empty(0, np.int32)
         relations = np.concatenate([t.relations for t in parts]) if parts else np.empty(0, np.int32)
         answers = np.concatenate([t.tails if tail else t.heads for t in parts]) if parts else np.empty(0, np.int32)
+        return KnownAnswers.group(anchors, relations, answers, n_relations)
+
+    @staticmethod
+    def group(anchors: IdArray, relations: IdArray | int, answers: IdArray, n_relations: int) -> KnownAnswers:
+        """One known answer per row. shape: [n] each"""
         code = anchors.astype(np.int64) * n_relations + relations
         order = np.lexsort((answers, code))
         code, answers = code[order], answers[order]
@@ -41,7 +46,7 @@ class KnownAnswers:
     def __len__(self) -> int:
         return len(self.codes)
 
-    def keys(self, anchors: IdArray, relations: IdArray) -> IdArray:
+    def keys(self, anchors: IdArray, relations: IdArray | int) -> IdArray:
         """The key of each query, -1 where nothing is known. shape: [B], [B] -> [B]"""
         if not len(self.codes):
             return np.full(len(anchors), -1, np.int64)
@@ -50,7 +55,7 @@ class KnownAnswers:
         return np.where(self.codes[at] == code, at, -1)
 
     def rows(self, keys_B: IdArray) -> tuple[IdArray, IdArray]:
-        """All known answers of the queries as (row in the batch, answer), for keys >= 0."""
+        """All known answers of the queries, as (row in the batch, answer). A key of -1 has none."""
         known = keys_B >= 0
         start = self.offsets[:-1][keys_B[known]]
         count = self.offsets[1:][keys_B[known]] - start

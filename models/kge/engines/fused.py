@@ -1,11 +1,11 @@
-"""The fast path of a CPU: a training step without autograd, in compiled kernels and matrix products.
+"""The fast path on a CPU: a training step without autograd, in compiled kernels and matrix products.
 
-A step has two phases. First the chunks of the batch are scored side by side, each by one thread that reads the tables
-and writes gradients into its own part of a buffer. Then the occurrences of every row are chained, summed in a fixed
-order and applied, each thread taking its share of rows. No thread reads what another writes, so results do not depend
-on the number of threads and repeat bit for bit.
+A step has two phases. First the chunks of the batch are scored in parallel, each by one thread that reads the tables
+and writes gradients to its own part of a buffer. Then the gradients of every row are summed in a fixed order and
+applied, each thread taking its share of the rows. No thread reads what another writes, so results do not depend on the
+number of threads and repeat bit for bit.
 
-Cost of a query with N negatives: 6 N D flops in matrix products, (3 + N / chunk) rows read and written.
+A query with N negatives costs 6 N D flops in matrix products, and 3 + N / chunk rows read and written.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from graphlearn.models.core.table import LocalTable
 from graphlearn.models.kge.batches import Batch
-from graphlearn.models.kge.engine import Engine
+from graphlearn.models.kge.engines.engine import Engine
 from graphlearn.models.kge.kernels import table as table_kernels
 from graphlearn.models.kge.losses import MASKED, sampled_loss
 from graphlearn.models.kge.scorer import DOT, EUCLID, Scorer
@@ -31,15 +32,16 @@ T = TypeVar("T")
 
 
 @dataclass
-class _Desk:
-    """Scratch memory of one worker. shape: q, dq: [chunk, D]; candidates: [N, D]; scores: [chunk, N]; seats: [E]"""
+class _Scratch:
+    """Buffers of one worker. shape: q, dq: [chunk, D]; candidates: [N, D]; scores: [chunk, N]; positive: [chunk]"""
 
     q: FloatArray
     dq: FloatArray
     candidates: FloatArray
     scores: FloatArray
     positive: FloatArray
-    seats: IdArray
+    places: IdArray
+    """-1 for each entity; see `mask_known`. Empty without a filter."""
 
 
 class FusedEngine(Engine):
@@ -58,29 +60,39 @@ class FusedEngine(Engine):
         options = self.options
         self.workers = options.threads or os.cpu_count() or 1
         self._pool = ThreadPoolExecutor(self.workers - 1) if self.workers > 1 else None
-        self._loss = sampled_loss(options, n_entities)
         self._torch_threads = torch.get_num_threads()
-        B, C, N, D = options.batch_size, min(options.chunk_size, options.batch_size), options.negatives, options.dim
-        D = scorer.entity_width
+        B, C = options.batch_size, min(options.chunk_size, options.batch_size)
+        N, D = options.negatives, scorer.entity_width
         chunks = -(-B // C)
         rows = 2 * B + chunks * N
         self._entity_ids = np.empty(rows, np.int32)
         self._entity_gradient = np.empty((rows, D), np.float32)
         self._relation_gradient = np.empty((B, scorer.prepared_width), np.float32)
         self._chains = [np.empty(rows, np.int32) for _ in range(2)]
-        self._first_entity = np.full(n_entities, -1, np.int32)
-        self._first_relation = np.full(self.relations.shape[0], -1, np.int32)
-        self._desks = [
-            _Desk(
+        self._scratch = [
+            _Scratch(
                 np.empty((C, D), np.float32),
                 np.empty((C, D), np.float32),
                 np.empty((N, D), np.float32),
                 np.empty((C, N), np.float32),
                 np.empty(C, np.float32),
-                np.full(n_entities if options.filter_negatives else 0, -1, np.int32),
+                np.empty(0, np.int32),
             )
             for _ in range(self.workers)
         ]
+        self._fit()
+
+    def grow(self, n_entities: int, n_relations: int) -> None:
+        super().grow(n_entities, n_relations)
+        self._fit()
+
+    def _fit(self) -> None:
+        """What depends on the sizes of the tables."""
+        self._loss = sampled_loss(self.options, self.n_entities)
+        self._first_entity = np.full(len(self.entities), -1, np.int32)
+        self._first_relation = np.full(len(self.relations), -1, np.int32)
+        for scratch in self._scratch if self.options.filter_negatives else []:
+            scratch.places = np.full(len(self.entities), -1, np.int32)
 
     def close(self) -> None:
         if self._pool is not None:
@@ -88,8 +100,6 @@ class FusedEngine(Engine):
         torch.set_num_threads(self._torch_threads)
 
     def step(self, batch: Batch, rate: float) -> float:
-        for optimiser in self.optimisers.values():
-            optimiser.begin()
         torch.set_num_threads(1)
         B, N = len(batch.targets), self.options.negatives
         prepared, relation_rows, leaf, leaf_ids = self._prepare(batch)
@@ -99,14 +109,14 @@ class FusedEngine(Engine):
         ids[:B], ids[B : 2 * B], ids[2 * B :] = batch.anchors, batch.targets, batch.candidates.ravel()
 
         def score(worker: int) -> list[float]:
-            desk = self._desks[worker]
-            return [self._chunk(batch, desk, prepared, relation_rows, *c) for c in chunks[worker :: self.workers]]
+            scratch = self._scratch[worker]
+            return [self._chunk(batch, scratch, prepared, relation_rows, *c) for c in chunks[worker :: self.workers]]
 
         losses = self._everywhere(score)
-        self._move("entities", ids, self._entity_gradient, self._first_entity, rate)
+        self._move(self.entities, ids, self._entity_gradient, self._first_entity, rate)
         g = self._relation_gradient[:B]
         if leaf is None:
-            self._move("relations", relation_rows, g, self._first_relation, rate)
+            self._move(self.relations, relation_rows, g, self._first_relation, rate)
         else:
             self._move_prepared(relation_rows, g, leaf, leaf_ids, rate)
         return float(sum(losses[c % self.workers][c // self.workers] for c in range(len(chunks))))
@@ -114,40 +124,40 @@ class FusedEngine(Engine):
     def _prepare(self, batch: Batch) -> tuple[FloatArray, IdArray, tuple[Tensor, Tensor] | None, IdArray]:
         """Prepared relation table, row of each query in it, (leaf, prepared) for autograd, ids of the leaf's rows."""
         if not self.scorer.prepares:
-            return self.relations.numpy(), batch.relations, None, batch.relations
+            return self.relations.array, batch.relations, None, batch.relations
         ids, rows = np.unique(batch.relations, return_inverse=True)
-        leaf = self.relations[torch.from_numpy(ids).long()].requires_grad_()
+        leaf = self.relations.gather(torch.from_numpy(ids).long()).requires_grad_()
         prepared = self.scorer.prepare(leaf)
         return prepared.detach().numpy(), rows.astype(np.int32), (leaf, prepared), ids
 
     def _chunk(
-        self, batch: Batch, desk: _Desk, prepared: FloatArray, relation_rows: IdArray, c: int, lo: int, hi: int
+        self, batch: Batch, scratch: _Scratch, prepared: FloatArray, relation_rows: IdArray, c: int, lo: int, hi: int
     ) -> float:
         """Loss of queries lo..hi; their gradients go to the buffers."""
         assert self.scorer.fused is not None
         forward, backward = self.scorer.fused
         B, N, n = len(batch.targets), self.options.negatives, hi - lo
-        table = self.entities.numpy()
+        table = self.entities.array
         anchors, targets, relations = batch.anchors[lo:hi], batch.targets[lo:hi], relation_rows[lo:hi]
         flip = 1.0 if batch.side is Side.TAIL else -1.0
-        q, dq, scores, positive = desk.q[:n], desk.dq[:n], desk.scores[:n], desk.positive[:n]
+        q, dq, scores, positive = scratch.q[:n], scratch.dq[:n], scratch.scores[:n], scratch.positive[:n]
         g = self._entity_gradient
         d_anchors, d_targets = g[lo:hi], g[B + lo : B + hi]
         d_candidates = g[2 * B + c * N : 2 * B + (c + 1) * N]
 
         forward(table, prepared, anchors, relations, flip, q)
-        table_kernels.gather(table, batch.candidates[c], desk.candidates)
+        table_kernels.gather(table, batch.candidates[c], scratch.candidates)
         row_kernel, row_vjp = self.scorer.similarity.row_kernel
         row_kernel(q, table, targets, positive)
-        self._pairs(q, desk.candidates, scores)
+        self._pairs(q, scratch.candidates, scores)
         if batch.keys is not None and batch.known is not None:
             known = batch.known
             table_kernels.mask_known(
-                batch.keys[lo:hi], known.offsets, known.answers, batch.candidates[c], desk.seats, scores, MASKED
+                batch.keys[lo:hi], known.offsets, known.answers, batch.candidates[c], scratch.places, scores, MASKED
             )
         kept = scores.copy() if self.scorer.similarity is EUCLID else scores
         loss, d_positive, d_scores = self._loss.gradient(torch.from_numpy(positive), torch.from_numpy(scores))
-        self._pairs_vjp(q, desk.candidates, d_scores, kept, dq, d_candidates)
+        self._pairs_vjp(q, scratch.candidates, d_scores, kept, dq, d_candidates)
         row_vjp(q, table, targets, d_positive.numpy(), dq, d_targets)
         if self.options.regularizer == "dura" and self.options.regularization:
             loss += self.options.regularization * float(np.vdot(q, q))
@@ -160,7 +170,7 @@ class FusedEngine(Engine):
             loss += penalty(table, anchors, weight, paired, d_anchors)
             loss += penalty(table, targets, weight, paired, d_targets)
             if self.options.regularizer != "dura" and not self.scorer.prepares:
-                loss += penalty(self.relations.numpy(), relations, weight, paired, self._relation_gradient[lo:hi])
+                loss += penalty(self.relations.array, relations, weight, paired, self._relation_gradient[lo:hi])
         return loss
 
     def _pairs(self, q_BD: FloatArray, c_ND: FloatArray, scores_BN: FloatArray) -> None:
@@ -202,15 +212,15 @@ class FusedEngine(Engine):
             torch.mm(d_scores, c, out=dq)
             torch.mm(d_scores.T, q, out=dc)
 
-    def _move(self, name: str, ids: IdArray, g: FloatArray, first: IdArray, rate: float) -> None:
+    def _move(self, table: LocalTable, ids: IdArray, g: FloatArray, first: IdArray, rate: float) -> None:
         following, unique = self._chains[0][: len(ids)], self._chains[1][: len(ids)]
         n = table_kernels.link(ids, first, following, unique)
-        optimiser = self.optimisers[name]
+        table.begin()
 
         def share(worker: int) -> None:
             lo, hi = n * worker // self.workers, n * (worker + 1) // self.workers
             table_kernels.collect(unique, lo, hi, first, following, g)
-            optimiser.update_fused(ids, unique, lo, hi, g, rate)
+            table.update_rows(ids, unique, lo, hi, g, rate)
 
         self._everywhere(share)
 
@@ -221,8 +231,7 @@ class FusedEngine(Engine):
         summed = torch.zeros_like(prepared).index_add_(0, torch.from_numpy(rows).long(), torch.from_numpy(g))
         prepared.backward(summed)  # type: ignore[no-untyped-call]
         assert leaf.grad is not None
-        every = np.arange(len(ids), dtype=np.int32)
-        self.optimisers["relations"].update_fused(ids, every, 0, len(ids), leaf.grad.numpy(), rate)
+        self.relations.push(torch.from_numpy(ids), leaf.grad, rate)
 
     def _everywhere(self, work: Callable[[int], T]) -> list[T]:
         """Run `work(worker)` for every worker, this thread included; results in worker order."""
