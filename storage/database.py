@@ -89,8 +89,10 @@ class DatabaseFile:
     def detach(self, user: object) -> None:
         """The user does not need the file for now; once nobody does, other processes can open it."""
         with self._guard:
+            if not self._swaps:
+                return
             self.users[user] = False
-            if self._attached and self._swaps and not any(self.users.values()):
+            if self._attached and not any(self.users.values()):
                 assert self._instance is not None
                 self._instance.execute(f"ATTACH OR REPLACE ':memory:' AS {quoted(self._name)}")
                 self._attached = False
