@@ -57,7 +57,7 @@ class Binder:
     `variables` the values to set instead of those that SET VARIABLE says (a str is text where it sets a text). `warn`
     gets what a person should know about the rows of a call, and where it stands.
 
-    `rehearsing`: nothing is computed, tables stay empty, and `planned` holds by folded name what earlier statements
+    `dry_run`: nothing is computed, tables stay empty, and `planned` holds by folded name what earlier statements
     will have done to models: the bound model, or None once it is dropped.
     """
 
@@ -67,7 +67,7 @@ class Binder:
     scope: Mapping[str, object] = field(default_factory=dict)
     variables: Mapping[str, object] = field(default_factory=dict)
     warn: Callable[[str, Place], None] = lambda _, __: None
-    rehearsing: bool = False
+    dry_run: bool = False
     planned: dict[str, BoundModel | None] = field(default_factory=dict)
     _state: list[str] = field(default_factory=list)
 
@@ -231,7 +231,7 @@ class Binder:
                     source = self.reader.open(
                         function, call.model, argument, named, cursor, lambda text: self.warn(text, at)
                     )
-                    source = source.empty() if self.rehearsing else source
+                    source = source.empty() if self.dry_run else source
             except OptionError as error:
                 raise error.at(_named_place(call, error)) from None
             except InputError as error:
@@ -252,7 +252,7 @@ class Binder:
             engine.columns(self.connection, query, names)
         except SqlError as error:
             raise _about_around(call, error) or error from None
-        if self.rehearsing:
+        if self.dry_run:
             rows = engine.arrow(self.connection, "FROM (" + query + "\n) LIMIT 0", names)
         elif inner or not self._is_shared(query):
             rows = engine.arrow(self.connection, query, names)

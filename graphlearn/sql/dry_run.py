@@ -41,17 +41,17 @@ _SETTINGS = frozenset(("SET", "VARIABLE_SET"))
 _SEVERAL_FILES = frozenset(("PARTITION_BY", "PER_THREAD_OUTPUT", "FILE_SIZE_BYTES"))
 """Options of COPY with which it makes a folder."""
 _OPENING = frozenset(("COPY", "ATTACH", "LOAD", "INSTALL", "CALL", "EXECUTE", "PREPARE", "EXPORT", "PRAGMA"))
-"""Kinds whose effects a rehearsal does not see: later statements may need them."""
+"""Kinds whose effects a dry run does not see: later statements may need them."""
 
 Overrides = Callable[[str], Mapping[str, object]]
 """The options given outside the file for a model of that name."""
 
 
 Step = tuple[Rewritten, dict[str, object]]
-"""A statement that a rehearsal has executed, and the objects it read."""
+"""A statement that a dry run has executed, and the objects it read."""
 
 
-def rehearse(binder: Binder, statements: list[Statement], overrides: Overrides) -> list[BoundModel]:
+def dry_run(binder: Binder, statements: list[Statement], overrides: Overrides) -> list[BoundModel]:
     """Bind all statements; nothing is changed. Returns the models they create.
 
     Raises the first error with all others in `.others`.
@@ -59,7 +59,7 @@ def rehearse(binder: Binder, statements: list[Statement], overrides: Overrides) 
     bound: list[BoundModel] = []
     errors: list[GraphLearnError] = []
     done: list[Step] = []
-    binder = replace(binder, rehearsing=True, planned={})
+    binder = replace(binder, dry_run=True, planned={})
     idle: dict[str, CreateModel] = {}
     made: list[Path] = []
     blind = False  # something happened that only the run will see
@@ -105,16 +105,16 @@ class PlannedModel:
 
 
 def plan(binder: Binder, statements: list[Statement], overrides: Overrides) -> list[PlannedModel]:
-    """Dataflows of the models of a file that `rehearse` has accepted; nothing is changed, inputs are counted.
+    """Dataflows of the models of a file that `dry_run` has accepted; nothing is changed, inputs are counted.
 
     Tables that the file makes from queries are views here, so that their rows are counted without being stored.
     """
     found: list[PlannedModel] = []
-    binder = replace(binder, rehearsing=True, planned={})
+    binder = replace(binder, dry_run=True, planned={})
     with _rolled_back(binder.connection):
         for statement in statements:
             if isinstance(statement, Passthrough):
-                with suppress(GraphLearnError):  # rehearse has seen it; what fails here depends on data
+                with suppress(GraphLearnError):  # the dry run has seen it; what fails here depends on data
                     _preview(binder, statement)
                 if engine.is_aborted(binder.connection):
                     break
