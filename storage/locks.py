@@ -1,7 +1,7 @@
-"""Locks between processes that vanish with their holder, and folders that vanish when nobody holds them.
+"""Locks between processes, and staging folders that are removed when their process ends.
 
-A lock is a `flock` on a file. The kernel drops it when the process ends, however it ends, so nothing is ever stale. The
-file stays and tells who holds it (or held it last).
+A lock is a `flock` on a file. The kernel releases it when the process ends for any reason, so locks are never stale.
+The file remains and names the process that holds or last held the lock.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _UNSUPPORTED = frozenset({errno.ENOTSUP, errno.ENOLCK, errno.ENOSYS})
 
 
 class FileLock:
-    """An exclusive lock on a file, until `release` or the end of the process. Forked children do not inherit it."""
+    """An exclusive lock on a file until `release` or the end of the process. Forked children do not inherit it."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -39,9 +39,9 @@ class FileLock:
         return self._handle is not None
 
     def acquire(self, *, patience: float = 0.2) -> bool:
-        """Take the lock; False when another holds it for longer than `patience` seconds (infinity waits for ever).
+        """Acquire the lock. Returns False if another process holds it for more than `patience` seconds (may be inf).
 
-        Raises OSError when the file cannot be made or the file system has no locks.
+        Raises OSError if the file cannot be created or the file system does not support locks.
         """
         if self._handle is not None:
             return True
@@ -52,7 +52,7 @@ class FileLock:
                 if time.monotonic() >= deadline:
                     os.close(handle)
                     return False
-                time.sleep(0.005)  # those who only ask whether a lock is free hold it for an instant
+                time.sleep(0.005)  # `is_free` holds a lock for an instant
             _sign(handle)
         except BaseException:
             with suppress(OSError):
@@ -63,7 +63,7 @@ class FileLock:
         return True
 
     def release(self) -> None:
-        """Let go; without effect when not held."""
+        """Release the lock, if held."""
         handle, self._handle = self._handle, None
         if handle is not None:
             os.close(handle)
@@ -79,7 +79,7 @@ class FileLock:
 
 
 def _sign(handle: int) -> None:
-    """Note who holds the lock. For people only: a full disk must not keep anyone from dropping a model."""
+    """Record who holds the lock. Only informative: it must still be possible to drop a model when the disk is full."""
     with suppress(OSError):
         os.ftruncate(handle, 0)
         os.pwrite(handle, dump_json({"pid": os.getpid(), "since": time.time()}).encode(), 0)
@@ -92,7 +92,7 @@ def _try_lock(handle: int, mode: int) -> bool:
         return False
     except OSError as error:
         if error.errno in _UNSUPPORTED:
-            raise OSError(error.errno, "the file system has no file locks") from error
+            raise OSError(error.errno, "the file system does not support file locks") from error
         raise
     return True
 
@@ -109,7 +109,7 @@ def _close_in_children(lock: FileLock) -> None:
 
 
 def is_free(path: Path) -> bool:
-    """Whether no living process holds the lock file; True when there is no such file."""
+    """Whether no process holds the lock file; True if the file does not exist."""
     try:
         handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -121,7 +121,7 @@ def is_free(path: Path) -> bool:
 
 
 def holder_of(path: Path) -> Json:
-    """What the last holder wrote: {"pid": .., "since": Unix seconds}; empty when unknown."""
+    """The record of the last holder: {"pid": .., "since": Unix seconds}; empty if unknown."""
     try:
         value = json.loads(path.read_bytes())
     except (OSError, ValueError):
@@ -130,16 +130,16 @@ def holder_of(path: Path) -> Json:
 
 
 class Staging:
-    """A folder of work in progress. What a dead process left there is removed when the next one begins."""
+    """A folder for work in progress. What a dead process left there is removed at the next `claim`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     @contextmanager
     def claim(self) -> Iterator[Path]:
-        """A path of one's own inside (not made yet). Whatever is there at the end of the block is removed.
+        """A unique path in the folder, not created yet. Whatever is there at the end of the block is removed.
 
-        Rename it away to keep it. Raises OSError when the folder is not writable.
+        Rename it to keep it. Raises OSError if the folder is not writable.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         with FileLock(self.folder / ".lock"):
@@ -151,7 +151,7 @@ class Staging:
         try:
             yield path
         finally:
-            shutil.rmtree(path, ignore_errors=True)  # a rest is swept next time
+            shutil.rmtree(path, ignore_errors=True)  # leftovers are removed by the next claim
             with suppress(OSError):
                 lock.path.unlink()
             lock.release()
