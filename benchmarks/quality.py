@@ -89,7 +89,7 @@ def split_name(stem: str) -> tuple[str, str]:
 
 
 def table(figures: dict[str, Any]) -> str:
-    """The markdown table of all rows measured so far."""
+    """The Markdown table of all rows measured so far."""
     rows = []
     for name, f in sorted(figures.items()):
         m = f["metrics"]

@@ -80,7 +80,7 @@ def table(kind: type[Any]) -> list[str]:
 
 
 def page() -> str:
-    """The whole page."""
+    """The page as Markdown."""
     shared = defaults(KgeOptions)
     lines = [
         "# Model options",

@@ -53,7 +53,7 @@ class Reporting(click.Group):
         """Run the command; see `GraphLearnError.exit_code`."""
         for stream in (sys.stdout, sys.stderr):
             if hasattr(stream, "reconfigure"):
-                stream.reconfigure(errors="replace")  # a terminal without Unicode still gets its rows
+                stream.reconfigure(errors="replace")  # print rows even on a terminal without Unicode
         try:
             return super().invoke(ctx)
         except GraphLearnError as error:

@@ -75,7 +75,7 @@ class Staged:
         has changed.
         """
         if self.version is not None:
-            raise RuntimeError("this version is committed already")
+            raise RuntimeError("this version is already committed")
         store, model = self._store, self._model
         home = store.folder / folder_name(model)
         with disk_errors(home):

@@ -125,7 +125,7 @@ class Fault:
         if "of the Python object" in message and (found := _PYTHON_STREAM.search(message)):
             return found[1].strip().splitlines()[0], None
         if message.startswith("syntax error"):
-            if self.start is not None and query.is_behind(self.start):
+            if self.start is not None and query.is_after_end(self.start):
                 return "syntax error: something is missing at the end", None
             return message, self._syntax_help(query, start)
         if self.subtype == "ENTRY_ALREADY_EXISTS":

@@ -92,7 +92,7 @@ class Rewritten:
         last = self.pieces[-1]
         return last.start + last.length, 1
 
-    def is_behind(self, offset: int) -> bool:
+    def is_after_end(self, offset: int) -> bool:
         """Whether a byte offset of `text` lies after the user's last character, in text of ours."""
         last = max((i for i, piece in enumerate(self.pieces) if piece.verbatim and piece.text), default=-1)
         return offset >= len("".join(piece.text for piece in self.pieces[: last + 1]).encode())
