@@ -1,8 +1,8 @@
-"""Speed of training, evaluation, ingest and a whole CREATE MODEL, with peers in the same run.
+"""Speed of training, evaluation, ingest and a whole CREATE MODEL, compared with peers in the same run.
 
     python -m benchmarks.speed [--quick] [--models transe …]
 
-Settings of the training table: FB15k-237, d = 400, 200 shared negatives on one side, batches of 1,000.
+The training table uses FB15k-237, d = 400, 200 shared negatives on one side, and batches of 1,000.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ MODELS = ("complex", "distmult", "transe", "rotate")
 
 
 def ours(model: str, graph: EncodedTriples, seconds: float, **options: Any) -> tuple[float, Engine]:
-    """Training triples a second at the settings of the table."""
+    """Training triples per second at the settings of the table, and the engine."""
     kind = scorer_type(model)
     given = {"dim": 400, "negatives": 200, "batch_size": 1000, "sides": "alternate", "optimizer": "row_adagrad"}
     given |= {"filter_negatives": False, "reciprocal": False, "regularization": 0.0}
@@ -56,7 +56,7 @@ def ours(model: str, graph: EncodedTriples, seconds: float, **options: Any) -> t
 
 
 def median(repeat: int, *measures: Callable[[], float]) -> list[float]:
-    """Medians of measurements taken in turn, so that a change of the machine's speed hits all of them."""
+    """Medians of interleaved measurements, so that changes in the machine's speed affect all of them."""
     taken = [[measure() for measure in measures] for _ in range(repeat)]
     return [statistics.median(column) for column in zip(*taken, strict=True)]
 
@@ -141,7 +141,7 @@ def evaluation(graph: EncodedTriples, repeat: int) -> list[dict[str, Any]]:
 
 
 def end_to_end(folder: Path, triples: int) -> dict[str, Any]:
-    """A CREATE MODEL on a Parquet file with string keys: the share of its time outside training."""
+    """CREATE MODEL on a Parquet file with string keys: the share of time outside training."""
     source = folder / "generated.parquet"
     data.write_generated(source, triples, 100_000, 100)
     phases: dict[str, float] = {}
@@ -169,7 +169,7 @@ def end_to_end(folder: Path, triples: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Measure everything and write the sections."""
+    """Measure and write the sections."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--quick", action="store_true", help="one short repetition of everything")
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS), help="training rows to measure")

@@ -22,7 +22,7 @@ OPTIONAL = {"matplotlib": ("plot", "pictures of runs"), "tensorboard": ("tensorb
 
 
 def diagnose(workspace: Path) -> Json:
-    """What there is, as a JSON-ready record. Measures the processor for 50 ms."""
+    """The diagnosis as a JSON-serialisable record. Measures the processor for 50 ms."""
     import torch
 
     home = next((folder for folder in (workspace.absolute().parent, Path.cwd()) if folder.is_dir()), Path("/"))
@@ -67,7 +67,7 @@ def print_diagnosis(workspace: Path, *, as_json: bool) -> None:
             "processor": f"{found['cores']} cores, {found['gemm_gflops']:.0f} GFLOP/s in a float32 matrix product",
             "memory": f"{human_bytes(found['memory_free'])} free",
             "disk": f"{human_bytes(found['disk_free'])} free in {found['disk']}",
-            "gpu": "\n".join(gpus) or "none that torch can use; models train on the processor",
+            "gpu": "\n".join(gpus) or "none available to torch; models train on the CPU",
             "workspace": found["workspace"],
         }
     )

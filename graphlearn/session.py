@@ -30,8 +30,8 @@ from graphlearn.errors import (
 from graphlearn.events import Emit, JobFinished, Note, silent
 from graphlearn.sql import engine
 from graphlearn.sql.binding import Binder, BoundModel, errors_of, in_transaction, placed, set_variable, taken
+from graphlearn.sql.dry_run import PlannedModel, dry_run, plan
 from graphlearn.sql.parser import parse
-from graphlearn.sql.rehearsal import PlannedModel, plan, rehearse
 from graphlearn.sql.source import Source
 from graphlearn.sql.statements import CreateModel, DropModel, ExplainModel, Passthrough, Statement
 from graphlearn.storage.artifacts import Artifact, fold
@@ -135,7 +135,7 @@ class Session:
 
         statements = _selected(self._read(path), select)
         binder, overrides = self._bound_to(None, statements, overrides)
-        self._rehearse(binder, statements, overrides, resume)
+        self._dry_run(binder, statements, overrides, resume)
         options = RunOptions(force=force, resume=resume, overrides=overrides)
         results: list[ModelResult] = []
         try:
@@ -153,7 +153,7 @@ class Session:
         """Check a whole job file and say what running it would do; nothing runs. Raises as `run_file` does."""
         statements = self._read(path)
         binder, overrides = self._bound_to(None, statements, overrides)
-        self._rehearse(binder, statements, overrides, None)
+        self._dry_run(binder, statements, overrides, None)
         return plan(binder, statements, lambda name: _overrides_for(name, overrides))
 
     def close(self) -> None:
@@ -196,13 +196,13 @@ class Session:
             line = data.count(b"\n", 0, error.start) + 1
             raise UserError(f"{path}:{line} is not UTF-8", help="save the file as UTF-8 text") from None
 
-    def _rehearse(self, binder: Binder, statements: list[Statement], overrides: Overrides, resume: str | None) -> None:
-        """Refuse what would go wrong; see `rehearse`."""
+    def _dry_run(self, binder: Binder, statements: list[Statement], overrides: Overrides, resume: str | None) -> None:
+        """Refuse what would go wrong; see `dry_run`."""
         if resume is not None and not any(self._resumed(statement, resume) for statement in statements):
             raise UserError(f"run {resume} trained {self._model_of(resume)}, which the file does not create")
         if engine.in_transaction(self.connection):
             raise UserError("a transaction is open", help="COMMIT or ROLLBACK it first")
-        rehearse(binder, statements, lambda name: _overrides_for(name, overrides))
+        dry_run(binder, statements, lambda name: _overrides_for(name, overrides))
 
     def _execute(
         self, binder: Binder, statement: Statement, options: RunOptions, show: Show | None = None, *, lazy: bool = False

@@ -1,6 +1,6 @@
-"""Where events go: a live view on a terminal, plain lines in a pipe, JSON lines for machines, TensorBoard files.
+"""Where events go: a live view on a terminal, plain lines in a pipe, JSON lines for programs, TensorBoard files.
 
-A sink is an `Emit` with `close()`. All of them accept every event at any time; `choose_sink` picks what fits.
+A sink is an `Emit` with `close()`. Every sink accepts every event at any time; `choose_sink` picks one for a stream.
 """
 
 from __future__ import annotations
@@ -34,25 +34,25 @@ if TYPE_CHECKING:
     from rich.live import Live
     from rich.progress import Progress, TaskID
 
-TRAINING = "train"  # the phase that steps belong to
-EVALUATIONS = 2.0  # seconds between lines about evaluations while training: short epochs would fill the screen
+TRAINING = "train"  # the phase that Step events belong to
+EVALUATIONS = 2.0  # minimum seconds between evaluation lines during training; short epochs would flood the screen
 
 
 class Sink(Protocol):
-    """A function that takes an event, and can be closed when no more will come."""
+    """A function that takes events and is closed after the last one."""
 
     def __call__(self, event: Event) -> None: ...
 
     def close(self) -> None:
-        """Write what is pending and let go of files and the screen. Closing twice is fine."""
+        """Flush, and release files and the screen. May be called twice."""
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# wording, shared by the views for people
+# wording shared by the plain and the live view
 
 
 def duration(seconds: float) -> str:
-    """Seconds as people say them: 0.42 s, 12.3 s, 4 min 05 s, 3 h 07 min."""
+    """Seconds in a readable form: 0.42 s, 12.3 s, 4 min 05 s, 3 h 07 min."""
     if not math.isfinite(seconds):
         return "unknown"
     if seconds < 10:
@@ -69,7 +69,7 @@ def time_left(seconds: float) -> str:
 
 
 def step_line(event: Step) -> str:
-    """Progress of the training in one line."""
+    """The training progress on one line."""
     return (
         f"epoch {event.epoch}/{event.epochs} · loss {event.loss:.4g} · "
         f"{event.examples_per_second:,.0f} {event.unit}/s · {time_left(event.eta_seconds)}"
@@ -77,7 +77,7 @@ def step_line(event: Step) -> str:
 
 
 def when(event: Evaluated) -> str:
-    """`epoch 12`, or `final` for the stored model, which is evaluated outside the epochs."""
+    """`epoch 12`, or `final` for the evaluation of the stored model after training."""
     return f"epoch {event.epoch}" if event.epoch else "final"
 
 
@@ -87,15 +87,15 @@ def metrics_of(name: str) -> tuple[Metric, ...]:
 
 
 def epochs_done(event: Step) -> float:
-    """Epochs of training so far, with a fraction."""
+    """Epochs trained so far, including a fraction of the current one."""
     return event.epoch - 1 + event.step / max(1, event.steps)
 
 
 def finish_line(event: JobFinished) -> str:
-    """How a job ended, in one line. Why it failed is said by the error that follows."""
+    """How a job ended, on one line. The reason of a failure is in the error printed after it."""
     version = f" as version {event.version}" if event.version is not None else ""
     return {
-        "done": f"{event.model} is trained{version} in {duration(event.seconds)}",
+        "done": f"{event.model} trained{version} in {duration(event.seconds)}",
         "unchanged": f"{event.model} is up to date{f' (version {event.version})' if event.version else ''}",
         "interrupted": f"{event.model} was interrupted after {duration(event.seconds)}",
         "failed": f"{event.model} failed after {duration(event.seconds)}",
@@ -107,7 +107,7 @@ def finish_line(event: JobFinished) -> str:
 
 
 class PlainSink:
-    """One line an event, with the time of day; training steps at growing intervals, so that a log stays readable."""
+    """One line per event, with the time of day. Training steps appear at growing intervals to keep logs readable."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -138,7 +138,7 @@ class PlainSink:
                 return None
             case PhaseFinished():
                 self._training &= event.phase != TRAINING
-                if self._training:  # a validation pass: its figures follow, or came just before
+                if self._training:  # validation during training: the Evaluated event already reports it
                     return None
                 return f"{event.phase} took {duration(event.seconds)}{f': {event.detail}' if event.detail else ''}"
             case Evaluated():
@@ -158,7 +158,7 @@ class PlainSink:
                 return None
 
     def _due(self, event: Step) -> bool:
-        """Every 5 s in the first minute, every 30 s in the first half hour, then every 2 minutes; and the last one."""
+        """Every 5 s in the first minute, every 30 s in the first half hour, then every 2 minutes; and the last step."""
         age = event.time - self._began
         interval = 5 if age < 60 else 30 if age < 1800 else 120
         last = event.epoch_done and event.epoch == event.epochs
@@ -168,7 +168,7 @@ class PlainSink:
         return False
 
     def close(self) -> None:
-        """Write what is pending."""
+        """Flush the stream."""
         self._stream.flush()
 
 
@@ -177,7 +177,7 @@ class PlainSink:
 
 
 class RichSink:
-    """A live view: a bar for every running phase and the figures of the training; what is finished stays as lines."""
+    """A live view: a progress bar per running phase and the training figures. Finished phases remain as lines."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -223,7 +223,7 @@ class RichSink:
                 pass
 
     def _say(self, markup: str) -> None:
-        """Print a line that stays, above the live part."""
+        """Print a permanent line above the live part."""
         self._console.print(markup, highlight=False)
 
     def _bars(self) -> Progress:
@@ -273,7 +273,7 @@ class RichSink:
             self._bars().remove_task(self._tasks.pop(event.phase))
         if event.phase == TRAINING:
             self._training = self._evaluation = ""
-        elif TRAINING in self._tasks:  # a validation pass: its figures follow, or came just before
+        elif TRAINING in self._tasks:  # validation during training: the Evaluated event already reports it
             return
         detail = f"  [dim]{_plain(event.detail)}[/]" if event.detail else ""
         self._say(f"  [green]✓[/] {_plain(event.phase):<10} {duration(event.seconds):>12}{detail}")
@@ -285,7 +285,7 @@ class RichSink:
         self._say(f"{marks.get(event.status, '[yellow]![/]')} {_plain(finish_line(event))}{figures}")
 
     def close(self) -> None:
-        """Take the live part off the screen; what was said stays."""
+        """Remove the live part from the screen; permanent lines remain."""
         if self._live is not None:
             self._live.stop()
         self._live = self._progress = None
@@ -299,11 +299,11 @@ def _plain(text: str) -> str:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# machines
+# output for programs
 
 
 def finite(value: Any) -> Any:
-    """The value with NaN and infinities as None, which JSON can hold; other objects that JSON lacks as text."""
+    """The value in a form that JSON can represent: NaN and infinities become None, unknown objects become text."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
@@ -314,7 +314,7 @@ def finite(value: Any) -> Any:
 
 
 class JsonSink:
-    """One JSON object a line, flushed at once."""
+    """One JSON object per line, flushed immediately."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -324,7 +324,7 @@ class JsonSink:
         self._stream.flush()
 
     def close(self) -> None:
-        """Write what is pending."""
+        """Flush the stream."""
         self._stream.flush()
 
 
@@ -363,14 +363,14 @@ class TensorBoardSink:
             self._writer.add_scalar(name, value, self._step, walltime=event.time)
 
     def close(self) -> None:
-        """Write what is pending and close the file."""
+        """Flush and close the file."""
         if self._writer is not None:
             self._writer.close()
         self._writer = None
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# ways to get one
+# constructors
 
 
 def plain_sink(stream: TextIO) -> PlainSink:
@@ -384,12 +384,12 @@ def rich_sink(console: Console) -> RichSink:
 
 
 def json_sink(stream: TextIO) -> JsonSink:
-    """JSON lines, for machines."""
+    """JSON lines, for programs."""
     return JsonSink(stream)
 
 
 def tensorboard_sink(folder: Path | None = None) -> TensorBoardSink | None:
-    """TensorBoard files in `folder` (default: `tensorboard/` in each run's folder). None without the package."""
+    """TensorBoard files in `folder` (default: `tensorboard/` in each run's folder). None if the package is missing."""
     return TensorBoardSink(folder) if find_spec("tensorboard") is not None else None
 
 
@@ -399,7 +399,7 @@ def is_lively(stream: TextIO) -> bool:
 
 
 def choose_sink(stream: TextIO) -> RichSink | PlainSink:
-    """The live view when the stream is a terminal, plain lines otherwise. Colours obey NO_COLOR."""
+    """The live view if the stream is a terminal, plain lines otherwise. Colours respect NO_COLOR."""
     if is_lively(stream):
         from rich.console import Console
 

@@ -1,7 +1,7 @@
-"""Locks between processes that vanish with their holder, and folders that vanish when nobody holds them.
+"""Locks between processes, and staging folders that are removed when their process ends.
 
-A lock is a `flock` on a file. The kernel drops it when the process ends, however it ends, so nothing is ever stale. The
-file stays; while somebody holds it alone, it says who.
+A lock is a `flock` on a file. The kernel releases it when the process ends for any reason, so locks are never stale.
+The file remains and names the process that holds the lock alone.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class FileLock:
         return True
 
     def release(self) -> None:
-        """Let go; without effect when not held."""
+        """Release the lock, if held."""
         if self._handle is not None and self._signed:
             with suppress(OSError):
                 os.ftruncate(self._handle, 0)
@@ -152,7 +152,7 @@ def _seconds(patience: float) -> float | None:
 
 
 def _sign(handle: int) -> None:
-    """Note who holds the lock. For people only: a full disk must not keep anyone from dropping a model."""
+    """Record who holds the lock. Only informative: it must still be possible to drop a model when the disk is full."""
     with suppress(OSError):
         os.ftruncate(handle, 0)
         os.pwrite(handle, dump_json({"pid": os.getpid(), "since": time.time()}).encode(), 0)
@@ -165,7 +165,7 @@ def _try_lock(handle: int, mode: int) -> bool:
         return False
     except OSError as error:
         if error.errno in _UNSUPPORTED:
-            raise OSError(error.errno, "the file system has no file locks") from error
+            raise OSError(error.errno, "the file system does not support file locks") from error
         raise
     return True
 
@@ -182,7 +182,7 @@ def _close_in_children(lock: FileLock) -> None:
 
 
 def is_free(path: Path) -> bool:
-    """Whether no living process holds the lock file; True when there is no such file."""
+    """Whether no process holds the lock file; True if the file does not exist."""
     try:
         handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -194,7 +194,7 @@ def is_free(path: Path) -> bool:
 
 
 def holder_of(path: Path) -> Json:
-    """What the holder of a lock wrote: {"pid": .., "since": Unix seconds}; empty when unknown."""
+    """The record of the holder: {"pid": .., "since": Unix seconds}; empty if unknown."""
     try:
         value = json.loads(path.read_bytes())
     except (OSError, ValueError):
@@ -215,16 +215,16 @@ def busy(path: Path, doing: str) -> WorkspaceError:
 
 
 class Staging:
-    """A folder of work in progress. What a dead process left there is removed when the next one begins."""
+    """A folder for work in progress. What a dead process left there is removed at the next `claim`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     @contextmanager
     def claim(self) -> Iterator[Path]:
-        """A path of one's own inside (not made yet). Whatever is there at the end of the block is removed.
+        """A unique path in the folder, not created yet. Whatever is there at the end of the block is removed.
 
-        Rename it away to keep it. Raises OSError when the folder is not writable.
+        Rename it to keep it. Raises OSError if the folder is not writable.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         with FileLock(self.folder / ".lock"):
@@ -236,7 +236,7 @@ class Staging:
         try:
             yield path
         finally:
-            shutil.rmtree(path, ignore_errors=True)  # a rest is swept next time
+            shutil.rmtree(path, ignore_errors=True)  # leftovers are removed by the next claim
             with suppress(OSError):
                 lock.path.unlink()
             lock.release()

@@ -82,7 +82,7 @@ def test_run_trains_shows_rows_and_draws(fresh: Path) -> None:
     done = run("run", "job.sql", "--set", "path=toy.parquet", "--set", "kg.toy.dim=4")
     assert done.exit_code == 0, done.output
     assert "│ test" in done.stdout
-    assert "kg.toy is trained as version 1" in done.stderr
+    assert "kg.toy trained as version 1" in done.stderr
     assert "kg.toy" not in done.stdout, "messages go to stderr"
     assert list((fresh / "kg.graphlearn" / "runs").glob("*/report.png"))
     manifest = json.loads(run("show", "kg.toy", "--json").stdout)
@@ -369,7 +369,7 @@ def test_query_refuses_two_formats(here: Path) -> None:
 def test_query_needs_a_workspace(fresh: Path) -> None:
     done = run("query", "SELECT 1")
     assert done.exit_code == 2
-    assert "there is no workspace kg.duckdb" in done.stderr
+    assert "workspace kg.duckdb does not exist" in done.stderr
     assert not (fresh / "kg.duckdb").exists(), "asking makes no file"
     assert run("query", "SELECT 1", "--workspace", ":memory:").exit_code == 0
 
@@ -405,7 +405,7 @@ def test_query_still_answers_from_stored_models(locked: Path) -> None:
     assert "in use by process" in done.stderr
     done = run("query", "FROM t")
     assert done.exit_code == 2
-    assert "the table t cannot be read: " in done.stderr
+    assert "t cannot be read now: " in done.stderr
     assert "kg.duckdb is in use by process" in done.stderr
     assert "kill " in done.stderr
     assert "does not exist" not in done.stderr
@@ -468,7 +468,7 @@ def test_catalog_without_a_workspace(tmp_path: Path, monkeypatch: pytest.MonkeyP
     for command in (["models"], ["runs"], ["show", "m"]):
         done = run(*command)
         assert done.exit_code == 2
-        assert "there is no workspace kg.duckdb" in done.stderr
+        assert "workspace kg.duckdb does not exist" in done.stderr
     (tmp_path / "other.duckdb").write_bytes(b"")
     assert "here: other.duckdb" in run("models").stderr
     assert "no model is stored yet" in run("models", "-w", "other.duckdb").stderr

@@ -184,7 +184,7 @@ def test_life_of_a_model() -> None:
         assert isinstance(events[-1], JobFinished)
         assert events[-1].status == "unchanged"
 
-        with pytest.raises(ModelExists, match="is a model m already"):
+        with pytest.raises(ModelExists, match="model m already exists"):
             session.sql(f"CREATE MODEL m {TYPE} AS {QUERY} LIMIT 9")
         kept = session.sql(f"CREATE MODEL IF NOT EXISTS m TYPE complex AS {QUERY} LIMIT 9")
         assert isinstance(kept, ModelResult)
@@ -385,7 +385,7 @@ def test_rows_of_a_function_can_be_stored(session: Session) -> None:
     session.sql("INSERT INTO kept FROM predict('m', (SELECT 'e2' AS head, 'r1' AS relation), k := 3)")
     session.sql("COPY (FROM predict('m', questions, k := 2)) TO 'kept.parquet'")
     assert rows(session, "SELECT (SELECT count(*) FROM kept), (SELECT count(*) FROM 'kept.parquet')") == [(5, 2)]
-    with pytest.raises(SqlError, match="a view or macro cannot hold predict"):
+    with pytest.raises(SqlError, match="a view or macro cannot contain predict"):
         session.sql("CREATE VIEW v AS FROM predict('m', questions)")
 
 

@@ -122,7 +122,7 @@ def test_plain_lines_are_few_and_say_what_matters(tmp_path: Path) -> None:
     assert "epoch 4, valid: MRR 0.4000 · Hits@10 50.0 % (best so far)" in text
     assert "final, test: MRR 0.2500" in text
     assert "evaluate took" not in text, "a validation pass needs no line beside its figures"
-    assert lines[-1].endswith("kg.[red] is trained as version 2 in 1 min 15 s · test MRR 0.2500")
+    assert lines[-1].endswith("kg.[red] trained as version 2 in 1 min 15 s · test MRR 0.2500")
 
 
 def test_plain_lines_grow_rare_in_a_long_run() -> None:
@@ -154,7 +154,7 @@ def test_rich_view_keeps_lines_and_escapes_markup(tmp_path: Path) -> None:
     text = stream.getvalue()
     assert "kg.[red]" in text
     assert "[not markup]" in text
-    assert "is trained as version 2" in text
+    assert "trained as version 2" in text
     assert "best so far" in text
 
 

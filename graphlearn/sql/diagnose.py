@@ -1,4 +1,4 @@
-"""From DuckDB's error to an error at the right place of the user's file, with a line of help."""
+"""Translates DuckDB's errors into errors placed in the user's file, with a line of help."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ _PYTHON_OBJECT = re.compile(r'Python Object "(.*?)" of type "(.*?)"')
 
 
 def suggest(words: list[str]) -> str:
-    """The line of help that offers words."""
+    """A line of help that suggests words."""
     return f"did you mean: {', '.join(dict.fromkeys(words))}?"
 
 
 class MissingError(SqlError):
-    """A table, function or file is not there; an earlier statement that has not run yet might make it."""
+    """A table, function or file does not exist; an earlier statement that has not run yet might create it."""
 
 
 @dataclass(frozen=True)
 class Fault:
-    """What DuckDB says about an error. `start` and `length` count bytes of the text it was given."""
+    """DuckDB's description of an error. `start` and `length` are in bytes of the text that DuckDB received."""
 
     message: str
     details: str = ""
@@ -46,7 +46,7 @@ class Fault:
 
     @classmethod
     def from_exception(cls, error: BaseException) -> Fault:
-        """Read an exception, whether its text is JSON (errors_as_json) or prose."""
+        """Parse an exception whose text is JSON (errors_as_json) or plain text."""
         text = str(error)
         brace = text.find("{")
         try:
@@ -60,7 +60,7 @@ class Fault:
 
     @classmethod
     def from_record(cls, record: Json) -> Fault:
-        """Read the record DuckDB writes for an error."""
+        """Parse DuckDB's JSON record of an error."""
         headline, _, details = str(record["exception_message"]).strip().partition("\n")
         start, length = None, 0
         if found := re.fullmatch(r"\[(\d+), *(\d+)\]", str(record.get("location", ""))):
@@ -80,12 +80,12 @@ class Fault:
 
     @classmethod
     def from_tree(cls, tree: Json) -> Fault:
-        """Read the answer of json_serialize_sql when it holds an error."""
+        """Parse the error in the result of json_serialize_sql."""
         names = {"exception_message": tree["error_message"], "exception_type": tree["error_type"]}
         return cls.from_record({**tree, **names})
 
     def error(self, query: Rewritten) -> GraphLearnError:
-        """The error to raise, placed in the text `query` was made from."""
+        """The error to raise, placed in the user's text that `query` was made from."""
         if found := _PARAMETERS.match(self.message):
             return _parameter(query, found[1])
         place = query.source.place(*self._span(query))
@@ -112,21 +112,21 @@ class Fault:
         return first.start, len(first.text)
 
     def _words(self, query: Rewritten, start: int) -> tuple[str, str | None]:
-        """Headline and help."""
+        """The headline and the line of help."""
         message = self.message
         if self.entry == "Table Function":
             return self._function_words()
         if self.entry == "Scalar Function" and self.name.lower() in table_functions():
-            return f"{self.name} returns a table, so it follows FROM", _table_help(self.name.lower())
+            return f"{self.name} is a table function and must be used in FROM", _table_help(self.name.lower())
         if found := _PYTHON_OBJECT.match(message):
             return (
                 f'there is no table "{found[1]}", and the Python variable of that name is a {found[2]}',
-                "a variable can be a data frame, an Arrow table, a relation or a NumPy array",
+                "only data frames, Arrow tables, relations and NumPy arrays can be read as tables",
             )
         if "of the Python object" in message and (found := _PYTHON_STREAM.search(message)):
             return found[1].strip().splitlines()[0], None
         if message.startswith("syntax error"):
-            if self.start is not None and query.is_behind(self.start):
+            if self.start is not None and query.is_after_end(self.start):
                 return "syntax error: something is missing at the end", None
             return message, self._syntax_help(query, start)
         if self.subtype == "ENTRY_ALREADY_EXISTS":
@@ -139,7 +139,7 @@ class Fault:
             words = [*nearest(self.name, list(CATALOG)), *(w for w in words if nearest(self.name, [w]))]
             before = [t for t in query.tokens if t.start < start]
             is_read = bool(before) and (before[-1].word in BEFORE_TABLE or before[-1].text == ",")
-            otherwise = "a file is read by its quoted name: FROM 'data/file.parquet'" if is_read else None
+            otherwise = "to read a file, put its name in single quotes: FROM 'data/file.parquet'" if is_read else None
             return message, suggest(words) if words else otherwise
         if words:
             return message, suggest(words)
@@ -159,7 +159,7 @@ class Fault:
         return self.message, suggest(near) if near else None
 
     def _candidates(self) -> list[str]:
-        """The names DuckDB offers, best first, without its inner tables."""
+        """The names that DuckDB suggests, best first, without its internal tables."""
         for line in self.details.splitlines():
             if line.startswith(_OFFERS):
                 names = re.findall(r'"([^"]+)"', line)
@@ -181,7 +181,7 @@ class Fault:
 
 
 def _parameter(query: Rewritten, name: str) -> SqlError:
-    """The error for a parameter, $name or ?, that nobody gives a value."""
+    """The error for a parameter, $name or ?, without a value."""
     tokens = query.tokens
     sign = next(
         (t for t, after in pairwise(tokens) if t.text == "$" and after.value == name),
@@ -189,7 +189,7 @@ def _parameter(query: Rewritten, name: str) -> SqlError:
     )
     shown, variable = (f"${name}", name) if sign.text == "$" else ("?", "x")
     return SqlError(
-        f"the parameter {shown} has no value: a job has variables instead",
+        f"the parameter {shown} has no value; jobs use variables instead",
         place=query.source.place(sign.start, len(shown) if sign.text in ("$", "?") else len(sign.text)),
         help=f"write getvariable('{variable}'), and SET VARIABLE {variable} = … before it; "
         f"--set {variable}=… replaces that value",
@@ -197,25 +197,25 @@ def _parameter(query: Rewritten, name: str) -> SqlError:
 
 
 def _table_help(function: str) -> str:
-    """How a table function is written, for one that stands where a value should."""
+    """How to write a table function that was used as a scalar function."""
     return f"write {table_functions()[function].call(function)}"
 
 
 def around(function: str, name: str, place: Place) -> SqlError:
-    """The error for a table function whose relation names something of the query around it, LATERAL or not."""
+    """The error for a table function whose relation refers to the surrounding query, with or without LATERAL."""
     return SqlError(
-        f"{function} cannot read {name} of the query around it: its relation stands alone",
+        f"{function} cannot read {name} from the surrounding query: its relation must be self-contained",
         place=place,
-        help=f"ask for all rows at once: {table_functions()[function].call(function)}",
+        help=f"query all rows at once: {table_functions()[function].call(function)}",
     )
 
 
 def _file_help(pattern: str) -> str | None:
-    """The files of the folder that look most like a missing one."""
+    """The files in the folder with names most similar to a missing one."""
     folder = Path(pattern).parent
     if "://" in pattern or "*" in str(folder):
         return None
     if not folder.is_dir():
-        return f"there is no folder {folder}; paths start at {Path.cwd()}"
+        return f"there is no folder {folder}; paths are relative to {Path.cwd()}"
     near = nearest(Path(pattern).name, sorted(p.name for p in folder.iterdir()))
-    return suggest([str(folder / n) for n in near]) if near else f"paths start at {Path.cwd()}"
+    return suggest([str(folder / n) for n in near]) if near else f"paths are relative to {Path.cwd()}"

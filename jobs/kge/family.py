@@ -50,7 +50,7 @@ class KgeFamily(Family):
                 "exclude_known": (bool, False, "leave out answers that are facts the model has seen"),
             },
             "'m', (SELECT head, relation FROM …)",
-            returns="each question comes back with its answers",
+            returns="it returns each question with its answers",
         ),
         "evaluate": TableFunction("optional", example="'m', triples"),
         "embeddings": TableFunction("none", {"of": (str, "entities", "'entities' or 'relations'")}),

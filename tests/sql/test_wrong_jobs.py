@@ -1,9 +1,9 @@
 """Wrong jobs and the exact text a user sees, side by side in tests/fixtures/wrong_jobs.
 
-A file is `-- job`, the job, `-- expected`, the text. Words behind `-- job` change how it is run: `crlf` (line ends),
+A file is `-- job`, the job, `-- expected`, the text. Words after `-- job` change how it is run: `crlf` (line ends),
 `bom` (a byte order mark in front), `set key=value` (an override). The folder it runs in is written <folder>.
-After a wanted change of words, PYTHONPATH=tests python tests/sql/test_wrong_jobs.py rewrites the expected texts; read
-the diff.
+After an intended change of a message, regenerate the expected texts and read the diff:
+PYTHONPATH=tests python tests/sql/test_wrong_jobs.py
 """
 
 from __future__ import annotations

@@ -181,7 +181,7 @@ def reword(path: Path) -> None:
         (lambda path: (path / "manifest.json").write_text("{}"), "manifest.json lacks format_version"),
         (
             lambda path: (path / "manifest.json").write_text('{"format_version": 9, "files": {}}'),
-            "its format 9 is newer than this GraphLearn reads (2)",
+            "its format 9 is newer than this version of GraphLearn reads (2)",
         ),
         (
             lambda path: (path / "manifest.json").write_text('{"format_version": 2, "files": {"weights.bin": 3}}'),

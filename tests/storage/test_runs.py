@@ -109,7 +109,7 @@ def test_a_killed_run_is_recognised_and_can_be_resumed(tmp_path: Path) -> None:
         os.kill(pid, signal.SIGKILL)
     (info,) = list_runs(tmp_path)
     assert info["status"] == "killed"
-    assert info["message"] == f"process {pid} ended without a word"
+    assert info["message"] == f"process {pid} exited unexpectedly"
     assert latest_resumable(tmp_path, "kg.medical") is None  # nothing to continue from
     run = RunFolder.open(tmp_path, info["run"])
     assert not run.resumable

@@ -1,8 +1,8 @@
-"""Binding a whole file before anything of it runs.
+"""The dry run: binds a whole file before any of it runs.
 
-Every statement is bound, in order, inside a transaction that is rolled back: tables are created empty, views and
-settings as they are, queries and changes of data are explained, models are checked and remembered. Settings are put
-back at the end. What cannot be known before the file runs (a file that COPY will write, a table of a database that
+The statements are bound in order, inside a transaction that is rolled back: tables are created without rows, views and
+settings normally; queries and changes of data are only explained; models are checked and recorded. Settings are
+restored at the end. What is unknown before the file runs (a file that COPY will write, a table in a database that
 ATTACH will open) is left to the run.
 """
 
@@ -39,30 +39,30 @@ _EXPLAINED = frozenset(("SELECT", "INSERT", "UPDATE", "DELETE", "MERGE_INTO", "C
 _EXECUTED = frozenset(("CREATE", "DROP", "ALTER"))
 _SETTINGS = frozenset(("SET", "VARIABLE_SET"))
 _SEVERAL_FILES = frozenset(("PARTITION_BY", "PER_THREAD_OUTPUT", "FILE_SIZE_BYTES"))
-"""Options of COPY with which it makes a folder."""
+"""Options with which COPY writes a folder."""
 _OPENING = frozenset(("COPY", "ATTACH", "LOAD", "INSTALL", "CALL", "EXECUTE", "PREPARE", "EXPORT", "PRAGMA"))
-"""Kinds whose effects a rehearsal does not see: later statements may need them."""
+"""Kinds of statements whose effects, unknown to a dry run, later statements may need."""
 
 Overrides = Callable[[str], Mapping[str, object]]
-"""The options given outside the file for a model of that name."""
+"""From a model's name to the options given for it outside the file."""
 
 
 Step = tuple[Rewritten, dict[str, object]]
-"""A statement that a rehearsal has executed, and the objects it read."""
+"""A statement that a dry run has executed, and the objects it read."""
 
 
-def rehearse(binder: Binder, statements: list[Statement], overrides: Overrides) -> list[BoundModel]:
-    """Bind all statements; nothing is changed. Returns the models they create.
+def dry_run(binder: Binder, statements: list[Statement], overrides: Overrides) -> list[BoundModel]:
+    """Bind all statements without changing anything. Returns the models that they create.
 
-    Raises the first error with all others in `.others`.
+    Raises the first error, with the rest in its `others`.
     """
     bound: list[BoundModel] = []
     errors: list[GraphLearnError] = []
     done: list[Step] = []
-    binder = replace(binder, rehearsing=True, planned={})
+    binder = replace(binder, dry_run=True, planned={})
     idle: dict[str, CreateModel] = {}
     made: list[Path] = []
-    blind = False  # something happened that only the run will see
+    blind = False  # an earlier statement has effects that only the run will show
     transaction = False
     with _rolled_back(binder.connection):
         for statement in statements:
@@ -83,7 +83,7 @@ def rehearse(binder: Binder, statements: list[Statement], overrides: Overrides) 
 
 
 def _again(connection: duckdb.DuckDBPyConnection, done: list[Step]) -> None:
-    """Begin anew after an error, which spoils a transaction, with all that had been done in it."""
+    """Start a new transaction after an error has aborted one, and repeat the steps done in it."""
     connection.execute("ROLLBACK")
     connection.execute("BEGIN")
     for query, names in done:
@@ -92,9 +92,9 @@ def _again(connection: duckdb.DuckDBPyConnection, done: list[Step]) -> None:
 
 @dataclass(frozen=True)
 class PlannedModel:
-    """What running a file would do for one CREATE MODEL. `plan` is None where it hangs on what only a run will make.
+    """What a run would do for one CREATE MODEL. `plan` is None if it depends on data that only the run creates.
 
-    `unchanged`: the stored model is the one asked for, and the run would leave it as it is.
+    `unchanged`: the stored model already matches the statement, so the run would not train it.
     """
 
     name: str
@@ -105,16 +105,16 @@ class PlannedModel:
 
 
 def plan(binder: Binder, statements: list[Statement], overrides: Overrides) -> list[PlannedModel]:
-    """Dataflows of the models of a file that `rehearse` has accepted; nothing is changed, inputs are counted.
+    """The plans of the models in a file that `dry_run` has accepted. Inputs are counted; nothing is changed.
 
-    Tables that the file makes from queries are views here, so that their rows are counted without being stored.
+    Tables that the file creates from queries become views, so that their rows are counted without being stored.
     """
     found: list[PlannedModel] = []
-    binder = replace(binder, rehearsing=True, planned={})
+    binder = replace(binder, dry_run=True, planned={})
     with _rolled_back(binder.connection):
         for statement in statements:
             if isinstance(statement, Passthrough):
-                with suppress(GraphLearnError):  # rehearse has seen it; what fails here depends on data
+                with suppress(GraphLearnError):  # it passed the dry run, so this error depends on data
                     _preview(binder, statement)
                 if engine.is_aborted(binder.connection):
                     break
@@ -144,7 +144,7 @@ def _planned(binder: Binder, create: CreateModel, overrides: Mapping[str, object
 
 
 def _preview(binder: Binder, statement: Passthrough) -> None:
-    """Run what makes tables and settings, tables from queries as views."""
+    """Run a statement that creates tables or changes settings; a table from a query becomes a view."""
     binder.look(statement)
     query, names = binder.statement(statement)
     tokens = statement.tokens
@@ -165,7 +165,7 @@ def _preview(binder: Binder, statement: Passthrough) -> None:
 
 
 def _in_transaction(statement: Statement, before: bool) -> bool:
-    """Whether the file has a transaction open behind this statement. Raises SqlError for CREATE MODEL in one."""
+    """Whether a transaction is open after this statement. Raises SqlError for CREATE MODEL in a transaction."""
     if before and isinstance(statement, CreateModel):
         raise in_transaction(statement)
     word = statement.kind if isinstance(statement, Passthrough) else ""
@@ -173,7 +173,7 @@ def _in_transaction(statement: Statement, before: bool) -> bool:
 
 
 def _one(binder: Binder, statement: Statement, overrides: Overrides, bound: list[BoundModel], done: list[Step]) -> bool:
-    """Bind one statement; true when its effects stay unknown until the run."""
+    """Bind one statement. Returns whether its effects are unknown until the run."""
     binder.look(statement)
     match statement:
         case CreateModel():
@@ -199,7 +199,7 @@ def _one(binder: Binder, statement: Statement, overrides: Overrides, bound: list
 
 
 def check_taken(binder: Binder, model: BoundModel) -> None:
-    """Refuse CREATE MODEL for a stored model that is surely another one: of another type or with other options."""
+    """Refuse CREATE MODEL if the stored model certainly differs: it has another type or other options."""
     create, store = model.create, binder.reader.store
     if create.or_replace or create.if_not_exists or not binder.exists(create.name):
         return
@@ -216,9 +216,9 @@ def check_taken(binder: Binder, model: BoundModel) -> None:
 
 
 def _check_used(binder: Binder, statement: Statement, overrides: Overrides, idle: dict[str, CreateModel]) -> None:
-    """Refuse CREATE OR REPLACE MODEL for what an earlier statement has just trained and nobody has looked at.
+    """Refuse CREATE OR REPLACE MODEL for a model that an earlier statement trains and no statement in between uses.
 
-    `idle` holds, by folded name, the CREATE MODELs so far whose models no statement behind them reads or drops.
+    `idle` maps folded names to the CREATE MODELs so far whose models no later statement reads or drops.
     """
     tokens = statement.tokens
     opaque = isinstance(statement, Passthrough) and statement.kind in ("EXECUTE", "CALL", "PREPARE")
@@ -237,16 +237,16 @@ def _check_used(binder: Binder, statement: Statement, overrides: Overrides, idle
         return
     if planned.request.definition() != binder.model(statement, overrides(statement.name)).request.definition():
         raise ModelExists(
-            f"line {first.place().line} trains {statement.name} too, and nothing uses that before it is replaced here",
+            f"line {first.place().line} also trains {statement.name}, and nothing uses it before it is replaced here",
             place=statement.at(statement.name_span),
-            help="remove one of the two, or give one of them another name",
+            help="remove one of the two statements or rename one of the models",
         )
 
 
 def _check_target(binder: Binder, statement: Statement, made: list[Path]) -> None:
-    """Refuse COPY to a file that cannot be made, which DuckDB says only when the rows are there.
+    """Refuse COPY to a file that cannot be created, which DuckDB would report only after computing the rows.
 
-    `made` holds the targets of the COPYs so far: those that write several files make a folder.
+    `made` holds the targets of the COPYs so far: those that write several files create a folder.
     """
     if not isinstance(statement, Passthrough) or statement.kind != "COPY":
         return
@@ -259,13 +259,13 @@ def _check_target(binder: Binder, statement: Statement, made: list[Path]) -> Non
     problem, help = "", None
     if not folder.is_dir() and folder not in made:
         problem = f"there is no folder {folder}"
-        help = f"make it first: mkdir -p {shlex.quote(str(folder))}; paths start at {Path.cwd()}"
+        help = f"create it first: mkdir -p {shlex.quote(str(folder))}; paths are relative to {Path.cwd()}"
         if folder.exists():
-            problem, help = f"{folder} is a file", "name another folder"
+            problem, help = f"{folder} is a file", "choose another folder"
     elif path.is_dir() and not several:
-        problem, help = f"{name} is a folder", f"name a file in it: '{path / 'answers.parquet'}'"
+        problem, help = f"{name} is a folder", f"write to a file in it: '{path / 'answers.parquet'}'"
     elif folder.is_dir() and not os.access(folder, os.W_OK):
-        problem, help = f"the folder {folder} is not writable", "check its rights"
+        problem, help = f"the folder {folder} is not writable", "check its permissions"
     made.append(path)
     if problem:
         place = statement.at((tokens[0].start, tokens[-1].end))
@@ -273,7 +273,7 @@ def _check_target(binder: Binder, statement: Statement, made: list[Path]) -> Non
 
 
 def _target(binder: Binder, statement: Passthrough) -> tuple[list[Token], str] | None:
-    """The words behind TO in COPY … TO, a string or a constant in parentheses, and what they stand for."""
+    """The tokens after TO in COPY … TO, a string or a constant in parentheses, and their value."""
     reader = Reader(statement.source, statement.tokens)
     while reader.peek() is not None and reader.words(1) != ["TO"]:
         reader.skip_group()
@@ -311,7 +311,7 @@ def _passthrough(binder: Binder, statement: Passthrough, done: list[Step]) -> bo
 
 
 def _creates_from_query(words: list[str]) -> bool:
-    """Whether this is CREATE TABLE … AS query, as against a list of columns, a view or a macro."""
+    """Whether this is CREATE TABLE … AS query, not a table with a column list, a view or a macro."""
     if "TABLE" not in words[:5] or words[0] != "CREATE" or "MACRO" in words[:5] or "FUNCTION" in words[:5]:
         return False
     return "AS" in words[:12] and words[-2:] != ["NO", "DATA"] and words[-2:] != ["WITH", "DATA"]
@@ -319,7 +319,7 @@ def _creates_from_query(words: list[str]) -> bool:
 
 @contextmanager
 def _rolled_back(connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
-    """A transaction that ends in a rollback, with settings and variables put back, which DuckDB does not roll back."""
+    """A transaction that is rolled back, and with it the settings and variables, which DuckDB does not roll back."""
     settings = dict(connection.execute("SELECT name, value FROM duckdb_settings()").fetchall())
     variables = connection.execute("SELECT name, value, type FROM duckdb_variables()").fetchall()
     connection.execute("BEGIN")
@@ -330,7 +330,7 @@ def _rolled_back(connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
         now = dict(connection.execute("SELECT name, value FROM duckdb_settings()").fetchall())
         for name, value in settings.items():
             if now.get(name) != value:
-                with suppress(duckdb.Error):  # a setting that cannot be changed while the database runs
+                with suppress(duckdb.Error):  # a setting that cannot be changed while the database is open
                     connection.execute(f"SET {name} = {literal(value)}" if value is not None else f"RESET {name}")
         for (name,) in connection.execute("SELECT name FROM duckdb_variables()").fetchall():
             connection.execute(f"RESET VARIABLE {quoted(name)}")
