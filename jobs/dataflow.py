@@ -93,7 +93,7 @@ class Operator:
     task: Task
     inputs: tuple[str, ...] = ()
     outputs: tuple[str, ...]
-    estimate: Estimate
+    estimate: Estimate = Estimate()
     detail: str = ""
     reports_itself: bool = False
     advice: str = "take a larger machine"

@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 import pyarrow as pa
 
 from graphlearn.errors import OptionError, UserError, did_you_mean
-from graphlearn.jobs.metrics import Metric
+from graphlearn.jobs.metrics import Metric, headline, read_metrics
+from graphlearn.storage.columns import describe
+from graphlearn.storage.fingerprint import measure
 
 if TYPE_CHECKING:
     import duckdb
@@ -213,12 +215,15 @@ class Family(ABC):
     def shape(self, columns: Mapping[str, Columns], options: Any) -> ModelShape:
         """The shape of a model that is still to be trained."""
 
-    @abstractmethod
     def measure(self, cursor: duckdb.DuckDBPyConnection, request: ModelRequest) -> Sizes:
         """Digests and sizes of the inputs: the only pass over the data before a run, one scan of each query.
 
-        Raises InputError, OptionError, duckdb.Error when an input cannot be used.
+        Families that estimate what a run costs return more. Raises InputError, OptionError, duckdb.Error when an input
+        cannot be used.
         """
+        found = {role: measure(cursor, sql, describe(cursor, sql)) for role, sql in request.inputs.items()}
+        prints = {role: measured.fingerprint for role, measured in found.items()}
+        return Sizes(fingerprints=prints, known=all(measured.rows for measured in found.values()))
 
     @abstractmethod
     def plan(self, request: ModelRequest, sizes: Sizes) -> Dataflow:
@@ -228,9 +233,16 @@ class Family(ABC):
     def load(self, artifact: Artifact) -> Predictor:
         """A stored version, to be asked."""
 
-    @abstractmethod
     def summary(self, artifact: Artifact) -> Summary:
-        """A stored version for lists and `graphlearn show`."""
+        """A stored version for lists and `graphlearn show`: by default its counts and metrics."""
+        counts, metrics = artifact.manifest.get("counts", {}), artifact.manifest.get("metrics", {})
+        shown = {count.column: counts.get(count.key) for count in self.counts}
+        found = headline(metrics, self.metrics)
+        rows = read_metrics(artifact.path)
+        header = [name for name in (rows[0] if rows else ()) if name != "protocol"]
+        table = SummaryTable("metrics", header, [[row[name] for name in header] for row in rows])
+        listed = {**shown, **({found.title: metrics[found.name]} if found else {})}
+        return Summary(listed, shown, [table] if rows else [])
 
     def picture(self, history: History, version_folder: Path | None) -> Figure:  # noqa: ARG002
         """The picture of a run; with the folder of the version it stored, where it stored one."""

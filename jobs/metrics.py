@@ -67,6 +67,14 @@ def headline(metrics: Mapping[str, float | None], declared: Sequence[Metric]) ->
     return next((metric for metric in declared if metric.headline and metrics.get(metric.name) is not None), None)
 
 
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """The metric table of a stored version as records; none when it has no metrics."""
+    if not (folder / METRICS).exists():
+        return []
+    rows: list[dict[str, Any]] = pq.read_table(folder / METRICS).to_pylist()
+    return rows
+
+
 @dataclass(frozen=True)
 class MetricTable:
     """The table of metrics of a stored version: what a row is about, the metrics of the family, a count.
@@ -93,10 +101,3 @@ class MetricTable:
         """Write the records into the folder of a version. Raises WorkspaceError when the disk is full."""
         with disk_errors(folder / METRICS):
             pq.write_table(self.table(rows, protocol), folder / METRICS, compression="zstd")
-
-    def read(self, folder: Path) -> list[dict[str, Any]]:
-        """The records of a version, its `protocol` in each; none when it has no metrics."""
-        if not (folder / METRICS).exists():
-            return []
-        rows: list[dict[str, Any]] = pq.read_table(folder / METRICS).to_pylist()
-        return rows

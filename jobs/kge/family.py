@@ -25,7 +25,7 @@ class KgeFamily(Family):
     """Knowledge-graph embeddings, which share everything but their equation."""
 
     names = tuple(SCORERS)
-    title = "Knowledge-graph embeddings"
+    title = "Knowledge graph embeddings"
     measured_on = "filtered test"
     metrics = (
         MRR,

@@ -15,7 +15,8 @@ from graphlearn.jobs.answers import Unknown, as_asked, find_field
 from graphlearn.jobs.family import Predictor, Question, Warn
 from graphlearn.jobs.kge.metrics import metric_rows, metrics_table
 from graphlearn.jobs.kge.shape import ENDS, KgeShape
-from graphlearn.jobs.kge.tasks import EVALUATION_MEMORY, PROTOCOL, TABLE
+from graphlearn.jobs.kge.tasks import EVALUATION_MEMORY, PROTOCOL
+from graphlearn.jobs.metrics import read_metrics
 from graphlearn.jobs.train import WEIGHTS
 from graphlearn.models.kge.scorers.registry import scorer_type
 from graphlearn.storage.artifacts import Artifact
@@ -56,7 +57,7 @@ class KgePredictor(Predictor):
         if question.function == "embeddings":
             return self.embeddings(options["of"], schema)
         if question.asked is None:
-            stored = TABLE.read(self.artifact.path)
+            stored = read_metrics(self.artifact.path)
             return iter(metrics_table(stored, self.relations, schema, PROTOCOL).to_batches())
         return self.evaluate(batches, schema, warn)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from graphlearn.jobs.family import Summary, SummaryTable
-from graphlearn.jobs.kge.tasks import TABLE
+from graphlearn.jobs.metrics import read_metrics
 from graphlearn.storage.artifacts import Artifact
 from graphlearn.storage.dictionary import Dictionary
 from graphlearn.storage.triples.snapshot import RELATIONS
@@ -38,7 +38,7 @@ def _counted(counts: Json, name: str, type_name: str | None) -> str | None:
 
 
 def _tables(artifact: Artifact, protocol: str | None) -> list[SummaryTable]:
-    rows = TABLE.read(artifact.path)
+    rows = read_metrics(artifact.path)
     overall = [row for row in rows if row["relation"] < 0]
     if not overall:
         return []
