@@ -10,7 +10,7 @@ import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from graphlearn.sinks import finite
+from graphlearn.storage.files import dump_json
 from graphlearn.text import number
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def json_lines(relation: duckdb.DuckDBPyRelation) -> Iterator[str]:
 
 def to_json_line(value: Any) -> str:
     """A value as strict JSON on one line."""
-    return json.dumps(finite(value), ensure_ascii=False, allow_nan=False)
+    return dump_json(value)
 
 
 def print_explained(relation: duckdb.DuckDBPyRelation) -> None:

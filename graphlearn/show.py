@@ -16,8 +16,8 @@ from graphlearn.jobs.functions import family_of
 from graphlearn.jobs.metrics import Metric, headline
 from graphlearn.jobs.registry import family, is_family
 from graphlearn.printing import print_fields, print_table, to_json_line
-from graphlearn.sinks import duration
 from graphlearn.storage.artifacts import Artifact, ArtifactStore, fold
+from graphlearn.text import duration
 from graphlearn.types import Json
 
 

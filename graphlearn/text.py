@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 PLURALS = {"entity": "entities", "series": "series", "class": "classes"}
 
 
@@ -44,3 +46,15 @@ def human_seconds(s: float) -> str:
     if s < 5400:
         return f"{s // 60:.0f} min {s % 60:.0f} s"
     return f"{s / 3600:.1f} h"
+
+
+def duration(seconds: float) -> str:
+    """Seconds in a readable form: 0.42 s, 12.3 s, 4 min 05 s, 3 h 07 min."""
+    if not math.isfinite(seconds):
+        return "unknown"
+    if seconds < 10:
+        return f"{seconds:.2f} s"
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"

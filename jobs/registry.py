@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from importlib import import_module
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 
 from graphlearn.errors import UserError, did_you_mean
 from graphlearn.jobs.family import Family, TableFunction
@@ -25,7 +25,19 @@ _registered: list[type[Family]] = []
 def _installed() -> tuple[type[Family], ...]:
     ours = [path.partition(":") for path in BUILT_IN]
     found = [getattr(import_module(module), name) for module, _, name in ours]
-    return (*found, *(entry.load() for entry in entry_points(group=ENTRY_POINTS)))
+    return (*found, *(_load(entry) for entry in entry_points(group=ENTRY_POINTS)))
+
+
+def _load(entry: EntryPoint) -> type[Family]:
+    try:
+        kind: type[Family] = entry.load()
+    except Exception as error:
+        package = entry.dist.name if entry.dist else entry.module
+        raise UserError(
+            f"the model family {entry.name} of package {package} cannot be loaded: {type(error).__name__}: {error}",
+            help=f"upgrade it or remove it: pip uninstall {package}",
+        ) from error
+    return kind
 
 
 def families() -> list[type[Family]]:
