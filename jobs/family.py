@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
 import pyarrow as pa
 
-from graphlearn.errors import OptionError, UserError, did_you_mean
+from graphlearn.errors import InputError, OptionError, UserError, did_you_mean
 from graphlearn.jobs.metrics import Metric, headline, read_metrics
 from graphlearn.storage.columns import describe
 from graphlearn.storage.fingerprint import measure
@@ -207,9 +207,20 @@ class Family(ABC):
     def roles(self, options: Any, given: Sequence[str]) -> tuple[Role, ...]:
         """The inputs of a model with these options; `given` are the names of the inputs that it was given."""
 
-    @abstractmethod
     def check(self, role: str, columns: Mapping[str, Columns], options: Any) -> None:
-        """Raise InputError, OptionError when the columns of the inputs cannot serve the role."""
+        """Raise InputError, OptionError when the columns of the inputs cannot serve the role.
+
+        By default, when the role lacks a column that it names (one in brackets is optional).
+        """
+        needed = next(known for known in self.roles(options, list(columns)) if known.name == role).columns
+        have = {name.lower() for name in columns[role]}
+        missing = [name for name in needed if not name.startswith("[") and name.lower() not in have]
+        if missing:
+            raise InputError(
+                f"the query needs the columns {', '.join(needed)}; it lacks {' and '.join(missing)}",
+                role=role,
+                help="name the columns with AS",
+            )
 
     @abstractmethod
     def shape(self, columns: Mapping[str, Columns], options: Any) -> ModelShape:

@@ -71,6 +71,17 @@ class Progress:
         return cls(**{f.name: record[f.name] for f in fields(cls) if f.name in record})
 
 
+@dataclass(frozen=True)
+class Weights:
+    """A trained model that is nothing but its tensors."""
+
+    tensors: dict[str, Tensor]
+
+    def weights(self) -> dict[str, Tensor]:
+        """The tensors by name."""
+        return self.tensors
+
+
 class Loop(ABC):
     """Trains a model, with validation and checkpoints in `folder`. `unit`: what a training example is called."""
 
@@ -83,9 +94,9 @@ class Loop(ABC):
         self._stop = False
         self._saved_at = 0.0
 
-    @abstractmethod
-    def steps(self, epoch: int) -> int:
+    def steps(self, epoch: int) -> int:  # noqa: ARG002
         """Optimiser steps of an epoch."""
+        return 1
 
     @abstractmethod
     def train(self, epoch: int, first: int) -> Iterator[tuple[float | Tensor, int]]:
@@ -102,20 +113,22 @@ class Loop(ABC):
         """
 
     @abstractmethod
-    def state(self) -> dict[str, Tensor]:
-        """All that changes while training."""
-
-    @abstractmethod
     def weights(self) -> dict[str, Tensor]:
-        """What predictions need."""
+        """What predictions need, by name."""
 
-    @abstractmethod
+    def state(self) -> dict[str, Tensor]:
+        """Everything that changes while training, by name: by default the weights."""
+        return self.weights()
+
     def load(self, tensors: dict[str, Tensor]) -> None:
-        """Take over `state()` or `weights()`."""
+        """Restore what `state()` or `weights()` returned: by default into the same tensors."""
+        for name, value in self.state().items():
+            if name in tensors:
+                value.copy_(tensors[name])
 
-    @abstractmethod
     def trained(self) -> Any:
         """The model as it is now, for evaluation and publishing: an object whose `weights()` are tensors by name."""
+        return Weights(self.weights())
 
     def threads(self) -> AbstractContextManager[None]:
         """Open while the loop computes: the threads that it may use."""

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from graphlearn.errors import InputError
 from graphlearn.events import PhaseStarted
-from graphlearn.jobs.dataflow import Data, Needs, Task
+from graphlearn.jobs.dataflow import Data, Dataflow, Needs, Operator, Task
+from graphlearn.jobs.family import Sizes
 from graphlearn.jobs.metrics import MetricTable
 from graphlearn.jobs.request import ModelRequest
 from graphlearn.storage.artifacts import ArtifactStore
@@ -126,6 +127,27 @@ class Publish(Task):
 
     def describe(self, outputs: Data) -> str:
         return f"version {outputs['version']}"
+
+
+def pipeline(
+    request: ModelRequest, sizes: Sizes, *, encode: Task, train: Train, evaluate: Task, table: MetricTable
+) -> Dataflow:
+    """The plainest plan, without estimates: encode -> train -> evaluate -> publish.
+
+    `encode` produces `encoded`, which is a `Part`; `evaluate` produces `evaluation`, an `Evaluation`.
+    """
+    publish = Publish(
+        request=request, fingerprint=request.fingerprint(sizes.fingerprints), table=table, parts=("encoded",)
+    )
+    last = ("encoded", "trained", "evaluation")
+    return Dataflow(
+        [
+            Operator(name="encode", task=encode, outputs=last[:1]),
+            Operator(name="train", task=train, inputs=last[:1], outputs=last[1:2], reports_itself=True),
+            Operator(name="evaluate", task=evaluate, inputs=last[:2], outputs=last[2:]),
+            Operator(name="publish", task=publish, inputs=last, outputs=PUBLISHED),
+        ]
+    )
 
 
 def check_unchanged(found: str, measured: str, role: str) -> None:

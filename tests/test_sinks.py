@@ -22,6 +22,8 @@ from graphlearn.events import (
     PhaseStarted,
     Step,
 )
+from graphlearn.sinks.sink import finish_line
+from graphlearn.text import duration
 
 
 def a_job(folder: Path) -> list[Event]:
@@ -222,9 +224,9 @@ def test_the_stream_decides(monkeypatch: pytest.MonkeyPatch) -> None:
     [(0.424, "0.42 s"), (12.34, "12.3 s"), (245, "4 min 05 s"), (11220, "3 h 07 min"), (float("inf"), "unknown")],
 )
 def test_durations(seconds: float, text: str) -> None:
-    assert sinks.duration(seconds) == text
+    assert duration(seconds) == text
 
 
 def test_the_reason_of_an_end_is_left_to_the_error() -> None:
     event = JobFinished(run="r", model="m", status="interrupted", seconds=3.0, message="run r can continue")
-    assert sinks.finish_line(event) == "m was interrupted after 3.00 s"
+    assert finish_line(event) == "m was interrupted after 3.00 s"
