@@ -42,7 +42,7 @@ HARMLESS = frozenset({"SET", "RESET", "COPY", "LOAD", "INSTALL", "ATTACH", "DETA
 """First words of other statements that do not change the database."""
 WRITES = frozenset({"CALL", "PRAGMA", "INSERT", "UPDATE", "DELETE", "MERGE", "NEXTVAL", "DATABASE"})
 """Words with which a query may change the database all the same."""
-PATIENCE = 5.0
+PATIENCE = 10.0
 """Seconds that a query waits for a process that has the database open; stored models answer without it."""
 
 
