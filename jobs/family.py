@@ -192,6 +192,8 @@ class Family(ABC):
     functions: ClassVar[Mapping[str, TableFunction]]
     title: ClassVar[str]
     """Heading on the page of options."""
+    inputs: ClassVar[tuple[Role, ...]] = ()
+    """Its roles, where they do not depend on options or on what is given."""
     measured_on: ClassVar[str] = ""
     """What one-line results say before the metrics."""
 
@@ -203,9 +205,9 @@ class Family(ABC):
     def options_type(self) -> type[Any]:
         """The frozen dataclass of its options."""
 
-    @abstractmethod
-    def roles(self, options: Any, given: Sequence[str]) -> tuple[Role, ...]:
+    def roles(self, options: Any, given: Sequence[str]) -> tuple[Role, ...]:  # noqa: ARG002
         """The inputs of a model with these options; `given` are the names of the inputs that it was given."""
+        return self.inputs
 
     def check(self, role: str, columns: Mapping[str, Columns], options: Any) -> None:
         """Raise InputError, OptionError when the columns of the inputs cannot serve the role.

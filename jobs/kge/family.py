@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -27,6 +27,7 @@ class KgeFamily(Family):
     names = tuple(SCORERS)
     title = "Knowledge graph embeddings"
     measured_on = "filtered test"
+    inputs = (Role("triples", ("head", "relation", "tail", "[split]")),)
     metrics = (
         MRR,
         Metric(name="mr", label="MR", higher_is_better=False, summary=False),
@@ -62,9 +63,6 @@ class KgeFamily(Family):
     @property
     def options_type(self) -> type[Any]:
         return scorer_type(self.name).options_type
-
-    def roles(self, options: Any, given: Sequence[str]) -> tuple[Role, ...]:  # noqa: ARG002
-        return (Role("triples", ("head", "relation", "tail", "[split]")),)
 
     def check(self, role: str, columns: Mapping[str, Columns], options: Any) -> None:  # noqa: ARG002
         check_columns(dict(columns[role]))

@@ -13,7 +13,7 @@ from graphlearn.jobs.kge.tasks import (
     EncodeTriples,
     EvaluateKge,
     ScanTriples,
-    SplitTriples,
+    CollectKnown,
     TrainKge,
 )
 from graphlearn.jobs.machine import BASE_MEMORY
@@ -118,14 +118,14 @@ def plan(request: ModelRequest, sizes: KgeSizes) -> Dataflow:
                     seed=options.seed,
                 ),
                 inputs=("query",),
-                outputs=("encoded",),
+                outputs=("encoded", "triples"),
                 detail=f"about {entities:,} entities, about {sizes.relations:,} relations" if sizes.known else "",
                 estimate=estimate(rows=rows, bytes=rows * 13, memory=BASE_MEMORY + rows * 61, seconds=rows / 2e6),
             ),
             Operator(
                 name="split",
-                task=SplitTriples(),
-                inputs=("encoded",),
+                task=CollectKnown(),
+                inputs=("triples",),
                 outputs=("graph",),
                 detail="train, valid and test; known answers of every query",
                 estimate=estimate(rows=rows, bytes=known, memory=BASE_MEMORY + 2 * known, seconds=rows / 2e6),

@@ -15,7 +15,7 @@ from graphlearn.jobs.train import ANYWHERE, Evaluation, Train, check_unchanged
 from graphlearn.models.kge.options import KgeOptions
 from graphlearn.models.kge.scorers.registry import scorer_type
 from graphlearn.storage.columns import check_columns, describe
-from graphlearn.storage.triples.ingest import EncodedTriples, encode_triples
+from graphlearn.storage.triples.ingest import encode_triples
 from graphlearn.types import Side, Split, Triples
 
 if TYPE_CHECKING:
@@ -34,12 +34,18 @@ TABLE = MetricTable(
 
 
 @dataclass(frozen=True)
-class SplitGraph:
-    """Triples by split, and for every query its answers that are known in any split."""
+class SplitTriples:
+    """Triples as ids, by split."""
 
     n_entities: int
     n_relations: int
     splits: dict[Split, Triples]
+
+
+@dataclass(frozen=True)
+class KnownGraph(SplitTriples):
+    """Triples by split, and for every query its answers that are known in any split."""
+
     known: dict[Side, KnownAnswers]
 
 
@@ -75,22 +81,24 @@ class EncodeTriples(Task):
                 help="a model needs at least two different entities",
             )
         check_unchanged(encoded.fingerprint, self.fingerprint, "triples")
-        return {"encoded": encoded}
+        triples = SplitTriples(encoded.n_entities, encoded.n_relations, encoded.splits)
+        return {"encoded": encoded, "triples": triples}
 
     def describe(self, outputs: Data) -> str:
         return "; ".join(outputs["encoded"].report.lines()[:2])
 
 
-class SplitTriples(Task):
-    """Splits, and for every query what is known in any of them."""
+@dataclass(frozen=True)
+class CollectKnown(Task):
+    """For every query, what is known in any split."""
 
     def run(self, data: Data, context: Context) -> Data:  # noqa: ARG002
         from graphlearn.models.core.known import KnownAnswers
 
-        encoded: EncodedTriples = data["encoded"]
-        parts = list(encoded.splits.values())
-        known = {side: KnownAnswers.of(parts, side, encoded.n_relations) for side in Side}
-        return {"graph": SplitGraph(encoded.n_entities, encoded.n_relations, encoded.splits, known)}
+        triples: SplitTriples = data["triples"]
+        parts = list(triples.splits.values())
+        known = {side: KnownAnswers.of(parts, side, triples.n_relations) for side in Side}
+        return {"graph": KnownGraph(triples.n_entities, triples.n_relations, triples.splits, known)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +112,7 @@ class TrainKge(Train):
         from graphlearn.jobs.kge.training import KgeLoop
         from graphlearn.models.kge.engines.make import make_engine
 
-        graph: SplitGraph = data["graph"]
+        graph: KnownGraph = data["graph"]
         scorer = scorer_type(self.family)(self.options)
         return KgeLoop(
             engine=make_engine(scorer, graph.n_entities, graph.n_relations),
@@ -129,7 +137,7 @@ class EvaluateKge(Task):
     def run(self, data: Data, context: Context) -> Data:
         from graphlearn.jobs.kge.metrics import metric_rows
 
-        graph: SplitGraph = data["graph"]
+        graph: KnownGraph = data["graph"]
         wanted = [split for split in (Split.VALID, Split.TEST) if len(graph.splits[split])]
         total = sum(len(graph.splits[split]) for split in wanted)
         context.emit(PhaseStarted(phase="evaluate", total=total, unit="triples"))
