@@ -14,8 +14,8 @@ from graphlearn.errors import OptionError
 class Options:
     """Options that the training loop reads. A family's dataclass adds its own and changes the defaults."""
 
+    # old name of an option -> what to write now; an old name is an error that says so
     renamed: ClassVar[Mapping[str, str]] = {}
-    """Names that options had before, and what to write now; an old name is an error that says so."""
 
     epochs: int = 50
     """Passes over the training data."""

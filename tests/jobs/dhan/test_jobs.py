@@ -270,7 +270,7 @@ def test_majority_is_what_sql_says(trained: Session) -> None:
         ("free", {"dhan"}, ("nmi", "ari", "auc")),
     ],
 )
-def test_baselines_stand_beside_the_model(
+def test_baselines_are_measured_with_the_model(
     trained: Session, name: str, methods: set[str], figures: tuple[str, ...]
 ) -> None:
     found = rows(trained, f"SELECT method, {', '.join(figures)}, count, protocol FROM evaluate('{name}')")
