@@ -8,11 +8,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
+import pyarrow as pa
+
 from graphlearn.errors import InputError
 from graphlearn.events import PhaseStarted
 from graphlearn.jobs.dataflow import Data, Dataflow, Needs, Operator, Task
 from graphlearn.jobs.family import Sizes
 from graphlearn.jobs.metrics import MetricTable
+from graphlearn.jobs.registry import family
 from graphlearn.jobs.request import ModelRequest
 from graphlearn.storage.artifacts import ArtifactStore
 from graphlearn.types import Json
@@ -129,15 +132,18 @@ class Publish(Task):
         return f"version {outputs['version']}"
 
 
-def pipeline(
-    request: ModelRequest, sizes: Sizes, *, encode: Task, train: Train, evaluate: Task, table: MetricTable
-) -> Dataflow:
+def pipeline(request: ModelRequest, sizes: Sizes, *, encode: Task, train: Train, evaluate: Task) -> Dataflow:
     """The plainest plan, without estimates: encode -> train -> evaluate -> publish.
 
-    `encode` produces `encoded`, which is a `Part`; `evaluate` produces `evaluation`, an `Evaluation`.
+    `encode` produces `encoded`, which is a `Part`; `evaluate` produces `evaluation`, an `Evaluation` with the family's
+    metrics by split.
     """
+    metrics = tuple(metric.name for metric in family(request.family).metrics)
     publish = Publish(
-        request=request, fingerprint=request.fingerprint(sizes.fingerprints), table=table, parts=("encoded",)
+        request=request,
+        fingerprint=request.fingerprint(sizes.fingerprints),
+        table=MetricTable((pa.field("split", pa.string()),), metrics),
+        parts=("encoded",),
     )
     last = ("encoded", "trained", "evaluation")
     return Dataflow(

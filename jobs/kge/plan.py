@@ -10,10 +10,10 @@ from graphlearn.jobs.family import Sizes
 from graphlearn.jobs.kge.tasks import (
     EVALUATION_MEMORY,
     TABLE,
+    CollectKnown,
     EncodeTriples,
     EvaluateKge,
     ScanTriples,
-    CollectKnown,
     TrainKge,
 )
 from graphlearn.jobs.machine import BASE_MEMORY

@@ -189,13 +189,13 @@ class FamilyCase:
                 made = create_model(session.workspace, request, emit=events.append, cursor=session.connection, **given)
                 files = self.artifact(session, "m").manifest["files"]
                 results.append((made.metrics, made.counts, files["weights.safetensors"]["sha256"]))
-            logs.append([self.told(event) for event in events])
+            logs.append([said for event in events if (said := self.said(event)) is not None])
         assert results[0] == results[1]
         assert logs[0] == logs[1]
 
     @staticmethod
-    def told(event: Event) -> Any:
-        """An event without its times and folders."""
+    def said(event: Event) -> Any:
+        """What an event says that does not depend on the time; None for the others."""
         match event:
             case Step():
                 return ("step", event.epoch, event.step, event.loss) if event.epoch_done else None
@@ -206,7 +206,7 @@ class FamilyCase:
             case Note():
                 return "note", event.message
             case _:
-                return type(event).__name__
+                return None
 
     def test_a_run_that_was_stopped_ends_with_the_same_numbers(self, tmp_path: Path, variant: str) -> None:
         (tmp_path / "whole").mkdir()
