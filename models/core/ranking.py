@@ -18,7 +18,7 @@ from graphlearn.models.core.compiled import compiled
 from graphlearn.models.core.known import KnownAnswers
 from graphlearn.types import BoolArray, FloatArray, IdArray
 
-Ranks: TypeAlias = npt.NDArray[np.float64]
+RankArray: TypeAlias = npt.NDArray[np.float64]
 EVERYTHING = np.ones((0, 0), np.bool_)
 
 
@@ -31,7 +31,7 @@ def filtered_ranks(
     allowed: BoolArray | None = None,
     pool: ThreadPoolExecutor | None = None,
     threads: int = 1,
-) -> tuple[Ranks, Ranks]:
+) -> tuple[RankArray, RankArray]:
     """The rank of each target, 1-based, and how many candidates were ranked, the target included. shape: [B], [B]
 
     `keys_B`: the keys of the queries in `known`. `allowed` limits the candidates, for all queries ([E] or [1, E]) or
@@ -116,24 +116,24 @@ def _count(
     return bad
 
 
-def _hits(k: int) -> Callable[[Ranks, Ranks], float]:
+def _hits(k: int) -> Callable[[RankArray, RankArray], float]:
     return lambda ranks, candidates: float((ranks <= k).mean())  # noqa: ARG005
 
 
-def _amri(ranks: Ranks, candidates: Ranks) -> float:
+def _amri(ranks: RankArray, candidates: RankArray) -> float:
     expected = float(candidates.mean() + 1) / 2
     return 1 - (float(ranks.mean()) - 1) / (expected - 1) if expected > 1 else 0.0
 
 
-def _ndcg_10(ranks: Ranks, candidates: Ranks) -> float:  # noqa: ARG001
+def _ndcg_10(ranks: RankArray, candidates: RankArray) -> float:  # noqa: ARG001
     return float(np.where(ranks <= 10, 1 / np.log2(ranks + 1), 0).mean())
 
 
-def _auc(ranks: Ranks, candidates: Ranks) -> float:
+def _auc(ranks: RankArray, candidates: RankArray) -> float:
     return float((1 - (ranks - 1) / np.maximum(candidates - 1, 1)).mean())
 
 
-METRICS: dict[str, Callable[[Ranks, Ranks], float]] = {
+METRICS: dict[str, Callable[[RankArray, RankArray], float]] = {
     "mrr": lambda ranks, candidates: float((1 / ranks).mean()),  # noqa: ARG005
     "mr": lambda ranks, candidates: float(ranks.mean()),  # noqa: ARG005
     "amri": _amri,
@@ -150,6 +150,6 @@ mr: the mean rank. amri: 1 - (mr - 1) / (expected mr of random scores - 1), so t
 """
 
 
-def ranking_metrics(ranks: Ranks, candidates: Ranks, names: Iterable[str]) -> dict[str, float]:
+def ranking_metrics(ranks: RankArray, candidates: RankArray, names: Iterable[str]) -> dict[str, float]:
     """The named METRICS of `filtered_ranks`; NaN without any query. shape: [B], [B]"""
     return {name: METRICS[name](ranks, candidates) if len(ranks) else float("nan") for name in names}

@@ -114,7 +114,7 @@ class Embedding:
         try:
             with torch.inference_mode(), ThreadPoolExecutor(threads) as pool:
 
-                def of(side: Side, done: int) -> tuple[ranking.Ranks, ranking.Ranks]:
+                def of(side: Side, done: int) -> tuple[ranking.RankArray, ranking.RankArray]:
                     anchors, targets = triples.heads, triples.tails
                     if side is Side.HEAD:
                         anchors, targets = targets, anchors

@@ -18,10 +18,10 @@ class Ranks:
     """Ranks of both ends, and how many entities were candidates for each, the answer included. shape: [n] each"""
 
     triples: Triples
-    head: ranking.Ranks
-    tail: ranking.Ranks
-    head_candidates: ranking.Ranks
-    tail_candidates: ranking.Ranks
+    head: ranking.RankArray
+    tail: ranking.RankArray
+    head_candidates: ranking.RankArray
+    tail_candidates: ranking.RankArray
 
     def metrics(
         self, side: Side | None = None, rows: IdArray | npt.NDArray[np.bool_] | None = None

@@ -101,8 +101,8 @@ def test_a_new_row_depends_on_the_seed_and_its_place_alone(parts: int) -> None:
     assert float(at_once.weights[~old].std()) == pytest.approx(1, abs=0.1)
 
 
-def test_growth_of_a_table_in_threads_shares_is_read_back() -> None:
-    """`update_rows` works on the array of the grown table, not on the one before."""
+def test_rows_are_updated_in_the_grown_table() -> None:
+    """`update_rows` moves rows of the grown array, not of the one before."""
     one = table("row_adagrad")
     one.grow(40)
     before = one.weights.clone()
