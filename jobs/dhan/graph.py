@@ -35,7 +35,7 @@ def divide(tables: HeteroTables, target: Target, options: DhanJobOptions, emit: 
     if table.split is None:
         from graphlearn.models.hetero.graph import random_split
 
-        split = random_split(len(table), options.split, options.seed, labels.ids, labels.known)
+        split = table.keep_parts(random_split(len(table), options.split, options.seed, labels.ids, labels.known))
     else:
         lost = (table.split >= 0) & ~labels.known
         table.report.unlabelled = int(np.count_nonzero(lost))
@@ -99,7 +99,7 @@ def _check_parts(split: PartCodes, role: str, what: str, *, given: bool) -> None
 
 
 def make_graph(tables: HeteroTables) -> HeteroGraph:
-    """The graph as models know it: dense features standardised by the train part (of other tables by all nodes)."""
+    """The graph as models know it: dense features standardised by the train part (of other tables: by all present)."""
     from graphlearn.models.hetero.graph import HeteroGraph, NodeType, Relation
 
     nodes = [
@@ -108,7 +108,9 @@ def make_graph(tables: HeteroTables) -> HeteroGraph:
             len(node),
             None
             if node.features is None
-            else _features(node.features, None if node.split is None or node.labels is None else node.split == 0),
+            else _features(
+                node.features, node.present if node.split is None or node.labels is None else node.split == 0
+            ),
         )
         for node in tables.nodes.values()
     ]

@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from graphlearn.errors import InputError
 from graphlearn.storage.columns import key_sql, literal, quoted, subquery
+from graphlearn.storage.dictionary import numbered
 from graphlearn.storage.files import disk_errors
 from graphlearn.storage.hetero.nodes import Keys, NodeTable, PartCodes, keep_keys, read_parts, shown
 from graphlearn.storage.hetero.report import EdgeReport
@@ -101,8 +102,8 @@ class _EdgeIngest:
         for table in (self.raw, self.ids):
             self.do(f"DROP TABLE IF EXISTS {table}")
 
-    def register(self, name: str, keys: Keys) -> None:
-        self.cursor.register(name, keys.table())
+    def register(self, name: str, keys: pa.Table) -> None:
+        self.cursor.register(name, keys)
         self.registered.append(name)
 
     def run(self, sql: str, unknown: Literal["error", "drop"]) -> tuple[list[EdgeTable], EdgeReport]:
@@ -117,11 +118,11 @@ class _EdgeIngest:
         ]
         self.do(f"CREATE TEMP TABLE {self.raw} AS SELECT {', '.join(parts)} FROM {subquery(sql)}")
         self.count()
-        self.register(self.ends[0], self.nodes[role.source.node].keys)
+        self.register(self.ends[0], self.nodes[role.source.node].known_keys())
         hubs = self.hubs() if role.hub else None
         if hubs is None:
             assert role.target.node is not None
-            self.register(self.ends[1], self.nodes[role.target.node].keys)
+            self.register(self.ends[1], self.nodes[role.target.node].known_keys())
         self.number(unknown)
         names = self.ask(f"SELECT DISTINCT r FROM {self.ids} ORDER BY r ASC").column("r").to_pylist()
         tables = [self.relation(name, hubs) for name in names]
@@ -148,10 +149,10 @@ class _EdgeIngest:
             )
 
     def hubs(self) -> Keys:
-        """Number the hubs in key order; they need no table of their own."""
-        query = f"SELECT row_number() OVER (ORDER BY t ASC) - 1 AS id, t AS key FROM {self.raw} GROUP BY t"
-        keys = keep_keys(self.cursor, query, self.role.target.key_type)
-        self.register(self.ends[1], keys)
+        """Number the hubs in key order, in each version anew: nothing is learnt for a hub, so its id may change."""
+        key_type = self.role.target.key_type
+        keys = keep_keys(self.cursor, numbered(f"SELECT t AS key FROM {self.raw}", key_type), key_type)
+        self.register(self.ends[1], keys.table())
         return keys
 
     def number(self, unknown: Literal["error", "drop"]) -> None:

@@ -13,7 +13,9 @@ class NodeReport:
     """Counts of one node table.
 
     `null_values` are features that were NULL and count as 0; `empty_nodes` have no feature at all. `unlinked` nodes are
-    in no edge. Of the table that is learnt: `unlabelled` nodes were in a part but have no label.
+    in no edge. Of the table that is learnt: `unlabelled` nodes were in a part but have no label. Of earlier versions:
+    `vanished` nodes (counted in `nodes`) are no longer in the table, `kept_split` nodes keep their part although the
+    table now gives another.
     """
 
     nodes: int = 0
@@ -24,6 +26,8 @@ class NodeReport:
     unlinked: int = 0
     unlabelled: int = 0
     ignored_split: bool = False
+    vanished: int = 0
+    kept_split: int = 0
 
     def features(self) -> str:
         """`334 features`, or what stands for them."""
@@ -103,6 +107,8 @@ def _node_notes(n: NodeReport) -> list[tuple[str, str]]:
         (n.empty_nodes, "{n} without any feature", "node", "info"),
         (n.unlinked, "{n} without an edge", "node", "info"),
         (n.unlabelled, "{n} in a part but without a label: left out of it", "node", "warning"),
+        (n.vanished, "{n} of earlier versions no longer in the table: kept, but no candidates", "node", "info"),
+        (n.kept_split, "{n} kept in the part of the earlier version: split now says another", "node", "warning"),
     ]
     notes = [(text.format(n=counted(k, noun)), level) for k, text, noun, level in rows if k]
     return notes + ([("its split is not used: what is learnt is elsewhere", "info")] if n.ignored_split else [])

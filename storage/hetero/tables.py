@@ -25,6 +25,7 @@ from graphlearn.types import Json
 GRAPH, ARRAYS, CLASSES = "graph.json", "graph.safetensors", "classes.parquet"
 FORMAT_VERSION = 1
 _FEATURES = ("dense", "indptr", "indices")
+_NODES = ("split", "present", "assigned")
 _EDGES = ("src", "dst", "weight", "split")
 
 
@@ -45,7 +46,7 @@ class HeteroTables:
             if edge.hubs is None:
                 linked[edge.target][edge.dst] = True
         for table in nodes:
-            table.report.unlinked = int(np.count_nonzero(~linked[table.name]))
+            table.report.unlinked = int(np.count_nonzero(~linked[table.name])) - table.report.vanished
         report = HeteroReport(nodes={t.name: t.report for t in nodes}, edges=reports)
         return cls({t.name: t for t in nodes}, {e.name: e for e in edges}, report)
 
@@ -55,8 +56,15 @@ class HeteroTables:
         return next((table for table in self.nodes.values() if table.labels is not None), None)
 
     def with_split(self, name: str, split: PartCodes) -> HeteroTables:
-        """The same tables, the node type or relation of that name divided into parts, which the report counts."""
-        nodes = {n: replace(t, split=split) if n == name else t for n, t in self.nodes.items()}
+        """The same tables, the node type or relation of that name divided into parts, which the report counts.
+
+        The nodes remember the parts for the versions to come.
+        """
+        nodes = dict(self.nodes)
+        if name in nodes:
+            before = nodes[name].assigned
+            assigned = np.where(split >= 0, split, np.int8(-1) if before is None else before)
+            nodes[name] = replace(nodes[name], split=split, assigned=assigned)
         edges = {n: replace(t, split=split) if n == name else t for n, t in self.edges.items()}
         report, labels = self.report, nodes[name].labels if name in nodes else None
         report.train, report.valid, report.test = (int(np.count_nonzero(split == place)) for place in range(3))
@@ -73,7 +81,7 @@ class HeteroTables:
             node.keys.write(folder / f"node_{i}.parquet")
             features = node.features
             arrays |= {f"node_{i}.{name}": getattr(features, name, None) for name in _FEATURES}
-            arrays[f"node_{i}.split"] = node.split
+            arrays |= {f"node_{i}.{name}": getattr(node, name) for name in _NODES}
             stored["nodes"].append({"name": node.name, "sparse_width": features.sparse_width if features else None})
             if node.labels is not None:
                 node.labels.classes.write(folder / CLASSES)
@@ -117,7 +125,8 @@ def read_hetero(folder: Path) -> HeteroTables:
                 labels = Labels(told["column"], told["kind"], Keys(Dictionary(folder / CLASSES)), ids, matrix)
             keys = Keys(Dictionary(folder / f"node_{i}.parquet"))
             counted = report.nodes.get(name, NodeReport())
-            nodes[name] = NodeTable(name, keys, features, counted, labels, arrays.get(f"node_{i}.split"))
+            stable = {part: arrays.get(f"node_{i}.{part}") for part in _NODES}
+            nodes[name] = NodeTable(name, keys, features, counted, labels, **stable)
         for i, edge in enumerate(stored["edges"]):
             place = edge.pop("hubs")
             hubs = None if place is None else Keys(Dictionary(folder / f"hub_{place}.parquet"))
