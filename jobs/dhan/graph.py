@@ -77,7 +77,7 @@ def _divide_edges(tables: HeteroTables, target: Target, options: DhanJobOptions,
     if relation.split is None:
         from graphlearn.models.hetero.graph import random_split
 
-        split = random_split(len(relation), options.split, options.seed)
+        split = relation.keep_parts(random_split(len(relation), options.split, options.seed))
     else:
         split = relation.split
     _check_parts(split, relation.role, f"edges of {relation.name}", given=relation.split is not None)

@@ -134,6 +134,11 @@ class NodeTable:
             return split
         return np.where((split >= 0) & (self.assigned >= 0), self.assigned, split)
 
+    def remember(self, split: PartCodes) -> NodeTable:
+        """The table divided into parts, which later versions keep. shape: [N]"""
+        before = np.full(len(self), -1, np.int8) if self.assigned is None else self.assigned
+        return replace(self, split=split, assigned=np.where(split >= 0, split, before))
+
     def continued(self, base: NodeTable, rows: IdArray) -> NodeTable:
         """The same nodes at their ids `rows`, and those that only the base has. shape: rows: [present nodes]"""
         count = len(self.keys)

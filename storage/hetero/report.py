@@ -40,7 +40,8 @@ class EdgeReport:
 
     rows = null_rows + unknown_rows + duplicate_rows + edges. `unknown_rows` name one of the `unknown_keys`, which their
     node table lacks; `duplicate_rows` repeat an edge (weights are added). `paths` are the pairs of nodes that share one
-    of the `hubs`, of which `lonely_hubs` have a single node.
+    of the `hubs`, of which `lonely_hubs` have a single node. `kept_split` edges keep the part of an earlier
+    version although the table now gives another.
     """
 
     rows: int = 0
@@ -55,6 +56,7 @@ class EdgeReport:
     paths: int = 0
     dense_nodes: int = 0
     has_time: bool = False
+    kept_split: int = 0
     relations: dict[str, int] = field(default_factory=dict)
 
 
@@ -122,6 +124,7 @@ def _edge_notes(e: EdgeReport) -> list[tuple[str, str]]:
         (e.duplicate_rows, "merged {n} into others with the same ends", "row", "info"),
         (e.self_loops, "kept {n}: source and target are the same", "self-loop", "info"),
         (e.lonely_hubs, "{n} of a single node, which links nothing", "hub", "info"),
+        (e.kept_split, "{n} kept in the part of the earlier version: split now says another", "edge", "warning"),
     ]
     notes = [(text.format(n=counted(k, noun)), level) for k, text, noun, level in rows if k]
     if e.dense_nodes:

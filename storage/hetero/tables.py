@@ -7,7 +7,7 @@ classes.parquet    classes by place
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +16,17 @@ import numpy as np
 from graphlearn.errors import ArtifactError
 from graphlearn.storage.dictionary import Dictionary
 from graphlearn.storage.files import disk_errors, read_json, write_json
-from graphlearn.storage.hetero.edges import EdgeTable
+from graphlearn.storage.hetero.edges import EdgeParts, EdgeTable
 from graphlearn.storage.hetero.features import FeatureArrays
 from graphlearn.storage.hetero.nodes import Keys, Labels, NodeTable, PartCodes
 from graphlearn.storage.hetero.report import EdgeReport, HeteroReport, NodeReport
 from graphlearn.types import Json
 
 GRAPH, ARRAYS, CLASSES = "graph.json", "graph.safetensors", "classes.parquet"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 _FEATURES = ("dense", "indptr", "indices")
 _NODES = ("split", "present", "assigned")
+_PARTS = ("src", "dst", "part")
 _EDGES = ("src", "dst", "weight", "split")
 
 
@@ -58,14 +59,10 @@ class HeteroTables:
     def with_split(self, name: str, split: PartCodes) -> HeteroTables:
         """The same tables, the node type or relation of that name divided into parts, which the report counts.
 
-        The nodes remember the parts for the versions to come.
+        The tables remember the parts for the versions to come.
         """
-        nodes = dict(self.nodes)
-        if name in nodes:
-            before = nodes[name].assigned
-            assigned = np.where(split >= 0, split, np.int8(-1) if before is None else before)
-            nodes[name] = replace(nodes[name], split=split, assigned=assigned)
-        edges = {n: replace(t, split=split) if n == name else t for n, t in self.edges.items()}
+        nodes = {n: t.remember(split) if n == name else t for n, t in self.nodes.items()}
+        edges = {n: t.remember(split) if n == name else t for n, t in self.edges.items()}
         report, labels = self.report, nodes[name].labels if name in nodes else None
         report.train, report.valid, report.test = (int(np.count_nonzero(split == place)) for place in range(3))
         report.classes = len(labels.classes) if labels is not None else 0
@@ -90,6 +87,8 @@ class HeteroTables:
         hubs: list[str] = []
         for i, edge in enumerate(self.edges.values()):
             arrays |= {f"edge_{i}.{name}": getattr(edge, name) for name in _EDGES}
+            if edge.assigned is not None:
+                arrays |= {f"assigned_{i}.{name}": getattr(edge.assigned, name) for name in _PARTS}
             if edge.hubs is not None and edge.role not in hubs:
                 edge.hubs.write(folder / f"hub_{len(hubs)}.parquet")
                 hubs.append(edge.role)
@@ -132,7 +131,12 @@ def read_hetero(folder: Path) -> HeteroTables:
             hubs = None if place is None else Keys(Dictionary(folder / f"hub_{place}.parquet"))
             src, dst = arrays[f"edge_{i}.src"], arrays[f"edge_{i}.dst"]
             weight, split = arrays.get(f"edge_{i}.weight"), arrays.get(f"edge_{i}.split")
-            edges[edge["name"]] = EdgeTable(**edge, src=src, dst=dst, weight=weight, hubs=hubs, split=split)
+            assigned = None
+            if f"assigned_{i}.part" in arrays:
+                assigned = EdgeParts(*(arrays[f"assigned_{i}.{name}"] for name in _PARTS))
+            edges[edge["name"]] = EdgeTable(
+                **edge, src=src, dst=dst, weight=weight, hubs=hubs, split=split, assigned=assigned
+            )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ArtifactError(
             f"the graph in {folder} is missing or damaged: {error}", help="train the model again with --force"

@@ -163,6 +163,53 @@ def test_a_vanished_node_has_no_edges(cursor: duckdb.DuckDBPyConnection, tmp_pat
     ]
 
 
+EDGES = st.sets(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=1, max_size=12)
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.tuples(EDGES, st.booleans()), min_size=2, max_size=4), st.randoms(use_true_random=False))
+def test_versions_keep_the_parts_of_edges(
+    cursor: duckdb.DuckDBPyConnection,
+    tmp_path_factory: pytest.TempPathFactory,
+    versions: list[tuple[set[tuple[int, int]], bool]],
+    chance: random.Random,
+) -> None:
+    nodes = "SELECT i AS id, i AS x FROM range(6) t(i)"
+    base: HeteroTables | None = None
+    parts: dict[tuple[int, int], str | None] = {}
+    for edges, split in versions:
+        rows = [(source, target, chance.choice(PARTS)) for source, target in edges]
+        columns = dict(zip(("source", "target", "split"), map(list, zip(*rows, strict=True)), strict=True))
+        cursor.register(
+            "links", pa.table(columns).cast(pa.schema({"source": "int64", "target": "int64", "split": "string"}))
+        )
+        inputs = {"n": nodes, "e": "FROM links" if split else "SELECT source, target FROM links"}
+        roles = find_ends(cursor, read_roles(columns_of(cursor, inputs)), inputs, {})
+        role = roles.nodes["n"]
+        table = read_nodes(cursor, nodes, role, feature_kinds(role, [], None), None, base and base.nodes["n"])
+        known = base.edges if base else None
+        (found,), report = read_edges(cursor, inputs["e"], roles.edges["e"], {"n": table}, "error", known)
+        ends = list(zip(found.src.tolist(), found.dst.tolist(), strict=True))
+        assert ends == sorted(edges)
+        if found.split is None:
+            drawn = [chance.choice(PARTS) for _ in ends]
+            codes = found.keep_parts(np.array([PARTS.index(part) if part else -1 for part in drawn], np.int8))
+            assert [PARTS[i] for i in codes] == [parts.get(end, part) for end, part in zip(ends, drawn, strict=True)]
+        else:
+            given_parts = {row[:2]: row[2] for row in rows}
+            codes = found.split
+            assert [PARTS[i] for i in codes] == [parts.get(end, given_parts[end]) for end in ends]
+            assert report.kept_split == sum(parts.get(end, part) != part for end, part in given_parts.items())
+        parts |= {end: PARTS[i] for end, i in zip(ends, codes, strict=True) if i >= 0}
+        folder = tmp_path_factory.mktemp("version")
+        HeteroTables.of([table], [found], {"e": report}).with_split("e", codes).write(folder)
+        base = read_hetero(folder)
+        stored = base.edges["e"].assigned
+        assert stored is not None
+        ever = zip(stored.src.tolist(), stored.dst.tolist(), (PARTS[i] for i in stored.part), strict=True)
+        assert list(ever) == [(*end, parts[end]) for end in sorted(parts)]
+
+
 def test_classes_of_lists_keep_their_ids(cursor: duckdb.DuckDBPyConnection, tmp_path: Path) -> None:
     first = read(cursor, "FROM (VALUES (1, 0, ['m', 'z']), (2, 0, ['z'])) t(id, x, label)", None)
     HeteroTables.of([first], [], {}).with_split("n", np.zeros(2, np.int8)).write(tmp_path)
