@@ -36,7 +36,7 @@ def divide(tables: HeteroTables, target: Target, options: DhanJobOptions, emit: 
     if table.split is None:
         from graphlearn.models.hetero.splits import random_split
 
-        split = random_split(len(table), options.split, options.seed, labels.ids, labels.known)
+        split = table.keep_parts(random_split(len(table), options.split, options.seed, labels.ids, labels.known))
     else:
         lost = (table.split >= 0) & ~labels.known
         table.report.unlabelled = int(np.count_nonzero(lost))
@@ -78,7 +78,7 @@ def _divide_edges(tables: HeteroTables, target: Target, options: DhanJobOptions,
     if relation.split is None:
         from graphlearn.models.hetero.splits import random_split
 
-        split = random_split(len(relation), options.split, options.seed)
+        split = relation.keep_parts(random_split(len(relation), options.split, options.seed))
     else:
         split = relation.split
     _check_parts(split, relation.role, f"edges of {relation.name}", given=relation.split is not None)
@@ -100,7 +100,7 @@ def _check_parts(split: SplitCodes, role: str, what: str, *, given: bool) -> Non
 
 
 def make_graph(tables: HeteroTables) -> HeteroGraph:
-    """The graph as models know it: dense features standardised by the train part (of other tables by all nodes)."""
+    """The graph as models know it: dense features standardised by the train part (of other tables: by all present)."""
     from graphlearn.models.hetero.graph import HeteroGraph, NodeType, Relation
 
     nodes = [
@@ -110,7 +110,8 @@ def make_graph(tables: HeteroTables) -> HeteroGraph:
             None
             if node.features is None
             else _features(
-                node.features, None if node.split is None or node.labels is None else node.split == Split.TRAIN.code
+                node.features,
+                node.present if node.split is None or node.labels is None else node.split == Split.TRAIN.code,
             ),
         )
         for node in tables.nodes.values()

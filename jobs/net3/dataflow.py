@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -224,6 +224,8 @@ class _Net3:
 
     def encode(self, data: Data, emit: Emit) -> Data:
         """Long rows to the tensor."""
+        from graphlearn.models.net3.series import TimeSplit
+
         run, options = self.bound.run, self.options
         assert run is not None
         series = encode_series(
@@ -240,6 +242,9 @@ class _Net3:
             emit=emit,
         )
         _check_length(len(series.axis), options)
+        if options.task != "recover":
+            split = TimeSplit.of(len(series.axis), options.split)
+            series = replace(series, borders=(split.train_end, split.valid_end))
         return {"series": series}
 
     def graphs(self, data: Data, emit: Emit) -> Data:

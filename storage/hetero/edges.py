@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import duckdb
@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from graphlearn.errors import InputError
 from graphlearn.storage.columns import FLOAT32_MAX, describe, key_sql, literal, quoted, subquery
+from graphlearn.storage.dictionary import numbered
 from graphlearn.storage.files import disk_errors
 from graphlearn.storage.fingerprint import HASH, measure_copy, row_hash
 from graphlearn.storage.hetero.nodes import Keys, NodeTable, keep_keys, read_parts, shown
@@ -27,11 +28,39 @@ DENSE = 200
 
 
 @dataclass(frozen=True)
+class EdgeParts:
+    """The part that each edge was ever given, ordered by source and target. shape: src, dst, part: [P]"""
+
+    src: IdArray
+    dst: IdArray
+    part: SplitCodes
+
+    def find(self, src: IdArray, dst: IdArray) -> SplitCodes:
+        """The parts of edges, -1 for those that were given none. shape: [E], [E] -> [E]"""
+        width = 1 + max(int(self.dst.max(initial=0)), int(dst.max(initial=0)))
+        known, asked = self.src * width + self.dst, src * width + dst
+        places = np.minimum(np.searchsorted(known, asked), max(0, len(known) - 1))
+        found = np.full(len(src), -1, np.int8)
+        if len(known):
+            hit = known[places] == asked
+            found[hit] = self.part[places[hit]]
+        return found
+
+    def updated(self, src: IdArray, dst: IdArray, part: SplitCodes) -> EdgeParts:
+        """These and the edges that are now in a part. shape: [E], [E], [E]"""
+        new = (part >= 0) & (self.find(src, dst) < 0)
+        src, dst = np.concatenate([self.src, src[new]]), np.concatenate([self.dst, dst[new]])
+        order = np.lexsort((dst, src))
+        return EdgeParts(src[order], dst[order], np.concatenate([self.part, part[new]])[order])
+
+
+@dataclass(frozen=True)
 class EdgeTable:
     """Edges of one relation, ordered by source and target. shape: src, dst, weight, split: [E]
 
     `hubs` are the keys of what nodes share, where dst are places among them and target is source. `fingerprint` is that
-    of all rows of the role that were read, empty where the table was stored.
+    of all rows of the role that were read, empty where the table was stored. `assigned` remembers the parts of edges
+    that are learnt, also of those that are no longer in the table.
     """
 
     name: str
@@ -44,9 +73,23 @@ class EdgeTable:
     hubs: Keys | None = None
     split: SplitCodes | None = None
     fingerprint: str = ""
+    assigned: EdgeParts | None = None
 
     def __len__(self) -> int:
         return len(self.src)
+
+    def keep_parts(self, split: SplitCodes) -> SplitCodes:
+        """The parts, where edges that were given another before keep that. shape: [E] -> [E]"""
+        if self.assigned is None:
+            return split
+        known = self.assigned.find(self.src, self.dst)
+        return np.where(known >= 0, known, split)
+
+    def remember(self, split: SplitCodes) -> EdgeTable:
+        """The table divided into parts, which later versions keep. shape: [E]"""
+        none = np.empty(0, np.int64)
+        before = self.assigned or EdgeParts(none, none, none.astype(np.int8))
+        return replace(self, split=split, assigned=before.updated(self.src, self.dst, split))
 
     @property
     def paths(self) -> int:
@@ -63,14 +106,18 @@ def read_edges(
     role: EdgeRole,
     nodes: Mapping[str, NodeTable],
     unknown: Literal["error", "drop"],
+    base: Mapping[str, EdgeTable] | None = None,
 ) -> tuple[list[EdgeTable], EdgeReport]:
     """The relations of an edge table: one, or one for each value of its column `relation`, named `role.value`.
+
+    With a `base`, the relations of the version before, edges keep the part that they were ever given. `nodes` then
+    continue those of that version.
 
     Raises InputError (with the role) for no rows, ids that no node has (unless they are to be dropped), weights that
     are negative or not finite.
     """
     with disk_errors("DuckDB's temporary files"):
-        ingest = _EdgeIngest(cursor, role, nodes)
+        ingest = _EdgeIngest(cursor, role, nodes, base or {})
         try:
             return ingest.run(sql, unknown)
         finally:
@@ -80,9 +127,15 @@ def read_edges(
 class _EdgeIngest:
     """One run of `read_edges`."""
 
-    def __init__(self, cursor: duckdb.DuckDBPyConnection, role: EdgeRole, nodes: Mapping[str, NodeTable]) -> None:
+    def __init__(
+        self,
+        cursor: duckdb.DuckDBPyConnection,
+        role: EdgeRole,
+        nodes: Mapping[str, NodeTable],
+        base: Mapping[str, EdgeTable],
+    ) -> None:
         token = secrets.token_hex(6)
-        self.cursor, self.role, self.nodes = cursor, role, nodes
+        self.cursor, self.role, self.nodes, self.base = cursor, role, nodes, base
         self.raw, self.ids = (f"temp.main.graphlearn_{what}_{token}" for what in ("edges", "ids"))
         self.ends = [f"graphlearn_{end}_{token}" for end in ("source", "target")]
         self.report, self.fingerprint = EdgeReport(has_time=role.time is not None), ""
@@ -103,8 +156,8 @@ class _EdgeIngest:
         for table in (self.raw, self.ids):
             self.do(f"DROP TABLE IF EXISTS {table}")
 
-    def register(self, name: str, keys: Keys) -> None:
-        self.cursor.register(name, keys.table())
+    def register(self, name: str, keys: pa.Table) -> None:
+        self.cursor.register(name, keys)
         self.registered.append(name)
 
     def run(self, sql: str, unknown: Literal["error", "drop"]) -> tuple[list[EdgeTable], EdgeReport]:
@@ -123,11 +176,11 @@ class _EdgeIngest:
         found = interruptible(self.cursor, lambda: measure_copy(self.cursor, self.raw, columns))
         self.fingerprint, self.report.rows = found.fingerprint, found.rows
         self.count()
-        self.register(self.ends[0], self.nodes[role.source.node].keys)
+        self.register(self.ends[0], self.nodes[role.source.node].known_keys())
         hubs = self.hubs() if role.hub else None
         if hubs is None:
             assert role.target.node is not None
-            self.register(self.ends[1], self.nodes[role.target.node].keys)
+            self.register(self.ends[1], self.nodes[role.target.node].known_keys())
         self.number(unknown)
         names = self.ask(f"SELECT DISTINCT r FROM {self.ids} ORDER BY r ASC").column("r").to_pylist()
         tables = [self.relation(name, hubs) for name in names]
@@ -153,10 +206,10 @@ class _EdgeIngest:
             )
 
     def hubs(self) -> Keys:
-        """Number the hubs in key order; they need no table of their own."""
-        query = f"SELECT row_number() OVER (ORDER BY t ASC) - 1 AS id, t AS key FROM {self.raw} GROUP BY t"
-        keys = keep_keys(self.cursor, query, self.role.target.key_type)
-        self.register(self.ends[1], keys)
+        """Number the hubs in key order, in each version anew: nothing is learnt for a hub, so its id may change."""
+        key_type = self.role.target.key_type
+        keys = keep_keys(self.cursor, numbered(f"SELECT t AS key FROM {self.raw}", key_type), key_type)
+        self.register(self.ends[1], keys.table())
         return keys
 
     def number(self, unknown: Literal["error", "drop"]) -> None:
@@ -214,8 +267,9 @@ class _EdgeIngest:
         found = self.ask(f"SELECT a, b, w, part FROM {self.ids} WHERE {which} ORDER BY a ASC, b ASC")
         a, b = (found.column(c).to_numpy().astype(np.int64) for c in ("a", "b"))
         weight = found.column("w").to_numpy().astype(np.float32) if role.weight else None
-        return EdgeTable(
-            name=role.name if value is None else f"{role.name}.{value}",
+        name = role.name if value is None else f"{role.name}.{value}"
+        table = EdgeTable(
+            name=name,
             role=role.name,
             source=role.source.node,
             target=role.source.node if role.hub else str(role.target.node),
@@ -225,7 +279,14 @@ class _EdgeIngest:
             hubs=hubs,
             split=found.column("part").to_numpy().astype(np.int8) if role.split else None,
             fingerprint=self.fingerprint,
+            assigned=self.base[name].assigned if name in self.base else None,
         )
+        if not role.split:
+            return table
+        given = found.column("part").to_numpy().astype(np.int8)
+        split = table.keep_parts(given)
+        self.report.kept_split += int(np.count_nonzero(split != given))
+        return replace(table, split=split)
 
     def survey(self, tables: list[EdgeTable]) -> None:
         report, role = self.report, self.role

@@ -49,6 +49,19 @@ class FeatureArrays:
         """Columns of both parts."""
         return (0 if self.dense is None else self.dense.shape[1]) + self.sparse_width
 
+    def at(self, rows: IdArray, count: int) -> FeatureArrays:
+        """The features of the nodes at `rows` among `count` nodes, zeros for the others. shape: rows: [N]"""
+        dense, indptr, indices = self.dense, self.indptr, self.indices
+        if dense is not None:
+            dense = np.zeros((count, dense.shape[1]), np.float32)
+            dense[rows] = self.dense
+        if indptr is not None:
+            assert indices is not None
+            nodes = np.repeat(rows, np.diff(indptr))
+            indices = indices[np.argsort(nodes, kind="stable")]
+            indptr = np.concatenate([[0], np.cumsum(np.bincount(nodes, minlength=count))]).astype(np.int64)
+        return FeatureArrays(dense, indptr, indices, self.sparse_width)
+
 
 def feature_kind(type_name: str) -> Kind | None:
     """What a column of that type can be; None when it can be no feature."""

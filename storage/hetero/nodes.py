@@ -6,17 +6,18 @@ import os
 import secrets
 import shutil
 import tempfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import IO, Literal, TypeAlias
+from typing import IO, Any, Literal, TypeAlias
 
 import duckdb
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from graphlearn.errors import InputError
 from graphlearn.storage.columns import describe, key_sql, kind_of, quoted, subquery
-from graphlearn.storage.dictionary import Dictionary, write_dictionary
+from graphlearn.storage.dictionary import Dictionary, numbered, widened, write_dictionary
 from graphlearn.storage.files import disk_errors
 from graphlearn.storage.fingerprint import HASH, measure_copy, row_hash
 from graphlearn.storage.hetero.features import FeatureArrays, Kind, read_features
@@ -50,10 +51,12 @@ class Keys:
             with open(path, "wb") as out:
                 shutil.copyfileobj(self._file, out, 1 << 22)
 
-    def table(self) -> pa.Table:
-        """(id, key), to be registered: DuckDB reads keys of every type back as they were."""
-        ids = pa.array(np.arange(len(self)), pa.int64())
-        return pa.table([ids, self.dictionary.keys], schema=pa.schema([("id", pa.int64()), self.dictionary.field]))
+    def table(self, rows: IdArray | None = None) -> pa.Table:
+        """(id, key), of some ids only, to be registered: DuckDB reads keys of every type back as they were."""
+        ids = np.arange(len(self)) if rows is None else rows
+        keys = self.dictionary.keys if rows is None else self.dictionary.take(rows)
+        schema = pa.schema([("id", pa.int64()), self.dictionary.field])
+        return pa.table([pa.array(ids, pa.int64()), keys], schema=schema)
 
 
 def keep_keys(cursor: duckdb.DuckDBPyConnection, sql: str, key_type: str) -> Keys:
@@ -91,12 +94,21 @@ class Labels:
         assert self.matrix is not None
         return np.asarray(self.matrix.any(axis=1))
 
+    def at(self, rows: IdArray, count: int) -> Labels:
+        """The labels of the nodes at `rows` among `count` nodes, of which the others have none. shape: rows: [N]"""
+        if self.ids is not None:
+            return replace(self, ids=spread(self.ids, rows, count, -1))
+        assert self.matrix is not None
+        return replace(self, matrix=spread(self.matrix, rows, count, False))
+
 
 @dataclass(frozen=True)
 class NodeTable:
-    """Nodes of a type, in key order. split: [N] or None where the table has none.
+    """Nodes of a type: in key order, those of an earlier version first. split: [N] or None where the table has none.
 
-    `fingerprint` is that of the rows that were read, empty where the table was stored.
+    `fingerprint` is that of the rows that were read, empty where the table was stored. `present` are the nodes that the
+    table still has, None for all of them; the others keep their ids, without features, labels, part or edges.
+    `assigned` is the part that each node was ever given, -1 for none. shape: [N] each
     """
 
     name: str
@@ -106,9 +118,48 @@ class NodeTable:
     labels: Labels | None = None
     split: SplitCodes | None = None
     fingerprint: str = ""
+    present: BoolArray | None = None
+    assigned: SplitCodes | None = None
 
     def __len__(self) -> int:
         return len(self.keys)
+
+    def known_keys(self) -> pa.Table:
+        """(id, key) of the nodes that an edge may name, to be registered; see `Keys.table`."""
+        return self.keys.table(None if self.present is None else np.flatnonzero(self.present))
+
+    def keep_parts(self, split: SplitCodes) -> SplitCodes:
+        """The parts, where nodes that are in one and were given another before keep that. shape: [N] -> [N]"""
+        if self.assigned is None:
+            return split
+        return np.where((split >= 0) & (self.assigned >= 0), self.assigned, split)
+
+    def remember(self, split: SplitCodes) -> NodeTable:
+        """The table divided into parts, which later versions keep. shape: [N]"""
+        before = np.full(len(self), -1, np.int8) if self.assigned is None else self.assigned
+        return replace(self, split=split, assigned=np.where(split >= 0, split, before))
+
+    def continued(self, base: NodeTable, rows: IdArray) -> NodeTable:
+        """The same nodes at their ids `rows`, and those that only the base has. shape: rows: [present nodes]"""
+        count = len(self.keys)
+        present = spread(np.ones(len(rows), np.bool_), rows, count, False)
+        assigned = np.full(count, -1, np.int8)
+        if base.assigned is not None:
+            assigned[: len(base)] = base.assigned
+        split = None
+        if self.split is not None:
+            given = spread(self.split, rows, count, -1)
+            split = np.where(present & (assigned >= 0), assigned, given)
+            self.report.kept_split = int(np.count_nonzero(split != given))
+        self.report.vanished = count - len(rows)
+        return replace(
+            self,
+            features=None if self.features is None else self.features.at(rows, count),
+            labels=None if self.labels is None else self.labels.at(rows, count),
+            split=split,
+            present=present,
+            assigned=assigned,
+        )
 
 
 def check_label(role: NodeRole, column: str) -> LabelKind:
@@ -125,14 +176,22 @@ def check_label(role: NodeRole, column: str) -> LabelKind:
 
 
 def read_nodes(
-    cursor: duckdb.DuckDBPyConnection, sql: str, role: NodeRole, kinds: dict[str, Kind], label: str | None
+    cursor: duckdb.DuckDBPyConnection,
+    sql: str,
+    role: NodeRole,
+    kinds: dict[str, Kind],
+    label: str | None,
+    base: NodeTable | None = None,
 ) -> NodeTable:
     """Read a node table. `kinds` are its features, `label` the column that is learnt.
+
+    With a `base`, the table of the version before, nodes and classes keep its ids and new ones are appended in key
+    order; a node keeps the part that it was ever given, whatever a split column says.
 
     Raises InputError for NULL and repeated ids, labels of one class, a split of other words; see `read_features`.
     """
     with disk_errors("DuckDB's temporary files"):
-        ingest = _NodeIngest(cursor, role)
+        ingest = _NodeIngest(cursor, role, base)
         try:
             return ingest.run(sql, kinds, label)
         finally:
@@ -142,8 +201,10 @@ def read_nodes(
 class _NodeIngest:
     """One run of `read_nodes`."""
 
-    def __init__(self, cursor: duckdb.DuckDBPyConnection, role: NodeRole) -> None:
-        self.cursor, self.role = cursor, role
+    def __init__(self, cursor: duckdb.DuckDBPyConnection, role: NodeRole, base: NodeTable | None) -> None:
+        self.cursor, self.role, self.base = cursor, role, base
+        self.known = base.keys.dictionary if base is not None else None
+        self.key_type = widened(cursor, self.known, role.key_type, f"{role.id} of {role.name}", role.name)
         self.table = f"temp.main.graphlearn_nodes_{secrets.token_hex(6)}"
         self.report = NodeReport()
 
@@ -160,17 +221,31 @@ class _NodeIngest:
         listed = "".join(f", {quoted(name)}" for name in wanted)
         self.do(
             f"CREATE TEMP TABLE {self.table} AS SELECT row_number() OVER (ORDER BY {KEY} ASC) - 1 AS {ID}, * FROM "
-            f"(SELECT {key_sql(role.id, role.key_type)} AS {KEY}{listed}, {row_hash(columns)} AS {HASH} "
+            f"(SELECT {key_sql(role.id, self.key_type)} AS {KEY}{listed}, {row_hash(columns)} AS {HASH} "
             f"FROM {subquery(sql)})"
         )
         self.check_ids()
-        found = interruptible(self.cursor, lambda: measure_copy(self.cursor, self.table, columns))
-        keys = keep_keys(self.cursor, f"SELECT {ID} AS id, {KEY} AS key FROM {self.table}", role.key_type)
+        copied = interruptible(self.cursor, lambda: measure_copy(self.cursor, self.table, columns))
+        numbers = numbered(f"SELECT {KEY} AS key FROM {self.table}", self.key_type, self.known)
+        keys = keep_keys(self.cursor, numbers, self.key_type)
+        rows = None if self.base is None else self.rows(keys)
+        count = len(keys) if rows is None else len(rows)
         report.nodes = len(keys)
-        features = read_features(self.ask, self.table, len(keys), role.name, kinds, report)
-        labels = self.labels(label, len(keys)) if label else None
+        features = read_features(self.ask, self.table, count, role.name, kinds, report)
+        labels = self.labels(label, count) if label else None
         split = self.split() if role.split else None
-        return NodeTable(role.name, keys, features, report, labels, split, found.fingerprint)
+        found = NodeTable(role.name, keys, features, report, labels, split, copied.fingerprint)
+        return found if self.base is None or rows is None else found.continued(self.base, rows)
+
+    def rows(self, keys: Keys) -> IdArray:
+        """The ids of the nodes, in the order of the table. shape: [present nodes]"""
+        name = f"graphlearn_keys_{secrets.token_hex(6)}"
+        self.cursor.register(name, keys.table())
+        try:
+            found = self.ask(f"SELECT k.id FROM {self.table} JOIN {name} k ON k.key = {KEY} ORDER BY {ID} ASC")
+        finally:
+            self.cursor.unregister(name)
+        return np.asarray(found.column("id").to_numpy())
 
     def check_ids(self) -> None:
         name = self.role.name
@@ -206,19 +281,18 @@ class _NodeIngest:
     def labels(self, name: str, count: int) -> Labels:
         role, kind = self.role, check_label(self.role, name)
         type_name = role.columns[name].removesuffix("[]") if kind == "multi" else role.columns[name]
+        known = self.base.labels.classes.dictionary if self.base is not None and self.base.labels is not None else None
+        class_type = widened(self.cursor, known, plain(type_name), f"{name} of {role.name}", role.name)
         value = f"unnest({quoted(name)})" if kind == "multi" else quoted(name)
-        rows = f"(SELECT DISTINCT {ID} AS node, {value}::{plain(type_name)} AS class FROM {self.table})"
-        known = (
-            f"(SELECT row_number() OVER (ORDER BY class ASC) - 1 AS id, class AS key FROM {rows} "
-            "WHERE class IS NOT NULL GROUP BY class)"
-        )
-        classes = keep_keys(self.cursor, f"SELECT id, key FROM {known}", plain(type_name))
+        rows = f"(SELECT DISTINCT {ID} AS node, {value}::{class_type} AS class FROM {self.table})"
+        numbers = numbered(f"SELECT class AS key FROM {rows} WHERE class IS NOT NULL", class_type, known)
+        classes = keep_keys(self.cursor, numbers, class_type)
         if len(classes) < 2:
             only = f"one class only, {classes.dictionary.keys[0].as_py()!r}" if len(classes) else "no value in any row"
             raise InputError(
                 f"{name} of {role.name} has {only}", role=role.name, help="there is nothing to tell apart: check it"
             )
-        found = self.ask(f"SELECT node, id FROM {rows} JOIN {known} k ON class = k.key")
+        found = self.ask(f"SELECT node, id FROM {rows} JOIN ({numbers}) k ON class = k.key")
         nodes, ids = (found.column(c).to_numpy().astype(np.int64) for c in ("node", "id"))
         if kind == "multi":
             matrix = np.zeros((count, len(classes)), np.bool_)
@@ -227,6 +301,13 @@ class _NodeIngest:
         labels = np.full(count, -1, np.int64)
         labels[nodes] = ids
         return Labels(name, kind, classes, ids=labels)
+
+
+def spread(values: npt.NDArray[Any], rows: IdArray, count: int, rest: Any) -> npt.NDArray[Any]:
+    """The values at `rows` of an array of `count`, the rest elsewhere. shape: [n, ...], [n] -> [count, ...]"""
+    out = np.full((count, *values.shape[1:]), rest, values.dtype)
+    out[rows] = values
+    return out
 
 
 def read_parts(ask: object, sql: str, role: str) -> SplitCodes:

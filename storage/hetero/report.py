@@ -13,7 +13,9 @@ class NodeReport:
     """Counts of one node table.
 
     `null_values` are features that were NULL and count as 0; `empty_nodes` have no feature at all. `unlinked` nodes are
-    in no edge. Of the table that is learnt: `unlabelled` nodes were in a part but have no label.
+    in no edge. Of the table that is learnt: `unlabelled` nodes were in a part but have no label. Of earlier versions:
+    `vanished` nodes (counted in `nodes`) are no longer in the table, `kept_split` nodes keep their part although the
+    table now gives another.
     """
 
     nodes: int = 0
@@ -24,6 +26,8 @@ class NodeReport:
     unlinked: int = 0
     unlabelled: int = 0
     ignored_split: bool = False
+    vanished: int = 0
+    kept_split: int = 0
 
     def features(self) -> str:
         """`334 features`, or what stands for them."""
@@ -36,7 +40,8 @@ class EdgeReport:
 
     rows = null_rows + unknown_rows + duplicate_rows + edges. `unknown_rows` name one of the `unknown_keys`, which their
     node table lacks; `duplicate_rows` repeat an edge (weights are added). `paths` are the pairs of nodes that share one
-    of the `hubs`, of which `lonely_hubs` have a single node.
+    of the `hubs`, of which `lonely_hubs` have a single node. `kept_split` edges keep the part of an earlier
+    version although the table now gives another.
     """
 
     rows: int = 0
@@ -51,6 +56,7 @@ class EdgeReport:
     paths: int = 0
     dense_nodes: int = 0
     has_time: bool = False
+    kept_split: int = 0
     relations: dict[str, int] = field(default_factory=dict)
 
 
@@ -103,6 +109,8 @@ def _node_notes(n: NodeReport) -> list[tuple[str, str]]:
         (n.empty_nodes, "{n} without any feature", "node", "info"),
         (n.unlinked, "{n} without an edge", "node", "info"),
         (n.unlabelled, "{n} in a part but without a label: left out of it", "node", "warning"),
+        (n.vanished, "{n} of earlier versions no longer in the table: kept, but no candidates", "node", "info"),
+        (n.kept_split, "{n} kept in the part of the earlier version: split now says another", "node", "warning"),
     ]
     notes = [(text.format(n=counted(k, noun)), level) for k, text, noun, level in rows if k]
     return notes + ([("its split is not used: what is learnt is elsewhere", "info")] if n.ignored_split else [])
@@ -116,6 +124,7 @@ def _edge_notes(e: EdgeReport) -> list[tuple[str, str]]:
         (e.duplicate_rows, "merged {n} into others with the same ends", "row", "info"),
         (e.self_loops, "kept {n}: source and target are the same", "self-loop", "info"),
         (e.lonely_hubs, "{n} of a single node, which links nothing", "hub", "info"),
+        (e.kept_split, "{n} kept in the part of the earlier version: split now says another", "edge", "warning"),
     ]
     notes = [(text.format(n=counted(k, noun)), level) for k, text, noun, level in rows if k]
     if e.dense_nodes:

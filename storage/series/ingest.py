@@ -25,8 +25,8 @@ import pyarrow as pa
 
 from graphlearn.errors import InputError, OptionError, did_you_mean
 from graphlearn.events import Emit, Note
-from graphlearn.storage.columns import FLOAT32_MAX, describe
-from graphlearn.storage.dictionary import Dictionary, write_dictionary
+from graphlearn.storage.columns import FLOAT32_MAX, describe, key_sql
+from graphlearn.storage.dictionary import Dictionary, numbered, widened, write_dictionary
 from graphlearn.storage.files import disk_errors
 from graphlearn.storage.interrupt import interruptible
 from graphlearn.storage.memory import bounded_memory
@@ -69,6 +69,7 @@ def encode_series(
     freq: Any = None,
     aggregate: Aggregate = "mean",
     start: Any = None,
+    base: SeriesTensor | None = None,
     limit: int | None = None,
     folder: Path | None = None,
     memory_limit: int | None = None,
@@ -81,6 +82,9 @@ def encode_series(
     are merged by `aggregate` ("last": by time). What is absent, NULL, NaN or infinite is not observed; nothing is
     filled. The axis runs from `start` (None: the first reading) to the last row. Everything dropped, moved and merged
     is counted in the report and told to `emit`. The result does not depend on the order of the rows.
+
+    With a `base`, the series of the version before, keys keep its ids and new ones are appended in key order; its axis
+    is continued to the last row, whatever `freq` and `start` say; and its borders are kept.
 
     `limit` bounds the bytes of the array, and so does the free disk space of `folder`, where its temporary file lives
     (None: the system's temporary folder). `memory_limit` bounds DuckDB's memory (see `bounded_memory`), which the
@@ -100,7 +104,7 @@ def encode_series(
     check_series_columns(columns, time, modes, value)
     place = Path(folder) if folder is not None else Path(tempfile.gettempdir())
     with bounded_memory(cursor, memory_limit), disk_errors(place):
-        ingest = _Ingest(cursor, sql, columns, time, modes, value)
+        ingest = _Ingest(cursor, sql, columns, time, modes, value, base)
         try:
             return ingest.run(freq, start, aggregate, limit, place, emit)
         finally:
@@ -118,6 +122,7 @@ class _Ingest:
         time: str,
         modes: Sequence[str],
         value: str,
+        base: SeriesTensor | None,
     ) -> None:
         token = secrets.token_hex(6)
         self.cursor, self.sql = cursor, sql
@@ -125,6 +130,24 @@ class _Ingest:
         self.tables = [f"temp.main.graphlearn_mode_{i}_{token}" for i in range(len(modes))]
         self.source = SeriesSource(cursor, self.raw, columns, time, modes, value)
         self.report = self.source.report
+        self.base = base
+        self.known = [mode.keys for mode in base.modes if mode.name is not None] if base is not None else []
+        if base is not None:
+            self.take_types(base)
+
+    def take_types(self, base: SeriesTensor) -> None:
+        """Give every mode a type that holds the keys of the base, too. Raises OptionError for other modes."""
+        source = self.source
+        names = [mode.name for mode in base.modes if mode.name is not None]
+        if [name.lower() for name in names] != [name.lower() for name in source.modes]:
+            raise OptionError(
+                f"the modes of the model are {', '.join(names) or 'none'}",
+                key="modes",
+                help="give the same modes, or start anew with CREATE OR REPLACE MODEL",
+            )
+        for i, keys in enumerate(self.known):
+            source.key_types[i] = widened(self.cursor, keys, source.key_types[i], names[i], "series")
+            source.keys[i] = key_sql(source.modes[i], source.key_types[i])
 
     def drop(self) -> None:
         for table in (self.raw, *self.tables):
@@ -138,9 +161,11 @@ class _Ingest:
         source.copy(self.sql)
         digest = source.count()
         source.check(kept=aggregate != "count")
-        axis = source.find_axis(freq, start)
+        base = self.base
+        axis = source.find_axis(freq, start, base.axis if base is not None else None)
         sizes = [self.number_keys(axis, i) for i in range(len(self.tables))]
-        self.check_keys(sizes)
+        if base is None:
+            self.check_keys(sizes)
         free = shutil.disk_usage(place).free
         whole = sizes_of(source, digest, axis, sizes)
         whole.check_memory(free, f"the free space in {place}")
@@ -165,16 +190,21 @@ class _Ingest:
             value_name=source.value_name,
             report=self.report,
             fingerprint=digest,
+            borders=base.borders if base is not None else None,
             _file=file,
         )
 
     def number_keys(self, axis: TimeAxis, i: int) -> int:
-        """Make a mode's dictionary: distinct keys numbered from 0 in key order. Returns their number."""
-        self.source.execute(
-            f"CREATE TEMP TABLE {self.tables[i]} AS SELECT {KEY}, row_number() OVER (ORDER BY {KEY} ASC) - 1 AS {ID} "
-            f"FROM (SELECT DISTINCT {self.source.keys[i]} AS {KEY} FROM {self.source.covered(axis)})"
-        )
-        return int(self.source.execute(f"SELECT count(*) FROM {self.tables[i]}")[0][0])
+        """Make a mode's dictionary: distinct keys numbered in key order. Returns their number."""
+        found = f"SELECT {self.source.keys[i]} AS key FROM {self.source.covered(axis)}"
+        known = self.known[i] if self.known else None
+        keys = numbered(found, self.source.key_types[i], known)
+        self.source.execute(f"CREATE TEMP TABLE {self.tables[i]} AS SELECT key AS {KEY}, id AS {ID} FROM ({keys})")
+        count = f"SELECT count(*) FROM {self.tables[i]}"
+        if known is not None:
+            gone = self.source.execute(f"{count} WHERE {KEY} NOT IN ({found})")[0][0]
+            self.report.vanished_keys += int(gone)
+        return int(self.source.execute(count)[0][0])
 
     def check_keys(self, sizes: list[int]) -> None:
         """Raise InputError for a key that has about as many values as there are readings: an index, or a value."""

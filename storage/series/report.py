@@ -21,7 +21,7 @@ class SeriesReport:
     their cell. `moved_rows` did not lie on the beginning of a step. Of the `series` (cells of one step): `empty_series`
     have no reading at all, `constant_series` one value throughout, `late_series` begin after the first step, and
     `gap_cells` lie unobserved between the first and last reading of their series. `empty_steps` hold no reading of any
-    series.
+    series. `vanished_keys` (counted in `modes`) are known from earlier versions only.
     """
 
     rows: int = 0
@@ -39,6 +39,7 @@ class SeriesReport:
     late_series: int = 0
     gap_cells: int = 0
     empty_steps: int = 0
+    vanished_keys: int = 0
     modes: dict[str, int] = field(default_factory=dict)
     aggregate: str = "mean"
     freq: str = ""
@@ -96,6 +97,7 @@ class SeriesReport:
             (self.constant_series, "{n} of one value throughout", "series", "info"),
             (self.late_series, "{n} starting after the first step", "series", "info"),
             (self.gap_cells, "{n} missing between the first and the last of its series", "reading", "info"),
+            (self.vanished_keys, "{n} of earlier versions no longer in the input: kept", "key", "info"),
             (
                 self.empty_steps,
                 f"{{n}} of {self.steps:,} without any reading"

@@ -13,9 +13,9 @@ from graphlearn.errors import GraphLearnError, InputError, OptionError, Resource
 from graphlearn.storage.columns import FLOAT32_MAX, check_key, find_column, key_sql, kind_of, quoted, subquery
 from graphlearn.storage.fingerprint import measure
 from graphlearn.storage.interrupt import interruptible
-from graphlearn.storage.series.axis import INTEGERS, WITH_ZONE, TimeAxis, tick_sql
+from graphlearn.storage.series.axis import INTEGERS, WITH_ZONE, Freq, TimeAxis, tick_sql
 from graphlearn.storage.series.report import SeriesReport
-from graphlearn.storage.series.steps import Stamps, infer_freq, make_axis, read_freq
+from graphlearn.storage.series.steps import Stamps, continue_axis, infer_freq, make_axis, read_freq
 from graphlearn.text import counted
 
 TIMES = ("date", "timestamp", "timestamp with time zone")
@@ -203,18 +203,26 @@ class SeriesSource:
                 f"{self.value_name} - lag({self.value_name}) OVER (PARTITION BY … ORDER BY {self.time_name})",
             )
 
-    def find_axis(self, freq: Any, start: Any) -> TimeAxis:
-        """The axis; counts the rows before it and off its steps, and names its ends in the report."""
-        step = None if freq is None else read_freq(self.cursor, freq, self.type)
-        given = None if start is None else self._start(start)
-        stamps = self._stamps(given)
-        if stamps.ticks[0] == stamps.last:
-            raise InputError(
-                f"the series has a single time step, {stamps.shown[0]}",
-                role="series",
-                help="a model needs at least two; check the WHERE clause",
-            )
-        axis = make_axis(stamps, step or infer_freq(stamps), given=given, inferred=step is None)
+    def find_axis(self, freq: Any, start: Any, base: TimeAxis | None = None) -> TimeAxis:
+        """The axis; counts the rows before it and off its steps, and names its ends in the report.
+
+        With the axis of an earlier version, its start and step are taken.
+        """
+        step: Freq | None
+        if base is not None:
+            step, stamps = base.freq, self._stamps(None)
+            axis = continue_axis(base, stamps)
+        else:
+            step = None if freq is None else read_freq(self.cursor, freq, self.type)
+            given = None if start is None else self._start(start)
+            stamps = self._stamps(given)
+            if stamps.ticks[0] == stamps.last:
+                raise InputError(
+                    f"the series has a single time step, {stamps.shown[0]}",
+                    role="series",
+                    help="a model needs at least two; check the WHERE clause",
+                )
+            axis = make_axis(stamps, step or infer_freq(stamps), given=given, inferred=step is None)
         if axis.steps > _STEPS:  # before SQL counts in 64 bits
             raise ResourceError(
                 f"the series would have {axis.steps:,} steps of {axis.freq_text}, from {stamps.shown[0]} to "
@@ -233,6 +241,9 @@ class SeriesSource:
         report.first, report.last = stamps.shown
         if before:
             self._recount(axis)
+        if not left and base is not None:
+            message = f"no reading lies at or after the first step of the model, {base.stamps(0, 1)[0]}"
+            raise InputError(message, role="series", help="check the query, or start anew with CREATE OR REPLACE MODEL")
         if not left:
             raise OptionError(f"no reading lies at or after start = {start}", key="start", help="choose an earlier one")
         return axis

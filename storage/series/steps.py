@@ -130,6 +130,34 @@ def make_axis(stamps: Stamps, freq: Freq, *, given: tuple[int, int] | None, infe
     return axis
 
 
+def continue_axis(base: TimeAxis, stamps: Stamps) -> TimeAxis:
+    """The axis of an earlier version, from its start to the last of the stamps.
+
+    Raises InputError (role "series") for stamps of another type, for a session in another time zone where steps are
+    days or months of the local clock, and when not two steps are left.
+    """
+    anew = "or start anew with CREATE OR REPLACE MODEL"
+    if axis_type(stamps.type, base.freq) != base.type:
+        message = f"the time column is {stamps.type}, but the steps of the model are {base.type}"
+        raise InputError(message, role="series", help=f"cast it to {base.type} in the query, {anew}")
+    if base.local and stamps.zone != base.zone:
+        message = f"the steps of the model are those of {base.zone}, but the session's time zone is {stamps.zone}"
+        raise InputError(message, role="series", help=f"SET TimeZone = '{base.zone}', {anew}")
+    last = stamps.last_local if base.local else stamps.last
+    if base.freq.months:
+        day = DAY * (1000 if stamps.type == "TIMESTAMP_NS" else 1)
+        final = int(_months(np.array([last]), base.day, base.time, day)[0][0])
+        steps = (final - base.start) // base.freq.months + 1
+    else:
+        steps = (last - base.start) // base.freq.ticks + 1
+    if steps < 2:
+        message = (
+            f"the last reading ({stamps.shown[1]}) lies before the second step of the model, {base.stamps(1, 1)[0]}"
+        )
+        raise InputError(message, role="series", help=f"check the WHERE clause, {anew}")
+    return replace(base, steps=steps)
+
+
 def _check_axis(axis: TimeAxis, stamps: Stamps, on: np.ndarray[Any, Any], inferred: bool) -> None:
     begin, end = stamps.shown
     if axis.steps < 1:

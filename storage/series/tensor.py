@@ -1,7 +1,7 @@
 """A series as one dense array with the axis and the keys that give users their stamps and keys back; as files, too.
 
 series.npy      float32 [T, N1, ..., NM], NaN where not observed      time.parquet    (id, key) the stamps
-mode_<i>.parquet   (id, key) the keys of a mode, in key order         series.json     everything else
+mode_<i>.parquet   (id, key) the keys of a mode, by id                series.json     everything else
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from graphlearn.types import FloatArray
 VALUES = "series.npy"
 TIMES = "time.parquet"
 SERIES = "series.json"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,8 @@ class SeriesTensor:
     """A dense series: `values` [T, N1, ..., NM], float32, NaN where not observed; read-only, mapped from a file.
 
     A series without keys has one mode of size 1 whose name is None. The array and the keys wait in unnamed temporary
-    files (nothing is left behind, however the process ends) until `write`.
+    files (nothing is left behind, however the process ends) until `write`. `borders` are the first steps of the
+    validation and of the test part, once they are known: later versions keep them.
     """
 
     values: FloatArray
@@ -61,6 +62,7 @@ class SeriesTensor:
     value_name: str
     report: SeriesReport
     fingerprint: str
+    borders: tuple[int, int] | None = None
     _file: IO[bytes] | None = field(default=None, repr=False, compare=False)
 
     def mode(self, name: str) -> int:
@@ -93,6 +95,7 @@ class SeriesTensor:
                     "value": self.value_name,
                     "report": self.report.to_json(),
                     "fingerprint": self.fingerprint,
+                    "borders": self.borders,
                 },
             )
 
@@ -119,6 +122,9 @@ def read_series(folder: Path) -> SeriesTensor:
         axis = TimeAxis.from_json(stored["axis"])
         if values.dtype != np.float32 or values.shape != (len(axis), *(len(mode) for mode in modes)):
             raise ValueError(f"{VALUES} holds {values.dtype} {values.shape}")
+        borders = stored["borders"]
+        if borders is not None and len(borders) != 2:
+            raise ValueError(f"borders are {borders}")
         return SeriesTensor(
             values=values,
             axis=axis,
@@ -127,6 +133,7 @@ def read_series(folder: Path) -> SeriesTensor:
             value_name=stored["value"],
             report=SeriesReport.from_json(stored["report"]),
             fingerprint=stored["fingerprint"],
+            borders=None if borders is None else (int(borders[0]), int(borders[1])),
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ArtifactError(

@@ -279,7 +279,7 @@ def test_a_damaged_series_is_refused(cursor: duckdb.DuckDBPyConnection, tmp_path
         with pytest.raises(ArtifactError, match="missing or damaged"):
             read_series(tmp_path)
         (tmp_path / name).write_bytes(content)
-    newer = whole["series.json"].replace(b'"format_version": 1', b'"format_version": 2')
+    newer = whole["series.json"].replace(b'"format_version": 2', b'"format_version": 9')
     (tmp_path / "series.json").write_bytes(newer)
     with pytest.raises(ArtifactError, match="newer"):
         read_series(tmp_path)
