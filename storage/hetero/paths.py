@@ -1,7 +1,7 @@
-"""Metapaths: relations made of others by following their edges, counted before anything is built.
+"""Metapaths: relations made by following the edges of others.
 
 A path `['writes', 'writes']` follows each table from where the last step ended: forward from its source, backward from
-its target. The first goes forward; `'-writes'` is backward wherever it stands.
+its target. The first goes forward; `'-writes'` is always backward.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ class Metapath:
 
     @property
     def through(self) -> EdgeRole | None:
-        """The hub table, or the table whose target could be a hub, when the path is there and back over one table."""
+        """The table of a path there and back over one table: a hub table, or one whose target could be the hub."""
         first, *rest = self.steps
         back = len(rest) == 1 and rest[0].role == first.role and rest[0].backward != first.backward
         return first.role if back else None
 
 
 def read_path(name: str, written: tuple[str, ...], roles: GraphRoles) -> Metapath:
-    """A path as the option `metapaths` gives it. Raises OptionError for steps that do not follow each other."""
+    """A path as the option `metapaths` writes it. Raises OptionError for steps that do not follow each other."""
     if name.lower() in {role.lower() for role in (*roles.nodes, *roles.edges)}:
         raise OptionError(f"metapaths makes {name}, which is an input already", key="metapaths", help="rename it")
     if len(written) < 2:
@@ -58,7 +58,9 @@ def read_path(name: str, written: tuple[str, ...], roles: GraphRoles) -> Metapat
         role = next((r for r in roles.edges.values() if r.name.lower() == wanted.lower()), None)
         if role is None:
             help = did_you_mean(wanted, list(roles.edges))
-            raise OptionError(f"the metapath {name} names {wanted}, which is no edge table", key="metapaths", help=help)
+            raise OptionError(
+                f"the metapath {name} names {wanted}, which is not an edge table", key="metapaths", help=help
+            )
         ends = _ends(role)
         if steps and not backward:
             backward = place == ends[1] and place != ends[0]
@@ -105,7 +107,7 @@ def count_walks(cursor: duckdb.DuckDBPyConnection, path: Metapath, tables: Mappi
 def build_path(
     cursor: duckdb.DuckDBPyConnection, path: Metapath, edges: list[EdgeTable]
 ) -> tuple[EdgeTable, EdgeReport]:
-    """The pairs of nodes that the path joins, each once (a node and itself included)."""
+    """The pairs of nodes that the path joins, each once; a node may be paired with itself."""
     names = [f"graphlearn_step_{i}" for i in range(len(path.steps))]
     for name, step in zip(names, path.steps, strict=True):
         tables = [e for e in edges if e.role == step.role.name]

@@ -1,4 +1,4 @@
-"""What the inputs of a graph saw: the counts a person wants to know before trusting a model."""
+"""What was found in the inputs of a graph: the counts to look at before trusting a model."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ class HeteroReport:
         return cls(nodes=nodes, edges=edges, **there)
 
     def lines(self) -> list[str]:
-        """The report for people, one table a line."""
+        """The report for people, one table per line."""
         found = [f"{name}: {counted(n.nodes, 'node')}, {n.features()}" for name, n in self.nodes.items()]
         for name, e in self.edges.items():
             through = f" through {counted(e.hubs, 'hub')} (as pairs: {e.paths:,})" if e.hubs else ""
@@ -94,7 +94,7 @@ class HeteroReport:
         return found
 
     def notes(self) -> list[tuple[str, str]]:
-        """(message, level) of what deserves a person's eye."""
+        """(message, level) of what is worth a look."""
         found = []
         for name, n in self.nodes.items():
             found += [(f"{name}: {text}", level) for text, level in _node_notes(n)]

@@ -1,10 +1,10 @@
-"""What the inputs of a graph are: a role is told by its columns, before a row is read.
+"""What the inputs of a graph are: node, edge and hub tables, told apart by their columns.
 
-    id, [split], others…                                  a node table; the others are features, or what is learnt
+    id, [split], others…                                  a node table; the others are features, one may be the label
     source, target, [weight], [relation], [split]         an edge table
     source, hub, [weight], [relation]                     a hub table: nodes that share a hub are neighbours
 
-An end of an edge table may also be called by the node table it is of: `writes AS (SELECT author, paper FROM …)`.
+An end of an edge table may also be named after its node table: `writes AS (SELECT author, paper FROM …)`.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from graphlearn.errors import InputError, did_you_mean
 from graphlearn.storage.columns import check_key, compatible, describe, find_column, kind_of
 
 EXTRA = ("weight", "relation", "time", "split")
-"""Columns of an edge table that are no end."""
+"""Columns of an edge table that are not ends."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class NodeRole:
-    """A node table. `columns`: name -> DuckDB type of what is neither id nor split."""
+    """A node table. `columns`: name -> DuckDB type, without id and split."""
 
     name: str
     id: str
@@ -35,7 +35,7 @@ class NodeRole:
 
 @dataclass(frozen=True, kw_only=True)
 class End:
-    """An end of an edge table: its column, the type of its keys, the node table it is of (None: not known yet)."""
+    """An end of an edge table: its column, the type of its keys, its node table (None: not known yet)."""
 
     column: str
     key_type: str
@@ -44,7 +44,7 @@ class End:
 
 @dataclass(frozen=True, kw_only=True)
 class EdgeRole:
-    """An edge table, or a hub table, whose `target` is then the hub. The other columns are None where there is none."""
+    """An edge table, or a hub table, whose `target` is then the hub. Columns that it lacks are None."""
 
     name: str
     source: End
@@ -77,7 +77,7 @@ class GraphRoles:
 def read_roles(columns: Mapping[str, dict[str, str]]) -> GraphRoles:
     """Tell node, edge and hub tables apart (role -> column -> DuckDB type).
 
-    Raises InputError with the role that is none of them, or both.
+    Raises InputError naming the role that is neither or both.
     """
     names = {role.lower(): role for role, there in columns.items() if find_column(there, "id") is not None}
     nodes = {role: _node_role(role, columns[role]) for role in names.values()}
@@ -102,7 +102,7 @@ def _node_role(role: str, there: dict[str, str]) -> NodeRole:
             raise InputError(
                 f"{role} has both id and {name}, so it is neither a node table nor an edge table",
                 role=role,
-                help=f"a node table has an id; call the column {name} differently if it is a feature",
+                help=f"a node table has an id; if {name} is a feature, rename it",
             )
     id_, split = str(find_column(there, "id")), find_column(there, "split")
     check_end(role, id_, there[id_])
@@ -168,7 +168,7 @@ def _edge_role(role: str, there: dict[str, str], nodes: Mapping[str, str]) -> Ed
 
 
 def _by_type(role: EdgeRole, known: dict[str, str]) -> EdgeRole:
-    """The node tables that only one can be, by the types of keys."""
+    """The edge table with the node tables of those ends whose keys fit only one."""
 
     def settle(end: End) -> End:
         if end.node is not None:
@@ -206,7 +206,7 @@ def check_end(role: str, name: str, type_name: str) -> None:
 
 
 def check_split(role: str, type_name: str) -> None:
-    """Raise InputError when a split is no text."""
+    """Raise InputError when a split is not text."""
     if kind_of(type_name) != "text" and type_name.strip('"') != "NULL":
         raise InputError(
             f"split of {role} is {type_name}, not text",
@@ -216,7 +216,7 @@ def check_split(role: str, type_name: str) -> None:
 
 
 def plain(type_name: str) -> str:
-    """The type of a key as it is kept: an ENUM is text."""
+    """The type in which a key is kept: an ENUM becomes text."""
     return "VARCHAR" if type_name.startswith("ENUM(") else type_name
 
 
@@ -268,7 +268,7 @@ def settle_ends(roles: GraphRoles, lacks: Callable[[EdgeRole, str, str], int] | 
             raise InputError(
                 f"no edge table links to {name}",
                 role=name,
-                help=f"add one (its source, target or a column called {name}), or leave {name} out",
+                help=f"add an edge table with {name} as its source or target, or leave {name} out",
             )
     return GraphRoles(roles.nodes, edges)
 
@@ -291,13 +291,13 @@ def _settle(
         if len(best) == 2
         else f"{end.column} of {role.name} could be {', '.join(best)}: all {does}",
         role=role.name,
-        help=f"call the column by its node table: SELECT {best[0]}, … FROM …, or say "
+        help=f"name the column after its node table: SELECT {best[0]}, … FROM …, or set "
         f"ends = {{'{role.name}': ['{best[0]}'{', …' if not role.hub else ''}]}}",
     )
 
 
 def _written_as(cursor: duckdb.DuckDBPyConnection, sql: str) -> dict[str, str]:
-    """Alias -> column of `SELECT column AS alias`, in lower case; what is no plain column is left out."""
+    """Alias -> column of `SELECT column AS alias`, in lower case; only plain columns."""
     text = cursor.execute("SELECT json_serialize_sql($1::VARCHAR)", [sql]).fetchall()[0][0]
     statements = json.loads(text).get("statements") or [{}]
     listed = statements[0].get("node", {}).get("select_list") or []

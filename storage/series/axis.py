@@ -87,7 +87,7 @@ class Phase:
 
 @dataclass(frozen=True, kw_only=True)
 class TimeAxis:
-    """`steps` equal steps from `start`, of which every step is also defined before and beyond.
+    """`steps` equal steps from `start`; the steps before and after them are defined, too.
 
     `type` is the DuckDB type of the stamps. `start` is a tick or, for months, the months since January 1970; `day` (1
     to 31) and `time` (ticks since midnight) then say where in its month a step lies. `local`: ticks are of the local
@@ -108,12 +108,12 @@ class TimeAxis:
 
     @property
     def freq_text(self) -> str:
-        """The step for people: "1 month", "5 minutes"."""
+        """The length of a step for people: "1 month", "5 minutes"."""
         return self.freq.text(self.type)
 
     @property
     def per_day(self) -> int:
-        """Ticks of a day."""
+        """Ticks per day."""
         return DAY * (1000 if self.type == "TIMESTAMP_NS" else 1)
 
     def ticks(self, first: int = 0, count: int | None = None) -> Ticks:
@@ -127,7 +127,7 @@ class TimeAxis:
         return found
 
     def stamps(self, first: int = 0, count: int | None = None) -> pa.Array:
-        """The stamps of steps first, first + 1, … in the user's type; `first + count` may lie beyond the end.
+        """The stamps of steps first, first + 1, … in the user's type; `first + count` may be past the end.
 
         A day that begins inside the gap of a clock change (there is no midnight) has the first moment after it.
         shape: [count]. Raises OptionError for a step that the type cannot hold.
@@ -148,7 +148,7 @@ class TimeAxis:
             ) from error
 
     def phases(self, first: int = 0, count: int | None = None) -> dict[str, Phase]:
-        """The cycles that mean something at this step length, by name: local time where there is a zone.
+        """The cycles that make sense at this step length, by name; in local time where there is a zone.
 
         "time_of_day" (slots of one step) for steps shorter than a day, "day_of_week" (Monday 0) for steps shorter than
         a week or of days, "month_of_year" (January 0) for steps shorter than a year. Integer times have none.
@@ -176,7 +176,7 @@ class TimeAxis:
         return tick_sql(column, self.type, local=self.local)
 
     def step_sql(self, column: str) -> str:
-        """SQL for the step in which a stamp falls (BIGINT; right from the start of the axis onwards)."""
+        """SQL for the step in which a stamp falls (BIGINT; valid from the start of the axis onwards)."""
         if not self.freq.months:
             return f"(({self.tick_sql(column)} - {self.start}) // {self.freq.ticks})"
         return f"(({self._month_sql(column)} - {self.start}) // {self.freq.months})"
@@ -188,7 +188,7 @@ class TimeAxis:
         return f"{self._month_sql(column)} >= {self.start}"
 
     def moved_sql(self, column: str) -> str:
-        """SQL for: the stamp is not itself the beginning of a step."""
+        """SQL for: the stamp is not the start of a step."""
         if not self.freq.months:
             return f"({self.tick_sql(column)} - {self.start}) % {self.freq.ticks} <> 0"
         within, edge = self._within_sql(column)
@@ -209,7 +209,7 @@ class TimeAxis:
         return f"make_timestamp({self.tick_sql(column)})"
 
     def position(self, cursor: duckdb.DuckDBPyConnection, stamp: Any) -> int:
-        """The step in which a stamp falls; it may lie beyond the end. Raises OptionError before the start."""
+        """The step in which a stamp falls; it may be past the end. Raises OptionError before the start."""
         try:
             row = cursor.execute(
                 f"SELECT {self.step_sql('stamp')}, {self.covers_sql('stamp')} "
@@ -219,7 +219,9 @@ class TimeAxis:
         except (duckdb.ConversionException, duckdb.BinderException, duckdb.NotImplementedException) as error:
             last = self.stamps(max(0, self.steps - 1), 1)[0].as_py()
             example = str(last) if self.type in INTEGERS else f"{self.type} '{last}'"
-            raise OptionError(f"at = {stamp} is no {self.type}", key="at", help=f"write at := {example}") from error
+            raise OptionError(
+                f"at = {stamp} is not of type {self.type}", key="at", help=f"write at := {example}"
+            ) from error
         if not row[1]:
             first = self.stamps(0, 1)[0].as_py()
             raise OptionError(f"at = {stamp} lies before the first step, {first}", key="at", help="choose a later one")

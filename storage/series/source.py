@@ -1,4 +1,4 @@
-"""The query of a series: its columns, its counts and its stamps, asked in SQL before anything is built."""
+"""The rows of a series in SQL: the columns it must have, counts of its rows, and its time axis."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from graphlearn.text import counted
 TIMES = ("date", "timestamp", "timestamp with time zone")
 
 _STAMPS = 20_000_000
-"""This many distinct stamps are looked at to find the axis."""
+"""The axis is found from this many distinct stamps."""
 FAR, COARSE = 1e4, 0.02
-"""Readings beyond FAR are checked: rounding them to float32 must not move them by COARSE of their series' range."""
+"""Readings beyond FAR are checked: rounding to float32 must move them by less than COARSE of their series' range."""
 _STEPS = 1 << 40
 """More steps than any machine holds."""
 
@@ -31,14 +31,14 @@ _STEPS = 1 << 40
 def check_series_columns(columns: dict[str, str], time: str, modes: Sequence[str], value: str) -> None:
     """Refuse a query that does not have exactly the time, mode and value columns, of usable types.
 
-    Column names are compared without case. Raises OptionError when the options name a column twice, InputError (role
-    "series") naming the column that is missing, unknown or of an unusable type, with what to do about it.
+    Column names are compared case-insensitively. Raises OptionError when the options name a column twice, InputError
+    (role "series") naming the column that is missing, unknown or of an unusable type, with what to do about it.
     """
     roles = [("time", time), *(("modes", mode) for mode in modes), ("value", value)]
     names = [name.lower() for _, name in roles]
     for i, (key, name) in enumerate(roles):
         if name.lower() in names[:i]:
-            raise OptionError(f'the options name the column "{name}" twice', key=key, help="every column has one part")
+            raise OptionError(f'the options name the column "{name}" twice', key=key, help="use each column once")
     known = ", ".join(columns) or "none"
     for key, name in roles:
         if find_column(columns, name.lower()) is None:
@@ -50,7 +50,7 @@ def check_series_columns(columns: dict[str, str], time: str, modes: Sequence[str
         raise InputError(
             f"the query has columns that no option names: {', '.join(extra)}",
             role="series",
-            help="add them to modes when they tell series apart, or leave them out of the query",
+            help="add them to modes if they distinguish series, or leave them out of the query",
         )
     type_of = {name: columns[str(find_column(columns, name.lower()))] for _, name in roles}
     if kind_of(type_of[time]) not in TIMES and type_of[time] not in INTEGERS:
@@ -143,9 +143,9 @@ class SeriesSource:
         return found.fingerprint
 
     def check(self, *, kept: bool = False) -> None:
-        """Raise InputError where `count` found nothing usable, values beyond float32, or keys that are NaN.
+        """Raise InputError where `count` found nothing usable, values beyond float32, or NaN keys.
 
-        `kept`: the readings go into the tensor, so InputError also where float32 would not tell them apart.
+        `kept`: the readings go into the tensor, so float32 must tell them apart.
         """
         report = self.report
         if not report.rows:
@@ -181,7 +181,7 @@ class SeriesSource:
         return [name for name, type_ in zip(self.modes, self.key_types, strict=True) if kind_of(type_) == "float"]
 
     def _check_precision(self) -> None:
-        """Raise InputError for series whose readings differ by little more than float32 can tell at their size."""
+        """Raise InputError for series whose readings differ by little more than float32 resolves at their size."""
         names = [quoted(name) for name in self.modes]
         value, coarse = (
             self.value,
@@ -199,12 +199,12 @@ class SeriesSource:
                 f"{counted(len(found), 'series')} would lose their detail in float32, which keeps 7 digits: "
                 f"{self.value_name} moves by {spread:.3g} around {top:.3g}{f' where {which}' if which else ''}",
                 role="series",
-                help=f"take an offset off in the query, or give what was added since the reading before, e.g. "
+                help=f"subtract an offset in the query, or use the change since the previous reading, e.g. "
                 f"{self.value_name} - lag({self.value_name}) OVER (PARTITION BY … ORDER BY {self.time_name})",
             )
 
     def find_axis(self, freq: Any, start: Any, base: TimeAxis | None = None) -> TimeAxis:
-        """The axis; counts the rows before it and off its steps, and names its ends in the report.
+        """The axis; reports the rows before it and off its steps, and its ends.
 
         With the axis of an earlier version, its start and step are taken.
         """
@@ -245,7 +245,9 @@ class SeriesSource:
             message = f"no reading lies at or after the first step of the model, {base.stamps(0, 1)[0]}"
             raise InputError(message, role="series", help="check the query, or start anew with CREATE OR REPLACE MODEL")
         if not left:
-            raise OptionError(f"no reading lies at or after start = {start}", key="start", help="choose an earlier one")
+            raise OptionError(
+                f"there is no reading at or after start = {start}", key="start", help="choose an earlier one"
+            )
         return axis
 
     def count_keys(self, axis: TimeAxis) -> list[int]:
@@ -254,14 +256,14 @@ class SeriesSource:
         return list(self.execute(f"SELECT {', '.join(counts)}")[0]) if self.keys else []
 
     def _recount(self, axis: TimeAxis) -> None:
-        """Values before the start are no values at all: count them as dropped rows only."""
+        """Count NULL and non-finite values again, on the axis only: rows before it are dropped rows already."""
         counts = (f"count(*) FILTER ({value})" for value in (f"{self.value} IS NULL", f"NOT isfinite({self.value})"))
         self.report.null_values, self.report.nonfinite_values = self.execute(
             f"SELECT {', '.join(counts)} FROM {self.covered(axis)}"
         )[0]
 
     def _start(self, start: Any) -> tuple[int, int]:
-        """The tick of the declared start, and the same of the local clock."""
+        """The tick of the declared start, and that of the local clock."""
         local = tick_sql("stamp", self.type, local=self.type == WITH_ZONE)
         try:
             found = self.cursor.execute(
@@ -270,10 +272,12 @@ class SeriesSource:
             ).fetchall()[0]
         except (duckdb.ConversionException, duckdb.BinderException, duckdb.NotImplementedException) as error:
             raise OptionError(
-                f"start = {start} is no {self.type}", key="start", help=f"give it as {self.time_name} is written"
+                f"start = {start} is not of type {self.type}",
+                key="start",
+                help=f"write it like the values of {self.time_name}",
             ) from error
         if found[0] is None:
-            raise OptionError(f"start = {start} is no point in time", key="start", help="give it a finite time")
+            raise OptionError(f"start = {start} is not a point in time", key="start", help="give a finite time")
         return int(found[0]), int(found[1])
 
     def _stamps(self, given: tuple[int, int] | None) -> Stamps:
@@ -284,7 +288,7 @@ class SeriesSource:
         ends = f"max({tick}), max({local}), min({self.time})::VARCHAR, max({self.time})::VARCHAR"
         last, last_local, first_text, last_text = self.execute(f"SELECT {ends} {where}")[0]
         if last is None:
-            raise OptionError("no reading lies at or after start", key="start", help="choose an earlier start")
+            raise OptionError("there is no reading at or after start", key="start", help="choose an earlier start")
         query = (
             f"SELECT {tick} AS tick, {local} AS local, count(*) AS n {where} "
             f"GROUP BY ALL ORDER BY 1 ASC LIMIT {_STAMPS}"
@@ -309,7 +313,7 @@ def no_rows() -> InputError:
 
 
 def _zone(cursor: duckdb.DuckDBPyConnection) -> str:
-    """The session's time zone, which Arrow must know too."""
+    """The session's time zone. Raises OptionError if Arrow does not know it."""
     zone = str(cursor.execute("SELECT current_setting('TimeZone')").fetchall()[0][0])
     try:
         pc.local_timestamp(pa.array([0], pa.timestamp("us", tz=zone)))

@@ -1,4 +1,4 @@
-"""From stamps to an axis: what a declared step means, which step undeclared stamps have, and where the axis begins."""
+"""From time stamps to an axis: what freq means, which step to infer without it, and where the axis begins."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from graphlearn.storage.columns import literal
 from graphlearn.storage.series.axis import DAY, INTEGERS, WITH_ZONE, Freq, Ticks, TimeAxis, days_of_month
 
 REGULAR = 0.5
-"""This part of the stamps must lie on an inferred axis."""
+"""The share of the stamps that must lie on an inferred axis."""
 OCCUPIED = 0.05
-"""And this part of its steps must hold a stamp."""
+"""The share of its steps that must hold a stamp."""
 
 _WEEK = 7 * DAY
 
@@ -26,7 +26,7 @@ class Stamps:
     """The distinct stamps of a series in time order, with the rows of each. shape: ticks, local, rows: [n]
 
     `local` are the ticks of the local clock, the same as `ticks` where the type has no zone. `last` is the end of the
-    whole series, of which the arrays may be the beginning only. `shown` are first and last for people.
+    whole series, whose later stamps the arrays may lack. `shown` are first and last for people.
     """
 
     type: str
@@ -40,30 +40,30 @@ class Stamps:
 
 
 def read_freq(cursor: duckdb.DuckDBPyConnection, freq: Any, type_name: str) -> Freq:
-    """The step that an option says: an interval's text ('1 month'), a timedelta, Arrow's month-day-nano, or a number.
+    """The step that freq gives: an interval's text ('1 month'), a timedelta, Arrow's month-day-nano, or a number.
 
     Raises OptionError (key "freq") when it is zero, negative, of the wrong kind for the time type, or mixes months and
     days.
     """
-    help = "give freq a length, e.g. INTERVAL 5 MINUTE, INTERVAL 1 DAY or INTERVAL 1 MONTH"
+    help = "set freq to a duration, e.g. INTERVAL 5 MINUTE, INTERVAL 1 DAY or INTERVAL 1 MONTH"
     if type_name in INTEGERS:
         if isinstance(freq, bool) or not isinstance(freq, int):
-            raise OptionError(f"time is {type_name}, but freq = {freq}", key="freq", help="give freq a whole number")
+            raise OptionError(f"time is {type_name}, but freq = {freq}", key="freq", help="set freq to a whole number")
         if freq <= 0:
-            raise OptionError(f"freq = {freq} must be positive", key="freq", help="give freq at least 1")
+            raise OptionError(f"freq = {freq} must be positive", key="freq", help="set freq to 1 or more")
         return Freq(ticks=freq)
     if isinstance(freq, str):
         try:
             table = cursor.sql(f"SELECT {literal(freq)}::INTERVAL AS freq").to_arrow_table()
         except duckdb.ConversionException as error:
-            raise OptionError(f"freq = '{freq}' is no interval", key="freq", help=help) from error
+            raise OptionError(f"freq = '{freq}' is not an interval", key="freq", help=help) from error
         freq = table.column("freq")[0].as_py()
     if isinstance(freq, datetime.timedelta):
         months, days, micros = 0, 0, freq // datetime.timedelta(microseconds=1)
     elif all(hasattr(freq, part) for part in ("months", "days", "nanoseconds")):
         months, days, micros = freq.months, freq.days, freq.nanoseconds // 1000
     else:
-        raise OptionError(f"time is {type_name}, but freq = {freq} is no interval", key="freq", help=help)
+        raise OptionError(f"time is {type_name}, but freq = {freq} is not an interval", key="freq", help=help)
     ticks = days * DAY + micros
     if months and ticks:
         raise OptionError("freq mixes months with days", key="freq", help="use months or days, not both")
@@ -90,7 +90,7 @@ def infer_freq(stamps: Stamps) -> Freq:
 
 
 def axis_type(type_name: str, freq: Freq) -> str:
-    """The type of the steps: that of the stamps, or TIMESTAMP where it is too coarse for the step."""
+    """The type of the steps: that of the stamps, or TIMESTAMP where that is too coarse for the step."""
     unit = {"DATE": DAY, "TIMESTAMP_S": 1_000_000, "TIMESTAMP_MS": 1000}.get(type_name, 1)
     return "TIMESTAMP" if freq.ticks % unit else type_name
 
@@ -178,7 +178,9 @@ def _check_axis(axis: TimeAxis, stamps: Stamps, on: np.ndarray[Any, Any], inferr
     occupied = len(on) / max(1, int(stamps.ticks[-1] - stamps.ticks[0]) // span)
     if fits < REGULAR or occupied < OCCUPIED:
         what = (
-            f"only {fits:.0%} of the stamps fit it" if fits < REGULAR else f"it leaves {1 - occupied:.0%} steps empty"
+            f"only {fits:.0%} of the stamps fit it"
+            if fits < REGULAR
+            else f"it leaves {1 - occupied:.0%} of the steps empty"
         )
         raise InputError(
             f"the stamps are irregular: their most common distance is {axis.freq_text}, but from {begin} to {end} "
@@ -201,7 +203,7 @@ def _refuse_thirty_days(axis: TimeAxis, stamps: Stamps, on: np.ndarray[Any, Any]
 
 
 def _distance(ticks: Ticks) -> int:
-    """The most common distance of neighbours, the smallest of equally common ones."""
+    """The most common distance between neighbours, the smallest of several equally common ones."""
     distances = np.diff(ticks)
     found, counts = np.unique(distances[distances > 0], return_counts=True)  # beyond 2^63 they wrap around
     if not len(found):
@@ -210,7 +212,7 @@ def _distance(ticks: Ticks) -> int:
 
 
 def _phase(ticks: Ticks, rows: Ticks, step: int, natural: int) -> int:
-    """The remainder modulo the step that at least half of the rows have, or the natural one."""
+    """The remainder modulo the step that at least half of the rows share, or the natural one."""
     found, inverse = np.unique(ticks % step, return_inverse=True)
     weights = np.bincount(inverse, rows)
     best = int(weights.argmax())
@@ -240,7 +242,7 @@ def _months(ticks: Ticks, anchor: int, moment: int, day: int) -> tuple[Ticks, np
 
 
 def _anchor(ticks: Ticks, rows: Ticks, day: int) -> tuple[int, int, float]:
-    """Day of the month and time of the day where at least half of the rows lie, else (1, 0); the part of the rows."""
+    """Day of the month and time of the day where at least half of the rows lie, else (1, 0); the share of the rows."""
     days, within = np.divmod(ticks, day)
     months = days.astype("datetime64[D]").astype("datetime64[M]")
     number = days - months.astype("datetime64[D]").astype(np.int64) + 1

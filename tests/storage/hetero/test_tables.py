@@ -288,7 +288,7 @@ def test_paths_follow_their_steps(cursor: duckdb.DuckDBPyConnection) -> None:
         assert walks(cursor, sql, steps) == expected
         assert len(build_path(cursor, path, list(tables.edges.values()))[0]) == pairs
     for steps, message in (
-        (("plays", "palys"), "names palys, which is no edge table"),
+        (("plays", "palys"), "names palys, which is not an edge table"),
         (("plays",), "needs two steps or more"),
         (("-plays", "-plays"), "is at person and cannot follow -plays"),
     ):

@@ -262,7 +262,7 @@ def test_a_start_before_the_first_reading(cursor: duckdb.DuckDBPyConnection) -> 
     assert (found.report.late_series, found.report.empty_steps) == (1, 2)
     with pytest.raises(OptionError, match="lies before the first step, 2024-01-01"):
         found.axis.position(cursor, "2023-12-31")
-    with pytest.raises(OptionError, match="soon is no DATE"):
+    with pytest.raises(OptionError, match="soon is not of type DATE"):
         found.axis.position(cursor, "soon")
 
 

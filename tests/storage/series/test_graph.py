@@ -58,7 +58,7 @@ def test_edges_and_everything_that_is_counted(cursor: duckdb.DuckDBPyConnection)
     assert [(e.message, e.level) for e in events if isinstance(e, Note)] == [
         ("graph of site: dropped 2 edges with a NULL source, target or weight", "warning"),
         ("graph of site: dropped 2 edges with 2 keys that the series lacks", "warning"),
-        ("graph of site: added 1 edge to others of the same ends", "info"),
+        ("graph of site: added 1 edge to others with the same ends", "info"),
         ("graph of site: kept 1 self-loop: source and target are the same", "info"),
         ("graph of site: 1 key of the series without an edge", "warning"),
     ]

@@ -306,13 +306,13 @@ def test_report_for_people(cursor: duckdb.DuckDBPyConnection) -> None:
     found = encode(cursor, table(rows), emit=events.append)
     assert found.report.line() == "25 rows: 20 steps of 5 minutes x 3 k, 33.33% observed"
     assert [(e.message, e.level) for e in events if isinstance(e, Note)] == [
-        ("the most common distance of stamps is 5 minutes; taken as freq", "info"),
+        ("inferred freq = 5 minutes, the most common distance between time stamps", "info"),
         ("dropped 2 rows with a NULL time or key", "warning"),
         ("1 NULL value: not observed", "info"),
         ("1 NaN or infinite value: not observed", "warning"),
         ("moved 1 reading to the start of its step", "info"),
-        ("merged 1 reading into others of the same step and keys (aggregate = 'mean')", "warning"),
-        ("2 series without a single reading", "warning"),
+        ("merged 1 reading into others with the same step and keys (aggregate = 'mean')", "warning"),
+        ("2 series without any reading", "warning"),
     ]
     assert found.report.lines()[1] == "from 2024-01-01 00:00:00 to 2024-01-01 01:35:00"
     assert found.values[0].tolist()[0] == 2.0
@@ -405,7 +405,7 @@ BAD = {
     "no interval": (
         "SELECT DATE '2024-01-01' AS ts, 'a' AS k, 1 AS v",
         {"freq": "often"},
-        "'often' is no interval",
+        "'often' is not an interval",
         "INTERVAL",
     ),
     "number for dates": (
@@ -420,7 +420,7 @@ BAD = {
         "time is INTEGER, but freq = 1 day",
         "number",
     ),
-    "zero number": ("SELECT 1 AS ts, 'a' AS k, 1 AS v", {"freq": 0}, "freq = 0 must be positive", "at least 1"),
+    "zero number": ("SELECT 1 AS ts, 'a' AS k, 1 AS v", {"freq": 0}, "freq = 0 must be positive", "1 or more"),
     "mixed": (
         "SELECT DATE '2024-01-01' AS ts, 'a' AS k, 1 AS v",
         {"freq": "1 month 1 day"},
@@ -430,14 +430,14 @@ BAD = {
     "late start": (
         "SELECT i AS ts, 'a' AS k, 1 AS v FROM range(9) t(i)",
         {"start": 99},
-        "no reading lies at or after start",
+        "there is no reading at or after start",
         "earlier",
     ),
     "no start": (
         "SELECT i AS ts, 'a' AS k, 1 AS v FROM range(9) t(i)",
         {"start": "x"},
-        "start = x is no BIGINT",
-        "as ts is written",
+        "start = x is not of type BIGINT",
+        "like the values of ts",
     ),
     "aggregate": (
         "SELECT i AS ts, 'a' AS k, 1 AS v FROM range(9) t(i)",
@@ -449,7 +449,7 @@ BAD = {
         "SELECT i AS ts, 'a' AS k, 1 AS v FROM range(9) t(i)",
         {"modes": ["k", "TS"]},
         'name the column "TS" twice',
-        "one part",
+        "each column once",
     ),
     "huge key": ("SELECT 1::HUGEINT AS ts, 'a' AS k, 1 AS v", {}, "time column ts is HUGEINT", "BIGINT"),
 }

@@ -142,8 +142,8 @@ def test_the_graph_of_a_mode_is_scanned_once(cursor: duckdb.DuckDBPyConnection) 
     ("rows", "options", "message"),
     [
         ("(1, 'a', 1), (NULL, 'a', 2)", {"freq": 0}, "must be positive"),
-        ("(1, 'a', 1), (2, 'a', 2)", {"start": "soon"}, "start = soon is no INTEGER"),
-        ("(1, 'a', 1), (2, 'a', 2)", {"start": 9}, "no reading lies at or after start"),
+        ("(1, 'a', 1), (2, 'a', 2)", {"start": "soon"}, "start = soon is not of type INTEGER"),
+        ("(1, 'a', 1), (2, 'a', 2)", {"start": 9}, "there is no reading at or after start"),
         ("(1, 'a', 1), (1, 'b', 2)", {}, "single time step"),
         ("(1, 'a', NULL::INTEGER), (2, 'b', NULL)", {}, "no row has a usable value"),
         ("(1, 'a', 1e39), (2, 'b', 1)", {}, "beyond what float32 holds"),
