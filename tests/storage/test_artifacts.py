@@ -72,7 +72,7 @@ def test_staged_files_vanish_unless_committed(store: ArtifactStore) -> None:
     assert left_over(store) == []
     with store.stage("m") as staged:
         staged.commit({})
-        with pytest.raises(RuntimeError, match="committed already"):
+        with pytest.raises(RuntimeError, match="already committed"):
             staged.commit({})
 
 

@@ -435,7 +435,7 @@ REFUSED: list[tuple[str, str, str]] = [
         "lacks head and relation and tail",
         's AS head, p AS relation, "o o" AS tail',
     ),
-    ("SELECT 1 AS head, 1 AS relation, 1 AS tail, 1 AS weight", "no use for: weight", "select only"),
+    ("SELECT 1 AS head, 1 AS relation, 1 AS tail, 1 AS weight", "not used for triples: weight", "select only"),
     ("SELECT 1 AS head, 1 AS relation, 'a' AS tail", "head is INTEGER but tail is VARCHAR", "cast one of them"),
     ("SELECT 1 AS head, 1 AS relation, 1.5 AS tail", "head is INTEGER but tail is DECIMAL(2,1)", "cast one of them"),
     ("SELECT 1::HUGEINT AS head, 1 AS relation, 1::UHUGEINT AS tail", "head is HUGEINT but tail is UHUGEINT", "cast"),
@@ -444,7 +444,7 @@ REFUSED: list[tuple[str, str, str]] = [
         "relation is INTERVAL, which cannot be a key",
         "cast it",
     ),
-    ("SELECT NULL AS head, 1 AS relation, 1 AS tail", "head is NULL in every row", "values as head"),
+    ("SELECT NULL AS head, 1 AS relation, 1 AS tail", "head is NULL in every row", "values AS head"),
     ("SELECT 1 AS head, 1 AS relation, 1 AS tail, 2 AS split", "split is INTEGER, not text", "'train'"),
     ("SELECT 1 AS head, 1 AS relation, 1 AS tail, 'test' AS split", "no row has split = 'train'", "leave the split"),
     ("SELECT 1 AS head, 1 AS head, 1 AS relation, 1 AS tail", 'two columns named "head"', "AS"),
@@ -518,7 +518,7 @@ def test_memory_is_bounded_and_given_back(cursor: duckdb.DuckDBPyConnection) -> 
         pass
     assert setting(cursor) == before
     cursor.execute("CREATE TABLE t AS SELECT hash(range) AS x FROM range(3_000_000)")
-    with pytest.raises(ResourceError, match="holds more than the 1 MiB"), bounded_memory(cursor, 1 << 20):
+    with pytest.raises(ResourceError, match="more memory than the 1 MiB"), bounded_memory(cursor, 1 << 20):
         pass
     assert setting(cursor) == before
 
@@ -538,7 +538,7 @@ def test_what_exceeds_memory_spills(cursor: duckdb.DuckDBPyConnection, tmp_path:
 
 def test_no_room_to_spill(cursor: duckdb.DuckDBPyConnection) -> None:
     cursor.execute("SET max_temp_directory_size = '1MB'")
-    with pytest.raises(WorkspaceError, match="no room for DuckDB's temporary files"):
+    with pytest.raises(WorkspaceError, match="too full for DuckDB's temporary files"):
         encode_triples(cursor, WIDE, memory_limit=60 << 20, emit=silent)
     assert temporary_tables(cursor) == 0
 
