@@ -17,7 +17,8 @@ from graphlearn.errors import InputError
 from graphlearn.storage.hetero.edges import read_edges
 from graphlearn.storage.hetero.features import feature_kinds
 from graphlearn.storage.hetero.nodes import NodeTable, read_nodes
-from graphlearn.storage.hetero.roles import columns_of, find_ends, read_roles
+from graphlearn.storage.hetero.roles import columns_of, read_roles
+from graphlearn.storage.hetero.sizes import measure_graph
 from graphlearn.storage.hetero.tables import HeteroTables, read_hetero
 
 Row = tuple[str, float | None, list[int], str | None, str | None]
@@ -143,7 +144,7 @@ def test_a_vanished_node_has_no_edges(cursor: duckdb.DuckDBPyConnection, tmp_pat
 
     def tables(sql: str, base: HeteroTables | None, unknown: str) -> HeteroTables:
         inputs = {"n": sql, "e": edges}
-        roles = find_ends(cursor, read_roles(columns_of(cursor, inputs)), inputs, {})
+        roles = measure_graph(cursor, inputs, roles=read_roles(columns_of(cursor, inputs))).roles
         role = roles.nodes["n"]
         table = read_nodes(cursor, sql, role, feature_kinds(role, [], None), None, base.nodes["n"] if base else None)
         found, report = read_edges(cursor, edges, roles.edges["e"], {"n": table}, unknown)  # type: ignore[arg-type]
@@ -184,7 +185,7 @@ def test_versions_keep_the_parts_of_edges(
             "links", pa.table(columns).cast(pa.schema({"source": "int64", "target": "int64", "split": "string"}))
         )
         inputs = {"n": nodes, "e": "FROM links" if split else "SELECT source, target FROM links"}
-        roles = find_ends(cursor, read_roles(columns_of(cursor, inputs)), inputs, {})
+        roles = measure_graph(cursor, inputs, roles=read_roles(columns_of(cursor, inputs))).roles
         role = roles.nodes["n"]
         table = read_nodes(cursor, nodes, role, feature_kinds(role, [], None), None, base and base.nodes["n"])
         known = base.edges if base else None
