@@ -110,6 +110,7 @@ def check_syntax(files: tuple[Path, ...]) -> dict[Path, list[str]]:
     import duckdb
 
     from graphlearn.errors import raise_all
+    from graphlearn.jobs.registry import family, is_family
     from graphlearn.sql.engine import statement_type
     from graphlearn.sql.statements import CreateModel, Passthrough
 
@@ -119,7 +120,10 @@ def check_syntax(files: tuple[Path, ...]) -> dict[Path, list[str]]:
         for path in files:
             try:
                 statements = statements_of(path)
-                created[path] = [s.name for s in statements if isinstance(s, CreateModel)]
+                models = [s for s in statements if isinstance(s, CreateModel)]
+                created[path] = [model.name for model in models]
+                for model in models:  # imports what takes seconds before the database file is opened
+                    _ = family(model.family).options_type if is_family(model.family) else None
                 for statement in statements if len(files) > 1 else ():
                     if isinstance(statement, Passthrough):
                         statement_type(connection, statement.verbatim())

@@ -244,6 +244,7 @@ class Session:
                 stored = resume is None and binder.reader.store.exists(create.name)
                 request, sizes, fingerprint = bound.request, None, None
                 if not (stored and create.if_not_exists):
+                    self.workspace.check_not_training(create.name)  # before reading the input
                     sizes = measure(self.connection, request)
                     fingerprint = request.fingerprint(sizes.fingerprints)
                 if stored:

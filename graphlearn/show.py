@@ -45,7 +45,7 @@ def print_models(folder: Path, *, as_json: bool) -> None:
         damage = f"damaged: {artifact.damage}" if artifact.damage else ""
         tables.setdefault(tuple(listed), []).append((*row, moment(parse_time(made)), damage))
     if not tables:
-        click.echo("no model is stored yet; CREATE MODEL makes one", err=True)
+        click.echo("no model is stored yet; create one with CREATE MODEL", err=True)
     for i, (titles, rows) in enumerate(tables.items()):
         if i:
             sys.stdout.write("\n")

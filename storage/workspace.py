@@ -26,7 +26,7 @@ from graphlearn.storage.artifacts import folder_name
 from graphlearn.storage.columns import literal
 from graphlearn.storage.database import PATIENCE, DatabaseFile, Say, database_file
 from graphlearn.storage.files import disk_errors
-from graphlearn.storage.locks import FileLock, busy
+from graphlearn.storage.locks import FileLock, busy, is_free
 
 MEMORY = ":memory:"
 _PUBLISHING = 10.0
@@ -147,10 +147,19 @@ class Workspace:
                 with suppress(WorkspaceError):
                     self._file.attach(self, patience=0, say=None)
 
+    def check_not_training(self, model: str) -> None:
+        """Raise WorkspaceError, as `training` does, when the model is being trained."""
+        path = self._training_lock(model)
+        if not is_free(path):
+            raise busy(path, f"training {model}")
+
+    def _training_lock(self, model: str) -> Path:
+        return self.folder / "training" / f"{folder_name(model)}.lock"
+
     @contextmanager
     def training(self, model: str) -> Iterator[None]:
         """Hold the lock of a model while it trains. Raises WorkspaceError when it is being trained already."""
-        lock = FileLock(self.folder / "training" / f"{folder_name(model)}.lock")
+        lock = FileLock(self._training_lock(model))
         with disk_errors(lock.path):
             lock.path.parent.mkdir(parents=True, exist_ok=True)
             taken = lock.acquire()

@@ -13,7 +13,7 @@ from graphlearn.errors import GraphLearnError, Place, SqlError, WorkspaceError, 
 from graphlearn.jobs.registry import table_functions
 from graphlearn.sql.rewrite import Rewritten
 from graphlearn.sql.source import Token
-from graphlearn.sql.words import BEFORE_TABLE, CATALOG, KEYWORDS, STARTERS
+from graphlearn.sql.words import BEFORE_TABLE, CATALOG, KEYWORDS, RENAMED_COLUMNS, STARTERS
 from graphlearn.types import Json
 
 _OFFERS = ("Candidate bindings", "Candidate tables", "Candidate extensions", "Did you mean")
@@ -134,6 +134,8 @@ class Fault:
             return message, f"write CREATE OR REPLACE {what} to replace it, CREATE {what} IF NOT EXISTS to keep it"
         if found := re.match(r'No files found that match the pattern "(.*)"', message):
             return message, _file_help(found[1])
+        if (found := re.match(r'Referenced column "(\w+)"', message)) and found[1].lower() in RENAMED_COLUMNS:
+            return f"`{found[1]}` is now `{RENAMED_COLUMNS[found[1].lower()]}`", None
         words = self._candidates()
         if self.entry == "Table" and self.subtype == "MISSING_ENTRY":
             words = [*nearest(self.name, list(CATALOG)), *(w for w in words if nearest(self.name, [w]))]

@@ -63,6 +63,7 @@ def dry_run(binder: Binder, statements: list[Statement], overrides: Overrides) -
     idle: dict[str, CreateModel] = {}
     made: list[Path] = []
     blind = False  # an earlier statement has effects that only the run will show
+    broken: set[str] = set()  # models whose CREATE MODEL has a mistake, which calls of them would only repeat
     transaction = False
     with _rolled_back(binder.connection):
         for statement in statements:
@@ -72,10 +73,13 @@ def dry_run(binder: Binder, statements: list[Statement], overrides: Overrides) -
                 blind |= _one(binder, statement, overrides, bound, done)
                 _check_target(binder, statement, made)
             except (MissingError, ModelNotFound) as error:
-                if not blind:
+                asked = {fold(token.value) for token in statement.tokens if token.kind == "string"}
+                if not blind and not (isinstance(error, ModelNotFound) and asked & broken):
                     errors.append(error)
             except GraphLearnError as error:
                 errors.append(error)
+                if isinstance(statement, CreateModel):
+                    broken.add(fold(statement.name))
             if engine.is_aborted(binder.connection):
                 _again(binder.connection, done)
     raise_all(errors)

@@ -7,6 +7,8 @@ def _set(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
+RENAMED_COLUMNS = {"triples_per_second": "examples_per_second"}
+"""Columns of system tables that had another name before."""
 CATALOG = ("models", "model_versions", "training_info", "runs")
 """System tables, which describe the contents of the workspace."""
 

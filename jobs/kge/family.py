@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from graphlearn.jobs.family import Columns, Count, Family, ModelShape, Predictor, Role, Sizes, Summary, TableFunction
-from graphlearn.jobs.metrics import HITS_AT_1, HITS_AT_3, HITS_AT_10, MRR, Metric
+from graphlearn.jobs.kge.metrics import METRICS
 from graphlearn.models.kge.scorers.registry import SCORERS, scorer_type
 from graphlearn.storage.columns import check_columns
 
@@ -28,14 +28,7 @@ class KgeFamily(Family):
     title = "Knowledge graph embeddings"
     measured_on = "filtered test"
     inputs = (Role("triples", ("head", "relation", "tail", "[split]")),)
-    metrics = (
-        MRR,
-        Metric(name="mr", label="MR", higher_is_better=False, summary=False),
-        Metric(name="amri", label="AMRI", summary=False),
-        HITS_AT_1,
-        HITS_AT_3,
-        HITS_AT_10,
-    )
+    metrics = METRICS
     counts = (
         Count("entities", "entities"),
         Count("relations", "relations"),

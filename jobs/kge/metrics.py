@@ -8,11 +8,28 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
+from graphlearn.jobs.metrics import HITS_AT_1, HITS_AT_3, HITS_AT_10, MRR, Metric, MetricTable
 from graphlearn.storage.dictionary import Dictionary
 from graphlearn.types import Side
 
 if TYPE_CHECKING:
     from graphlearn.models.kge.ranks import Ranks
+
+
+METRICS = (
+    MRR,
+    Metric(name="mr", label="MR", higher_is_better=False, summary=False),
+    Metric(name="amri", label="AMRI", summary=False),
+    HITS_AT_1,
+    HITS_AT_3,
+    HITS_AT_10,
+)
+PROTOCOL = "filtered, all entities, ties at mean rank"
+TABLE = MetricTable(
+    keys=(pa.field("split", pa.string()), pa.field("side", pa.string()), pa.field("relation", pa.int64())),
+    metrics=tuple(metric.name for metric in METRICS),
+)
+"""Metrics by split, side (both, head, tail) and id of the relation, -1 for all of them."""
 
 
 def metric_rows(split: str, ranks: Ranks) -> list[dict[str, Any]]:

@@ -25,7 +25,7 @@ from graphlearn.jobs.drawing import (
     short,
     title,
 )
-from graphlearn.jobs.kge.family import KgeFamily
+from graphlearn.jobs.kge.metrics import METRICS
 from graphlearn.jobs.metrics import metrics_line
 from graphlearn.jobs.train import WEIGHTS
 from graphlearn.storage.dictionary import Dictionary
@@ -97,7 +97,7 @@ def draw(history: History, version_folder: Path | None) -> Figure:
         axes = figure.subplot_mosaic([["loss", "map"], ["mrr", "map"]], width_ratios=[1, 2.3])
     else:
         axes = figure.subplot_mosaic([["loss", "mrr"]])
-    figures = metrics_line(history.final, KgeFamily.metrics, ", ") if history.final else ""
+    figures = metrics_line(history.final, METRICS, ", ") if history.final else ""
     text = title(history, f"filtered test {figures}" if figures else "")
     figure.suptitle(text, x=0.01, ha="left", fontsize=12)
     draw_loss(axes["loss"], history)

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from graphlearn.jobs.dataflow import Dataflow, Estimate, Operator
 from graphlearn.jobs.family import Sizes
+from graphlearn.jobs.kge.metrics import TABLE
 from graphlearn.jobs.kge.tasks import (
     EVALUATION_MEMORY,
-    TABLE,
     CollectKnown,
     EncodeTriples,
     EvaluateKge,

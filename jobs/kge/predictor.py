@@ -14,16 +14,16 @@ import pyarrow as pa
 from graphlearn.errors import InputError
 from graphlearn.jobs.answers import Unknown, as_asked, find_field
 from graphlearn.jobs.family import Predictor, Question, Warn
-from graphlearn.jobs.kge.metrics import metric_rows, metrics_table
+from graphlearn.jobs.kge.metrics import PROTOCOL, metric_rows, metrics_table
 from graphlearn.jobs.kge.shape import ENDS, KgeShape
-from graphlearn.jobs.kge.tasks import EVALUATION_MEMORY, PROTOCOL
+from graphlearn.jobs.kge.tasks import EVALUATION_MEMORY
 from graphlearn.jobs.metrics import read_metrics
 from graphlearn.jobs.train import WEIGHTS
 from graphlearn.models.kge.scorers.registry import scorer_type
 from graphlearn.storage.artifacts import Artifact
 from graphlearn.storage.dictionary import Dictionary
 from graphlearn.storage.triples.snapshot import ENTITIES, RELATIONS, read_snapshot
-from graphlearn.types import IdArray, Side, Triples
+from graphlearn.types import BoolArray, IdArray, Side, Triples
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -89,6 +89,16 @@ class KgePredictor(Predictor):
         return {side: KnownAnswers.of(parts, side, len(self.relations)) for side in Side}
 
     @cached_property
+    def alive(self) -> BoolArray | None:
+        """Entities that are in a fact, None for all of them: the others are never answers. shape: [E]"""
+        if not self.artifact.manifest.get("counts", {}).get("vanished_entities"):
+            return None
+        alive = np.zeros(len(self.entities), np.bool_)
+        for triples in read_snapshot(self.artifact.path).values():
+            alive[triples.heads] = alive[triples.tails] = True
+        return alive
+
+    @cached_property
     def _unit(self) -> Tensor:
         """The entities' vectors, of length 1. shape: [E, D]"""
         from torch.nn import functional as F
@@ -141,7 +151,9 @@ class KgePredictor(Predictor):
             if not len(rows):
                 continue
             hidden = known[side] if exclude else None
-            found, scores = model.top_k(anchors[rows], r[rows], side, k, hidden, memory_limit=EVALUATION_MEMORY)
+            found, scores = model.top_k(
+                anchors[rows], r[rows], side, k, hidden, alive=self.alive, memory_limit=EVALUATION_MEMORY
+            )
             kept = found >= 0
             flat_rows = np.repeat(rows, found.shape[1]).reshape(found.shape)[kept]
             ranks = np.broadcast_to(np.arange(1, found.shape[1] + 1), found.shape)[kept]
@@ -194,7 +206,7 @@ class KgePredictor(Predictor):
         import torch
 
         step = max(1, EVALUATION_MEMORY // (4 * len(self.entities)))
-        k = min(k, len(self.entities) - 1)
+        k = min(k, (len(self.entities) if self.alive is None else int(self.alive.sum())) - 1)
         unknown = Unknown()
         for batch in batches:
             asked = batch.column(0)
@@ -207,6 +219,8 @@ class KgePredictor(Predictor):
                     mine = torch.from_numpy(ids[found])
                     scores = self._unit[mine] @ self._unit.T
                     scores[torch.arange(len(mine)), mine] = -torch.inf
+                    if self.alive is not None:
+                        scores[:, torch.from_numpy(~self.alive)] = -torch.inf
                     best = torch.topk(scores, k, dim=1)
                 lost = np.flatnonzero(ids < 0)
                 rows = np.concatenate([np.repeat(found, k), lost])
@@ -254,7 +268,7 @@ class KgePredictor(Predictor):
             )
         triples = Triples(*(np.ascontiguousarray(column[usable].astype(np.int32)) for column in (h, r, t)))
         known = self._known_with([triples])
-        ranks = self.embedding.rank(triples, known, memory_limit=EVALUATION_MEMORY)
+        ranks = self.embedding.rank(triples, known, alive=self.alive, memory_limit=EVALUATION_MEMORY)
         protocol = PROTOCOL
         if unknown.lost:
             protocol += f"; {unknown.lost:,} of {unknown.rows:,} triples left out: their keys are unknown"

@@ -20,7 +20,7 @@ import pyarrow as pa
 from graphlearn.errors import InputError, OptionError
 from graphlearn.jobs.answers import find_field
 from graphlearn.jobs.family import Columns, ModelShape, Question
-from graphlearn.jobs.kge.tasks import TABLE
+from graphlearn.jobs.kge.metrics import TABLE
 from graphlearn.storage.columns import common_type, find_column
 from graphlearn.storage.dictionary import key_field
 

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
-
-import pyarrow as pa
 
 from graphlearn.errors import InputError
 from graphlearn.events import Evaluated, PhaseAdvanced, PhaseStarted
 from graphlearn.jobs.dataflow import Data, Needs, Task
-from graphlearn.jobs.metrics import MetricTable
+from graphlearn.jobs.kge.metrics import PROTOCOL, metric_rows
 from graphlearn.jobs.train import ANYWHERE, Evaluation, Train, check_unchanged
 from graphlearn.models.kge.options import KgeOptions
 from graphlearn.models.kge.scorers.registry import scorer_type
 from graphlearn.storage.columns import check_columns, describe
 from graphlearn.storage.triples.ingest import encode_triples
-from graphlearn.types import Side, Split, Triples
+from graphlearn.types import BoolArray, Side, Split, Triples
 
 if TYPE_CHECKING:
     from graphlearn.jobs.execute import Context
@@ -25,12 +23,6 @@ if TYPE_CHECKING:
 
 EVALUATION_MEMORY = 1 << 28
 """Bytes for blocks of scores while ranking."""
-PROTOCOL = "filtered, all entities, ties at mean rank"
-TABLE = MetricTable(
-    keys=(pa.field("split", pa.string()), pa.field("side", pa.string()), pa.field("relation", pa.int64())),
-    metrics=("mrr", "mr", "amri", "hits_at_1", "hits_at_3", "hits_at_10"),
-)
-"""Metrics by split, side (both, head, tail) and id of the relation, -1 for all of them."""
 
 
 @dataclass(frozen=True)
@@ -40,13 +32,15 @@ class SplitTriples:
     n_entities: int
     n_relations: int
     splits: dict[Split, Triples]
+    alive: BoolArray | None = None
+    """Entities that are candidates, None for all; the others are known from earlier versions only. shape: [E]"""
 
 
 @dataclass(frozen=True)
 class KnownGraph(SplitTriples):
     """Triples by split, and for every query its answers that are known in any split."""
 
-    known: dict[Side, KnownAnswers]
+    known: dict[Side, KnownAnswers] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +75,8 @@ class EncodeTriples(Task):
                 help="a model needs at least two different entities",
             )
         check_unchanged(encoded.fingerprint, self.fingerprint, "triples")
-        triples = SplitTriples(encoded.n_entities, encoded.n_relations, encoded.splits)
+        alive = None if encoded.alive.all() else encoded.alive
+        triples = SplitTriples(encoded.n_entities, encoded.n_relations, encoded.splits, alive)
         return {"encoded": encoded, "triples": triples}
 
     def describe(self, outputs: Data) -> str:
@@ -98,7 +93,7 @@ class CollectKnown(Task):
         triples: SplitTriples = data["triples"]
         parts = list(triples.splits.values())
         known = {side: KnownAnswers.of(parts, side, triples.n_relations) for side in Side}
-        return {"graph": KnownGraph(triples.n_entities, triples.n_relations, triples.splits, known)}
+        return {"graph": KnownGraph(**vars(triples), known=known)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,6 +114,7 @@ class TrainKge(Train):
             train=graph.splits[Split.TRAIN],
             valid=graph.splits[Split.VALID],
             known=graph.known,
+            alive=graph.alive,
             folder=context.checkpoints,
             run_id=context.run,
             emit=context.emit,
@@ -135,8 +131,6 @@ class EvaluateKge(Task):
     threads: int
 
     def run(self, data: Data, context: Context) -> Data:
-        from graphlearn.jobs.kge.metrics import metric_rows
-
         graph: KnownGraph = data["graph"]
         wanted = [split for split in (Split.VALID, Split.TEST) if len(graph.splits[split])]
         total = sum(len(graph.splits[split]) for split in wanted)
@@ -149,6 +143,7 @@ class EvaluateKge(Task):
             ranks = data["trained"].rank(
                 graph.splits[split],
                 graph.known,
+                alive=graph.alive,
                 memory_limit=EVALUATION_MEMORY,
                 threads=self.threads,
                 progress=lambda n, base=base: context.emit(PhaseAdvanced(phase="evaluate", done=base + n)),

@@ -16,7 +16,7 @@ from graphlearn.models.kge.device_batches import DeviceSampler
 from graphlearn.models.kge.embedding import Embedding
 from graphlearn.models.kge.engines.engine import Engine
 from graphlearn.models.kge.options import KgeOptions
-from graphlearn.types import Side, Triples
+from graphlearn.types import BoolArray, Side, Triples
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,6 +35,7 @@ class KgeLoop(Loop):
         train: Triples,
         valid: Triples,
         known: dict[Side, KnownAnswers],
+        alive: BoolArray | None = None,
         folder: Path,
         run_id: str,
         emit: Emit,
@@ -42,7 +43,7 @@ class KgeLoop(Loop):
     ) -> None:
         self.options: KgeOptions = engine.options
         super().__init__(self.options, folder, run_id, emit)
-        self.engine, self.known, self.memory_limit = engine, known, memory_limit
+        self.engine, self.known, self.alive, self.memory_limit = engine, known, alive, memory_limit
         sizes = engine.n_entities, engine.n_relations
         self.sampler: Sampler | DeviceSampler
         if engine.device.type == "cpu" or self.options.negatives == 0:
@@ -77,7 +78,7 @@ class KgeLoop(Loop):
         if not len(self.valid):
             return None
         ranks = self.embedding.rank(
-            self.valid, self.known, memory_limit=self.memory_limit, threads=self.options.threads
+            self.valid, self.known, alive=self.alive, memory_limit=self.memory_limit, threads=self.options.threads
         )
         metrics = ranks.metrics()
         return metrics["mrr"], metrics, f"MRR {metrics['mrr']:.4f}"
