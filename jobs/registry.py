@@ -55,6 +55,11 @@ def table_functions() -> dict[str, TableFunction]:
     return {name: function for kind in reversed(families()) for name, function in kind.functions.items()}
 
 
+def takes_keys(function: str) -> bool:
+    """Whether models of some family take a key, or a list of keys, in place of a relation."""
+    return any(function in kind.functions and kind.functions[function].keys for kind in families())
+
+
 def is_family(name: str) -> bool:
     """Whether there is such a family, in any case."""
     return name.lower() in names()

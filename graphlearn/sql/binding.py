@@ -22,7 +22,7 @@ from graphlearn.errors import (
     UserError,
     did_you_mean,
 )
-from graphlearn.jobs.registry import table_functions
+from graphlearn.jobs.registry import takes_keys
 from graphlearn.sql import engine
 from graphlearn.sql.calls import Call, calls_inside, find_calls
 from graphlearn.sql.diagnose import Fault, around
@@ -242,7 +242,7 @@ class Binder:
 
     def _argument(self, call: Call) -> tuple[str | None, Callable[[], duckdb.DuckDBPyConnection]]:
         """The SQL of the relation that a call reads, and a factory of cursors that can run it."""
-        query = _keys(call) if table_functions()[call.function].keys else call.question()
+        query = _keys(call) if takes_keys(call.function) else call.question()
         if query is None:
             return None, self.cursor
         inner = calls_inside(call)

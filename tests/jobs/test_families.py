@@ -5,16 +5,22 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 from cases.family import Ask, FamilyCase, Variant
 from cases.paths import ROOT
+from click.testing import CliRunner
 
+from graphlearn.cli import main
+from graphlearn.errors import ArtifactError, UserError
+from graphlearn.events import silent
 from graphlearn.jobs.family import Family
 from graphlearn.jobs.registry import families, registered
+from graphlearn.session import Session, connect
 
 TRIPLES = """
 CREATE TABLE triples AS
@@ -43,6 +49,32 @@ class TestKge(FamilyCase):
     }
 
 
+def tutorial_code() -> str:
+    """The Python of "Write your own family"."""
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    return str(code)
+
+
+@contextmanager
+def tutorial(folder: Path) -> Iterator[None]:
+    """The tutorial's code as an installed module, its family registered."""
+    path = folder / "mean_family.py"
+    path.write_text(tutorial_code(), encoding="utf-8")
+    spec = spec_from_file_location("mean_family", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules["mean_family"] = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    sys.path.insert(0, str(folder))  # for the processes that tasks are sent to
+    try:
+        with registered(module.MeanFamily):
+            yield
+    finally:
+        sys.path.remove(str(folder))
+        del sys.modules["mean_family"]
+
+
 class TestTutorial(FamilyCase):
     """The family of CONTRIBUTING.md, which no other file knows."""
 
@@ -51,37 +83,52 @@ class TestTutorial(FamilyCase):
     inputs: ClassVar = {"rows": "SELECT key, value FROM readings"}
     variants: ClassVar = {"m": Variant("", (Ask("predict", "SELECT 'k3' AS key", {}, "SELECT 'nothing' AS key"),))}
 
+    def test_it_takes_a_key_in_place_of_a_relation(self, trained: Session) -> None:
+        assert rows(trained, "FROM predict('m', 'k3')") == rows(trained, "FROM predict('m', (SELECT 'k3' AS key))")
+
     @pytest.fixture(scope="class", autouse=True)
     @classmethod
     def installed(cls, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-        """The tutorial's code as a module, its family registered."""
-        text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
-        (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-        folder = tmp_path_factory.mktemp("tutorial")
-        path = folder / "mean_family.py"
-        path.write_text(code, encoding="utf-8")
-        spec = spec_from_file_location("mean_family", path)
-        assert spec is not None
-        assert spec.loader is not None
-        module = sys.modules["mean_family"] = module_from_spec(spec)
-        spec.loader.exec_module(module)
-        sys.path.insert(0, str(folder))  # for the processes that tasks are sent to
-        try:
-            with registered(module.MeanFamily):
-                yield
-        finally:
-            sys.path.remove(str(folder))
-            del sys.modules["mean_family"]
+        """The tutorial's family, registered."""
+        with tutorial(tmp_path_factory.mktemp("tutorial")):
+            yield
 
     def test_its_code_is_short(self) -> None:
-        text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
-        (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-        assert sum(bool(line.strip()) for line in code.splitlines()) < 80
+        assert sum(bool(line.strip()) for line in tutorial_code().splitlines()) < 80
 
     def test_nothing_else_knows_it(self) -> None:
         sources = [p for top in ("graphlearn", "jobs", "models", "storage") for p in Path(ROOT / top).rglob("*.py")]
         assert sources
         assert not [p for p in sources if "mean_family" in p.read_text(encoding="utf-8")]
+
+
+def test_a_version_of_a_family_that_is_not_installed(tmp_path: Path) -> None:
+    with tutorial(tmp_path):
+        case = TestTutorial()
+        with case.open(tmp_path) as session:
+            session.sql(case.statement("m"))
+    database = str(tmp_path / "kg.duckdb")
+    with connect(database, emit=silent) as session:
+        assert rows(session, "SELECT model, family, damage FROM models") == [("m", "mean", None)]
+        assert len(rows(session, "FROM training_info")) > 0
+        for call in ("FROM predict('m', (SELECT 'k3' AS key))", "FROM evaluate('m')"):
+            with pytest.raises(ArtifactError, match='model "m" is of type mean, which is not installed') as caught:
+                session.sql(call)
+            assert caught.value.help == "install the package that provides TYPE mean, or remove the model: DROP MODEL m"
+        with pytest.raises(UserError, match='there is no model type "mean"'):
+            session.sql(case.statement("m"))
+    for command in ("models", "runs"):
+        assert CliRunner().invoke(main, [command, "--workspace", database]).exit_code == 0
+    shown = CliRunner().invoke(main, ["show", "m", "--workspace", database])
+    assert shown.exit_code == 1
+    assert "which is not installed" in shown.output
+    with connect(database, emit=silent) as session:
+        session.sql("DROP MODEL m")
+        assert rows(session, "FROM models") == []
+
+
+def rows(session: Session, sql: str) -> list[Any]:
+    return session.sql(sql).fetchall()  # type: ignore[union-attr]
 
 
 def test_every_family_is_under_the_contract() -> None:
