@@ -120,7 +120,7 @@ def test_a_version_of_a_family_that_is_not_installed(tmp_path: Path) -> None:
     for command in ("models", "runs"):
         assert CliRunner().invoke(main, [command, "--workspace", database]).exit_code == 0
     shown = CliRunner().invoke(main, ["show", "m", "--workspace", database])
-    assert shown.exit_code == 1
+    assert shown.exit_code == 2
     assert "which is not installed" in shown.output
     with connect(database, emit=silent) as session:
         session.sql("DROP MODEL m")
