@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 ROLE = "series"
 LARGEST = (1 << 63) - 1
-"""The largest number in a plan, which `Dataflow.table` shows in 64 bits. Freak time stamps can make more cells."""
+"""The largest count in a plan, which holds 64 bits: with an outlying time stamp, a series can have more cells."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +78,9 @@ def plan(request: ModelRequest, sizes: Net3Sizes) -> Dataflow:
     advice = "choose a longer freq, fewer keys, a smaller dim or batch_size, or a larger machine"
 
     def estimate(**costs: Any) -> Estimate:
-        return Estimate(**{name: min(cost, LARGEST) for name, cost in costs.items()}) if sizes.known else Estimate()
+        if not sizes.known:
+            return Estimate()
+        return Estimate(**{name: min(cost, LARGEST) if isinstance(cost, int) else cost for name, cost in costs.items()})
 
     return Dataflow(
         [
