@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 import numpy as np
@@ -18,7 +18,10 @@ from graphlearn.jobs.net3.metrics import FIGURES, METHOD, headline, metric_rows,
 from graphlearn.jobs.net3.options import Net3JobOptions, model_options
 from graphlearn.jobs.net3.parts import Intervals, ModeGraphs, Recovered
 from graphlearn.jobs.train import ANYWHERE, Evaluation, Train, check_unchanged
+from graphlearn.models.net3.graphs import chain, identity, pearson
 from graphlearn.models.net3.options import Net3Options
+from graphlearn.models.net3.tensor import blocks
+from graphlearn.models.net3.time_split import TimeSplit
 from graphlearn.storage.columns import describe
 from graphlearn.storage.series.graph import encode_mode_graph
 from graphlearn.storage.series.ingest import encode_series
@@ -92,6 +95,9 @@ class EncodeSeries(Task):
         )
         check_unchanged(series.fingerprint, self.fingerprint, "series")
         _check_length(len(series.axis), options)
+        if options.task == "forecast":
+            split = TimeSplit.of(len(series.axis), options.split)
+            series = replace(series, borders=(split.train_end, split.valid_end))
         return {"series": series, "values": series.values, "axis": series.axis}
 
     def describe(self, outputs: Data) -> str:
@@ -126,9 +132,6 @@ class ReadGraphs(Task):
         return {"graphs": ModeGraphs(found)}
 
     def _generated(self, series: SeriesTensor, mode: int, kind: str) -> Graph:
-        from graphlearn.models.net3.graphs import chain, identity, pearson
-        from graphlearn.models.net3.time_split import TimeSplit
-
         n = len(series.modes[mode])
         if kind == "pearson":
             stop = TimeSplit.of(len(series.axis), self.options.split).train_end
@@ -175,9 +178,6 @@ class PrepareNet3(Task):
 
     def _warn_of_unseen(self, values: FloatArray, emit: Emit) -> None:
         """Warn of series without a reading in the train part, whose forecasts will be poor."""
-        from graphlearn.models.net3.tensor import blocks
-        from graphlearn.models.net3.time_split import TimeSplit
-
         if self.options.task == "recover":
             return
         stop = TimeSplit.of(len(values), self.options.split).train_end

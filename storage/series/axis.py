@@ -215,14 +215,15 @@ class TimeAxis:
 
         A stamp without a zone is one of the axis' own.
         """
-        query = f"SELECT {self.step_sql('stamp')}, {self.covers_sql('stamp')} "
+        query = (
+            f"SELECT {self.step_sql('stamp')}, {self.covers_sql('stamp')} "
+            f"FROM (SELECT CAST($1 AS {self.type}) AS stamp)"
+        )
         try:
             with closing(duckdb.connect()) as connection:
                 if self.zone is not None:
                     connection.execute(f"SET TimeZone = {literal(self.zone)}")
-                row = connection.execute(f"{query} FROM (SELECT CAST($1 AS {self.type}) AS stamp)", [stamp]).fetchall()[
-                    0
-                ]
+                row = connection.execute(query, [stamp]).fetchall()[0]
         except (duckdb.ConversionException, duckdb.BinderException, duckdb.NotImplementedException) as error:
             last = self.stamps(max(0, self.steps - 1), 1)[0].as_py()
             example = str(last) if self.type in INTEGERS else f"{self.type} '{last}'"

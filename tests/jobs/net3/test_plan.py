@@ -1,4 +1,4 @@
-"""The run of a NET3 model: inputs are scanned once to plan and once to train, plans are pure, tasks can be sent."""
+"""The run of a NET3 model, from sizes to tasks, for every task it can be trained for."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from typing import Any
 
 import duckdb
 import pytest
-from cases.scans import count_scans
 
 from graphlearn.errors import InputError, ResourceError
 from graphlearn.events import Evaluated, Event, Note, PhaseStarted, silent
@@ -60,19 +59,6 @@ def sizes_of(workspace: Workspace, wanted: ModelRequest) -> Net3Sizes:
     found = measure(workspace.connection, wanted)
     assert isinstance(found, Net3Sizes)
     return found
-
-
-def test_every_input_is_scanned_once_to_plan_and_once_to_train(workspace: Workspace) -> None:
-    cursor = workspace.cursor()
-    readings = count_scans(cursor, "given_readings", "FROM readings")
-    roads = count_scans(cursor, "given_roads", "FROM roads")
-    wanted = request(series="FROM given_readings", roads="FROM given_roads")
-    sizes = measure(cursor, wanted)
-    assert (readings.taken(), roads.taken()) == ((1, 480), (1, 4))
-    create_model(workspace, wanted, emit=silent, sizes=sizes, cursor=cursor)
-    assert (readings.taken(), roads.taken()) == ((1, 480), (1, 4))
-    create_model(workspace, wanted, emit=silent, cursor=cursor)
-    assert (readings.taken(), roads.taken()) == ((2, 960), (2, 8))
 
 
 def test_the_sizes_of_the_inputs(workspace: Workspace) -> None:
