@@ -36,18 +36,18 @@ class Net3JobOptions(Net3Options):
     value: str | None = None
     """Column of the readings. NULL: the column named value, or the only number that is not a time."""
     modes: tuple[str, ...] | None = None
-    """Key columns; each is a mode of the tensor, and their entries together name a series. NULL: all other columns."""
+    """Key columns; each is a mode of the tensor, and one entry of each identifies a series. NULL: all other columns."""
     freq: str | int | None = None
     """Time between steps: an INTERVAL, or a whole number for whole-number times. NULL: the most common distance."""
     aggregate: Literal["mean", "sum", "last", "min", "max", "count"] = "mean"
-    """What becomes of several readings of a series in one step."""
+    """How several readings of a series in one step are merged."""
     start: str | None = None
-    """First time step, as text; readings before it are left out. NULL: the first reading."""
+    """First time step, as text; earlier readings are dropped. NULL: the first reading."""
     graphs: dict[str, str] = field(default_factory=dict)
-    """Graphs made for modes without an edge table, e.g. {'variable': 'pearson'}. pearson: correlation over the train
-    part. chain: neighbours in key order. identity: no neighbours."""
+    """Graphs generated for modes without an edge table, e.g. {'variable': 'pearson'}. pearson: correlation over the
+    train part. chain: neighbours in key order. identity: no neighbours."""
     neighbours: int = 10
-    """pearson: of each entry its so many strongest correlations are edges."""
+    """pearson: edges per entry, to those it correlates with most."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -67,11 +67,10 @@ def model_options(options: Net3JobOptions) -> Net3Options:
 
 
 def resolve_columns(columns: dict[str, str], options: Net3JobOptions) -> tuple[str, list[str], str]:
-    """(time, modes, value) of the series: what the options name, and what they leave out where only one will do.
+    """(time, modes, value) of the series: the columns that the options name, and otherwise the only candidates.
 
-    Spelled as the query spells them: options name columns without regard to case, as SQL does.
-
-    Raises OptionError for an option that names no column, InputError when it is not clear which column is which.
+    They are spelled as in the query; options name columns case-insensitively, as SQL does. Raises OptionError for an
+    option that names no column, InputError when it is not clear which column is which.
     """
     given = [("time", options.time), ("value", options.value), *(("modes", name) for name in options.modes or ())]
     named = [name for _, name in given]
@@ -128,7 +127,7 @@ def _only(found: list[str], what: str, kind: str, columns: dict[str, str]) -> st
 
 
 def check_modes(options: Net3JobOptions, modes: list[str], roles: list[str]) -> None:
-    """Raise when a graph is for a mode that the series does not have, or a mode has two graphs."""
+    """Raise InputError, OptionError for the graph of a mode that the series does not have, and for two of one mode."""
     known = {mode.lower() for mode in modes}
     for role in roles:
         if role.lower() not in known:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from graphlearn.events import Emit
 from graphlearn.jobs.loop import Loop
 from graphlearn.jobs.net3.calendar import season_lengths
 from graphlearn.jobs.net3.metrics import metric_rows
+from graphlearn.models.core.threads import threads
 from graphlearn.models.net3.forecast_training import ForecastTraining
 from graphlearn.models.net3.linear_ar import LinearAR
 from graphlearn.models.net3.low_rank import choose_rank, low_rank, rank_choices
@@ -33,8 +35,8 @@ BATCH = 64
 """Windows that a baseline forecasts at a time."""
 
 
-class Net3Trainer(Loop):
-    """Trains a series model; its score is minus the z-scored RMSE of the validation part."""
+class Net3Loop(Loop):
+    """Trains a model of series; its score is minus the z-scored RMSE of the validation part."""
 
     unit = "windows"
 
@@ -67,6 +69,12 @@ class Net3Trainer(Loop):
     def load(self, tensors: dict[str, Tensor]) -> None:
         self.training.load(tensors)
 
+    def trained(self) -> SeriesTraining:
+        return self.training
+
+    def threads(self) -> AbstractContextManager[None]:
+        return threads(self.training.options.threads)
+
 
 def measure_baselines(training: SeriesTraining, axis: TimeAxis) -> list[dict[str, Any]]:
     """Metric records of everything that needs no network, on the cells the model is measured on.
@@ -98,7 +106,10 @@ def measure_baselines(training: SeriesTraining, axis: TimeAxis) -> list[dict[str
     if options.task == "recover":
         found["iterative SVD"] = _measured(training, _completion(training, values, scaler))
     return [
-        row for name, found_by in found.items() for split, m in found_by.items() for row in metric_rows(name, split, m)
+        row
+        for name, found_by in found.items()
+        for split, m in found_by.items()
+        for row in metric_rows(name, str(split), m)
     ]
 
 

@@ -8,6 +8,7 @@ month axis that is anchored at day 31 has its steps on the last day of shorter m
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from typing import Any, TypeAlias
 
@@ -18,6 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from graphlearn.errors import OptionError
+from graphlearn.storage.columns import literal
 from graphlearn.types import Json
 
 Ticks: TypeAlias = npt.NDArray[np.int64]
@@ -208,14 +210,20 @@ class TimeAxis:
     def _stamp_sql(self, column: str) -> str:
         return f"make_timestamp({self.tick_sql(column)})"
 
-    def position(self, cursor: duckdb.DuckDBPyConnection, stamp: Any) -> int:
-        """The step in which a stamp falls; it may be past the end. Raises OptionError before the start."""
+    def position(self, stamp: Any) -> int:
+        """The step in which a stamp falls; it may be past the end. Raises OptionError before the start.
+
+        A stamp without a zone is one of the axis' own.
+        """
+        query = (
+            f"SELECT {self.step_sql('stamp')}, {self.covers_sql('stamp')} "
+            f"FROM (SELECT CAST($1 AS {self.type}) AS stamp)"
+        )
         try:
-            row = cursor.execute(
-                f"SELECT {self.step_sql('stamp')}, {self.covers_sql('stamp')} "
-                f"FROM (SELECT CAST($1 AS {self.type}) AS stamp)",
-                [stamp],
-            ).fetchall()[0]
+            with closing(duckdb.connect()) as connection:
+                if self.zone is not None:
+                    connection.execute(f"SET TimeZone = {literal(self.zone)}")
+                row = connection.execute(query, [stamp]).fetchall()[0]
         except (duckdb.ConversionException, duckdb.BinderException, duckdb.NotImplementedException) as error:
             last = self.stamps(max(0, self.steps - 1), 1)[0].as_py()
             example = str(last) if self.type in INTEGERS else f"{self.type} '{last}'"

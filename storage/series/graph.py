@@ -25,6 +25,7 @@ from graphlearn.storage.columns import (
     subquery,
 )
 from graphlearn.storage.files import disk_errors
+from graphlearn.storage.fingerprint import HASH, measure_copy, row_hash
 from graphlearn.storage.interrupt import interruptible
 from graphlearn.storage.series.ingest import Mode
 from graphlearn.storage.series.report import GraphReport
@@ -38,6 +39,7 @@ ENDS = ("source", "target")
 class ModeGraph:
     """Weighted, directed edges between the ids of a mode, ordered by (source, target), each pair once.
 
+    `fingerprint` is the digest of the query's rows.
     shape: source, target, weight: [edges]
     """
 
@@ -45,6 +47,7 @@ class ModeGraph:
     target: npt.NDArray[np.int64]
     weight: FloatArray
     report: GraphReport
+    fingerprint: str
 
 
 def check_graph_columns(columns: dict[str, str], key_type: str | None, *, role: str) -> None:
@@ -107,7 +110,7 @@ class _GraphIngest:
 
     def __init__(self, cursor: duckdb.DuckDBPyConnection, columns: dict[str, str], mode: Mode, role: str) -> None:
         self.cursor, self.mode, self.role = cursor, mode, role
-        token = secrets.token_hex(6)
+        self.columns, token = columns, secrets.token_hex(6)
         self.raw, self.keys = f"temp.main.graphlearn_edges_{token}", f"graphlearn_keys_{token}"
         self.ends = [key_sql(str(find_column(columns, name)), _plain(columns, name)) for name in ENDS]
         weight = find_column(columns, "weight")
@@ -129,7 +132,8 @@ class _GraphIngest:
             source, target = self.ends
             self.rows(
                 f"CREATE TEMP TABLE {self.raw} AS "
-                f"SELECT {source} AS source, {target} AS target, {self.weight} AS weight FROM {subquery(sql)}"
+                f"SELECT {source} AS source, {target} AS target, {self.weight} AS weight, "
+                f"{row_hash(self.columns)} AS {HASH} FROM {subquery(sql)}"
             )
             return self.build(emit)
         finally:
@@ -138,7 +142,10 @@ class _GraphIngest:
 
     def build(self, emit: Emit) -> ModeGraph:
         report, complete = self.report, "source IS NOT NULL AND target IS NOT NULL AND weight IS NOT NULL"
-        report.rows, kept = self.rows(f"SELECT count(*), count(*) FILTER ({complete}) FROM {self.raw}")[0]
+        measured = self.ask(
+            lambda: measure_copy(self.cursor, self.raw, self.columns, [f"count(*) FILTER ({complete})"])
+        )
+        report.rows, (kept,) = measured.rows, measured.values
         report.null_rows = report.rows - kept
         if not kept:
             found = "no rows" if not report.rows else "a NULL in every row"
@@ -179,7 +186,8 @@ class _GraphIngest:
         report.missing_nodes = len(self.mode) - len(np.union1d(s, t))
         for message, level in report.notes():
             emit(Note(message=message, level=level))
-        return ModeGraph(source=s, target=t, weight=w.astype(np.float32), report=report)
+        weight: FloatArray = w.astype(np.float32)
+        return ModeGraph(source=s, target=t, weight=weight, report=report, fingerprint=measured.fingerprint)
 
     def check_weights(self, complete: str) -> None:
         bad = f"FROM {self.raw} WHERE {complete} AND (weight < 0 OR NOT isfinite(weight))"

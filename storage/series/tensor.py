@@ -21,7 +21,7 @@ from graphlearn.storage.dictionary import Dictionary
 from graphlearn.storage.files import disk_errors, read_json, write_json
 from graphlearn.storage.series.axis import TimeAxis
 from graphlearn.storage.series.report import SeriesReport
-from graphlearn.types import FloatArray
+from graphlearn.types import FloatArray, Json
 
 VALUES = "series.npy"
 TIMES = "time.parquet"
@@ -98,6 +98,10 @@ class SeriesTensor:
                     "borders": self.borders,
                 },
             )
+
+    def manifest(self) -> Json:
+        """Its keys of a version's manifest."""
+        return {"data_fingerprint": self.fingerprint, "counts": self.report.to_json()}
 
     def close(self) -> None:
         """Release the temporary files; `write` is impossible afterwards, `values` stay until they are forgotten."""

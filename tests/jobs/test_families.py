@@ -49,6 +49,32 @@ class TestKge(FamilyCase):
     }
 
 
+class TestNet3(FamilyCase):
+    name = "net3"
+    tables = """
+        CREATE TABLE readings AS
+        SELECT DATE '2024-01-01' + t::INTEGER AS ts, 's' || s AS site, 'v' || v AS variable,
+               CASE WHEN (t * 7 + s * 3 + v) % 11 > 0 THEN 10 * s + v + sin(t * 0.7 + s) END AS value
+        FROM range(60) a(t), range(4) b(s), range(2) c(v);
+        CREATE TABLE roads AS SELECT 's' || i AS source, 's' || (i + 1) % 4 AS target FROM range(4) t(i);
+    """
+    inputs: ClassVar = {"series": "FROM readings", "site": "FROM roads"}
+    variants: ClassVar = {
+        "m": Variant(
+            "horizon = 2, window = 3, dim = 3, core_limit = 3, learnt_rank = 2, graphs = {'variable': 'pearson'}",
+            (
+                Ask("forecast", None, {"horizon": "3", "at": "DATE '2024-02-20'", "level": "0.8"}),
+                Ask("evaluate"),
+            ),
+        ),
+        "filled": Variant(
+            "task = 'recover', dim = 3, core_limit = 3, learnt_rank = 2",
+            (Ask("recover", None, {"every": "true"}), Ask("evaluate")),
+            {"series": "FROM readings"},
+        ),
+    }
+
+
 def tutorial_code() -> str:
     """The Python of "Write your own family"."""
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from graphlearn.events import Event, Note, silent
-from graphlearn.jobs.families import family
-from graphlearn.jobs.functions import ask
+from graphlearn.jobs.functions import Call, planned
+from graphlearn.jobs.registry import family
 from graphlearn.session import Session, connect
 from graphlearn.sql.parser import parse
 from graphlearn.sql.source import Source
@@ -32,7 +32,7 @@ WAVE = "sin(t * 0.7 + k) AS value FROM range(40) a(t), range(3) b(k)"
 
 
 def model(query: str = "FROM readings", options: str = "", name: str = "m", *, graphs: str = "") -> str:
-    """CREATE MODEL with small options, which those given stand before."""
+    """CREATE MODEL with small options, in addition to those given."""
     body = f"(series AS ({query}), {graphs})" if graphs else query
     given = {part.partition("=")[0].strip() for part in options.split(",")}
     rest = [part for part in SMALL.split(", ") if part.partition("=")[0].strip() not in given]
@@ -48,12 +48,12 @@ def columns(session: Session, call: str) -> list[tuple[str, str]]:
     return [(name, kind) for name, kind, *_ in rows(session, f"DESCRIBE FROM {call}")]
 
 
-def unborn(session: Session, statement: str, call: str) -> list[tuple[str, str]]:
-    """The columns of a call on a model that does not exist yet, as the check of a job file sees them."""
+def columns_before(session: Session, statement: str, function: str) -> list[tuple[str, str]]:
+    """The columns of a call on a model that is still to be trained, as the check of a job file sees them."""
     bound = session._binder.model(parse(Source("<sql>", statement))[0])  # type: ignore[arg-type]
-    question = ask("net3", call, None, {}, session.workspace.cursor)
+    shape = family("net3").shape(bound.columns, bound.request.options)
     with session.workspace.cursor() as cursor:
-        cursor.register("answer", family("net3").unborn(bound.request, bound.columns, question))
+        cursor.register("answer", planned("net3", shape, Call(function, None, {}, session.workspace.cursor)))
         return [(name, kind) for name, kind, *_ in cursor.execute("DESCRIBE FROM answer").fetchall()]
 
 
@@ -175,8 +175,10 @@ def test_columns(trained: Session, name: str) -> None:
     function, last = CALLS[name]
     assert columns(trained, f"{function}('{name}')") == KEYS + last
     task = f"task = '{function}'"
-    assert unborn(trained, model("FROM gappy", task, "new"), function) == KEYS + last
-    assert unborn(trained, model("FROM gappy", task, "new"), "evaluate") == columns(trained, f"evaluate('{name}')")
+    assert columns_before(trained, model("FROM gappy", task, "new"), function) == KEYS + last
+    assert columns_before(trained, model("FROM gappy", task, "new"), "evaluate") == columns(
+        trained, f"evaluate('{name}')"
+    )
     figures = [(figure, "DOUBLE") for figure in ("rmse", "mae", "mape", "z_rmse", "z_mae")]
     assert columns(trained, f"evaluate('{name}')") == [
         ("method", "VARCHAR"),
@@ -226,7 +228,7 @@ def test_strange_columns_come_back_as_they_were(session: Session, case: str) -> 
     query, options = STRANGE[case]
     query = query.replace("{}", "0")
     statement = model(query, ", ".join(filter(None, [options, "epochs = 1"])))
-    expected = unborn(session, statement, "forecast")
+    expected = columns_before(session, statement, "forecast")
     session.sql(statement)
     assert columns(session, "forecast('m')") == expected
     assert len({name.lower() for name, _ in expected}) == len(expected)
@@ -354,3 +356,12 @@ def test_a_draw_is_no_defeat(session: Session) -> None:
     assert len(sentences) == 1
     assert "is no better than a baseline" in sentences[0]
     assert rows(session, "SELECT DISTINCT value, lower, upper FROM forecast('m', horizon := 3)") == [(5.0, 5.0, 5.0)]
+
+
+def test_at_is_read_in_the_time_zone_of_the_series(session: Session) -> None:
+    session.connection.execute("SET TimeZone = 'Europe/Berlin'")
+    stamps = "(TIMESTAMP '2024-02-01' + to_days(t::INTEGER))::TIMESTAMPTZ"
+    session.sql(model(f"SELECT {stamps} AS ts, sin(t) AS value FROM range(60) a(t)"))
+    for at in ("'2024-03-10 23:30:00'", "TIMESTAMP '2024-03-10 00:30:00'", "TIMESTAMPTZ '2024-03-10 00:30:00+01'"):
+        found = rows(session, f"SELECT ts::VARCHAR FROM forecast('m', at := {at})")
+        assert found == [("2024-03-11 00:00:00+01",)], at

@@ -60,9 +60,9 @@ def test_months_from_the_thirtieth(cursor: duckdb.DuckDBPyConnection) -> None:
     days = ["2024-01-30 10:00:00", "2024-02-29 10:00:00", "2024-03-30 10:00:00", "2024-04-30 10:00:00"]
     found = encode(cursor, days, "TIMESTAMP", freq="1 month")
     assert (found.axis.day, found.report.moved_rows, text(found.axis)) == (30, 0, days)
-    assert found.axis.position(cursor, "2024-02-29 09:59:59") == 0
-    assert found.axis.position(cursor, "2024-02-29 10:00:00") == 1
-    assert found.axis.position(cursor, datetime.datetime(2025, 1, 30, 10)) == 12
+    assert found.axis.position("2024-02-29 09:59:59") == 0
+    assert found.axis.position("2024-02-29 10:00:00") == 1
+    assert found.axis.position(datetime.datetime(2025, 1, 30, 10)) == 12
 
 
 def test_readings_of_a_month_move_to_its_first_day(cursor: duckdb.DuckDBPyConnection) -> None:
@@ -150,7 +150,7 @@ def test_days_over_a_clock_change_are_of_the_calendar(cursor: duckdb.DuckDBPyCon
     ]
     assert found.axis.phases()["day_of_week"].values.tolist() == [4, 5, 6, 0]
     assert found.report.moved_rows == 0
-    assert found.axis.position(cursor, "2024-04-01 23:59:00+02") == 3
+    assert found.axis.position("2024-04-01 23:59:00+02") == 3
 
 
 def test_a_day_belongs_to_the_zone_of_the_session(cursor: duckdb.DuckDBPyConnection) -> None:
@@ -218,7 +218,7 @@ def test_integer_times(cursor: duckdb.DuckDBPyConnection, type_name: str) -> Non
     assert found.axis.stamps().type == {"TINYINT": pa.int8(), "UINTEGER": pa.uint32()}.get(
         type_name, found.axis.stamps().type
     )
-    assert found.axis.position(cursor, 34) == 3
+    assert found.axis.position(34) == 3
     if type_name == "TINYINT":
         with pytest.raises(OptionError, match="beyond what TINYINT can hold"):
             found.axis.stamps(6, 10)
@@ -261,9 +261,9 @@ def test_a_start_before_the_first_reading(cursor: duckdb.DuckDBPyConnection) -> 
     assert [str(v) for v in found.values[:, 0]] == ["nan", "nan", "0.0", "1.0"]
     assert (found.report.late_series, found.report.empty_steps) == (1, 2)
     with pytest.raises(OptionError, match="lies before the first step, 2024-01-01"):
-        found.axis.position(cursor, "2023-12-31")
+        found.axis.position("2023-12-31")
     with pytest.raises(OptionError, match="soon is not of type DATE"):
-        found.axis.position(cursor, "soon")
+        found.axis.position("soon")
 
 
 def test_phases_where_they_mean_something() -> None:

@@ -526,7 +526,7 @@ def test_real_data(
     assert (found.report.duplicate_rows, found.report.moved_rows, found.report.density) == (0, 0, 1)
     at, *keys, reading = cursor.execute(f"{sql} LIMIT 1 OFFSET 5000").fetchall()[0]
     ids = [mode.keys.keys.to_pylist().index(key) for mode, key in zip(found.modes, keys, strict=True)]
-    assert found.values[(found.axis.position(cursor, at), *ids)] == np.float32(reading)
+    assert found.values[(found.axis.position(at), *ids)] == np.float32(reading)
 
 
 MEMORY = """
