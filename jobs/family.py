@@ -146,12 +146,14 @@ _KINDS: dict[type, str] = {
 class Question:
     """A checked call of a table function: `options` are its named arguments, defaults filled in, without `version`.
 
-    `asked` are the columns of the relation it reads, None without one.
+    `asked` are the columns of the relation it reads, None without one. `time_zone` is that of whoever asks: keys that
+    are times are cast as in their session.
     """
 
     function: str
     options: Mapping[str, Any]
     asked: pa.Schema | None = None
+    time_zone: str | None = None
 
 
 class ModelShape(ABC):

@@ -64,16 +64,14 @@ class Call:
             self.function, self.named, argument=self.argument is not None
         )
         version = options.pop("version")
-        return Question(self.function, options, self._asked()), version
-
-    def _asked(self) -> pa.Schema | None:
-        """Columns of the relation. Raises InputError when two have one name."""
         if self.argument is None:
-            return None
+            return Question(self.function, options), version
         with closing(self.cursor()) as connection:
-            describe(connection, self.argument)
+            describe(connection, self.argument)  # raises InputError when two columns have one name
             _lossless(connection)
-            return connection.sql(f"FROM {subquery(self.argument)} LIMIT 0").to_arrow_table().schema
+            asked = connection.sql(f"FROM {subquery(self.argument)} LIMIT 0").to_arrow_table().schema
+            zone = str(connection.execute("SELECT current_setting('TimeZone')").fetchall()[0][0])
+        return Question(self.function, options, asked, zone), version
 
     def rows(self) -> Iterator[pa.RecordBatch]:
         """The rows of the relation, in its order."""

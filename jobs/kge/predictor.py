@@ -52,15 +52,15 @@ class KgePredictor(Predictor):
     ) -> Iterator[pa.RecordBatch]:
         options = question.options
         if question.function == "predict":
-            return self.predict(batches, schema, int(options["k"]), exclude=bool(options["exclude_known"]), warn=warn)
+            return self.predict(question, batches, schema, warn)
         if question.function == "similar":
-            return self.similar(batches, schema, int(options["k"]), warn)
+            return self.similar(question, batches, schema, warn)
         if question.function == "embeddings":
             return self.embeddings(options["of"], schema)
         if question.asked is None:
             stored = read_metrics(self.artifact.path)
             return iter(metrics_table(stored, self.relations, schema, PROTOCOL).to_batches())
-        return self.evaluate(batches, schema, warn)
+        return self.evaluate(question, batches, schema, warn)
 
     @cached_property
     def embedding(self) -> Embedding:
@@ -105,7 +105,7 @@ class KgePredictor(Predictor):
 
         return F.normalize(self.embedding.entities, dim=1)
 
-    def _ids(self, batch: pa.RecordBatch) -> dict[str, IdArray]:
+    def _ids(self, batch: pa.RecordBatch, time_zone: str | None) -> dict[str, IdArray]:
         """Ids of the heads, relations and tails of a batch, ASKED for NULL and for a column that it lacks."""
         found: dict[str, IdArray] = {}
         for name in ENDS:
@@ -114,18 +114,19 @@ class KgePredictor(Predictor):
                 found[name] = np.full(batch.num_rows, ASKED, np.int64)
                 continue
             keys = batch.column(column)
-            ids = (self.relations if name == "relation" else self.entities).ids(keys)
+            ids = (self.relations if name == "relation" else self.entities).ids(keys, time_zone)
             found[name] = np.where(keys.is_null().to_numpy(zero_copy_only=False), ASKED, ids)
         return found
 
     def predict(
-        self, batches: Iterable[pa.RecordBatch], schema: pa.Schema, k: int, *, exclude: bool, warn: Warn
+        self, question: Question, batches: Iterable[pa.RecordBatch], schema: pa.Schema, warn: Warn
     ) -> Iterator[pa.RecordBatch]:
         """The best completions of each question, in the order of the questions."""
+        k, exclude = int(question.options["k"]), bool(question.options["exclude_known"])
         unknown = Unknown()
         for batch in batches:
             if batch.num_rows:
-                ids = self._ids(batch)
+                ids = self._ids(batch, question.time_zone)
                 given = {name: batch.column(c) for name in ENDS if (c := find_field(batch.schema, name)) is not None}
                 unknown.add(given, {name: ids[name] for name in given})
                 yield self._complete(batch, ids, schema, k, exclude=exclude)
@@ -200,17 +201,17 @@ class KgePredictor(Predictor):
         return pa.record_batch(out, schema=schema)
 
     def similar(
-        self, batches: Iterable[pa.RecordBatch], schema: pa.Schema, k: int, warn: Warn
+        self, question: Question, batches: Iterable[pa.RecordBatch], schema: pa.Schema, warn: Warn
     ) -> Iterator[pa.RecordBatch]:
         """The nearest entities of each key by the cosine of their vectors."""
         import torch
 
         step = max(1, EVALUATION_MEMORY // (4 * len(self.entities)))
-        k = min(k, (len(self.entities) if self.alive is None else int(self.alive.sum())) - 1)
+        k = min(int(question.options["k"]), (len(self.entities) if self.alive is None else int(self.alive.sum())) - 1)
         unknown = Unknown()
         for batch in batches:
             asked = batch.column(0)
-            every = self.entities.ids(asked)
+            every = self.entities.ids(asked, question.time_zone)
             unknown.add({"key": asked}, {"key": every})
             for lo in range(0, batch.num_rows, step):
                 ids = every[lo : lo + step]
@@ -250,11 +251,16 @@ class KgePredictor(Predictor):
             vectors = pa.FixedSizeListArray.from_arrays(pa.array(part.ravel()), table.shape[1])
             yield pa.record_batch([dictionary.take(np.arange(lo, lo + len(part))), vectors], schema=schema)
 
-    def evaluate(self, batches: Iterable[pa.RecordBatch], schema: pa.Schema, warn: Warn) -> Iterator[pa.RecordBatch]:
+    def evaluate(
+        self, question: Question, batches: Iterable[pa.RecordBatch], schema: pa.Schema, warn: Warn
+    ) -> Iterator[pa.RecordBatch]:
         """Metrics on other triples, filtered by everything the model was given."""
         unknown, parts = Unknown(), [np.empty((3, 0), np.int64)]
         for batch in batches:
-            ids = {name: np.where(column == ASKED, UNKNOWN, column) for name, column in self._ids(batch).items()}
+            ids = {
+                name: np.where(column == ASKED, UNKNOWN, column)
+                for name, column in self._ids(batch, question.time_zone).items()
+            }
             unknown.add({name: batch.column(str(find_field(batch.schema, name))) for name in ENDS}, ids)
             parts.append(np.stack([ids["relation"], ids["head"], ids["tail"]]))
         r, h, t = np.unique(np.concatenate(parts, axis=1), axis=1)

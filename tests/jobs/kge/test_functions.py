@@ -258,3 +258,25 @@ def test_an_arrow_source_is_scanned_anew_each_time() -> None:
     assert pa.RecordBatchReader.from_stream(source).read_all().num_rows == 2
     assert len(scans) == 2
     assert pa.RecordBatchReader.from_stream(source.empty()).read_all().num_rows == 0
+
+
+def test_times_are_keys_in_the_time_zone_of_whoever_asks(tmp_path: Path) -> None:
+    with workspace(tmp_path) as w:
+        w.connection.execute(
+            "CREATE TABLE shifts AS SELECT ((TIMESTAMP '2024-01-01' + to_hours(i))::VARCHAR) AS head, 'then' AS relation, "
+            "((TIMESTAMP '2024-01-01' + to_hours(i + 1))::VARCHAR) AS tail FROM range(50) t(i)"
+        )
+        create_model(w, request(sql="FROM shifts"), emit=silent)
+
+        def cursor(zone: str) -> Any:
+            made = w.cursor()
+            made.execute(f"SET SESSION TimeZone = '{zone}'")
+            return made
+
+        # a time with a zone is written as the session sees it, and only then is it one of the keys
+        question = "SELECT (TIMESTAMPTZ '2024-01-01 05:00:00+00')::TIMESTAMP AS head, 'then' AS relation"
+        for zone in ("UTC", "Asia/Tokyo"):
+            call = Call("predict", question, {"k": 1}, lambda zone=zone: cursor(zone))
+            asked = cursor(zone).execute(f"SELECT head::VARCHAR FROM ({question})").fetchall()[0][0]
+            found = rows(w, ModelReader(w.folder).open("m", call), "SELECT head, rank FROM answer")
+            assert found == [(asked, 1)]
