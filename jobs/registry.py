@@ -15,7 +15,7 @@ from importlib.metadata import EntryPoint, entry_points
 from graphlearn.errors import UserError, did_you_mean
 from graphlearn.jobs.family import Family, TableFunction
 
-BUILT_IN = ("graphlearn.jobs.kge.family:KgeFamily",)
+BUILT_IN = ("graphlearn.jobs.kge.family:KgeFamily", "graphlearn.jobs.dhan.family:DhanFamily")
 ENTRY_POINTS = "graphlearn.families"
 
 _registered: list[type[Family]] = []
