@@ -179,6 +179,7 @@ class PrepareGraph(Task):
         return "; ".join(found)
 
 
+@dataclass(frozen=True)
 class TrainDhan(Train):
     """Fit the network."""
 
