@@ -79,7 +79,7 @@ def feature_kinds(role: NodeRole, text: Sequence[str], leave: str | None) -> dic
 
     A column may be named with its table: 'title' or 'movie.title'.
 
-    Raises InputError for a column that is no feature.
+    Raises InputError for a column that cannot be a feature.
     """
     found: dict[str, Kind] = {}
     words = [name.lower().removeprefix(f"{role.name.lower()}.") for name in text]
@@ -91,7 +91,7 @@ def feature_kinds(role: NodeRole, text: Sequence[str], leave: str | None) -> dic
             raise InputError(f"{name} of {role.name} is NULL in every row", role=role.name, help="leave it out")
         if kind is None:
             raise InputError(
-                f"{name} of {role.name} is {type_name}, which is no feature",
+                f"{name} of {role.name} is {type_name}, which cannot be a feature",
                 role=role.name,
                 help=f"leave it out, or turn it into a number or a list, e.g. {name}::VARCHAR, named in "
                 f"text = ['{name}']",
