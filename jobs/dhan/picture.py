@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from graphlearn.jobs.dhan.metrics import METHOD, METRICS, TABLE, baselines_of, deciding, final_metrics
+from graphlearn.jobs.dhan.metrics import METHOD, METRICS, baselines_of, deciding, final_metrics
 from graphlearn.jobs.dhan.predictor import DhanPredictor
 from graphlearn.jobs.drawing import (
     COLOURS,
@@ -28,7 +28,7 @@ from graphlearn.jobs.drawing import (
     short,
     title,
 )
-from graphlearn.jobs.metrics import metrics_line
+from graphlearn.jobs.metrics import metrics_line, read_metrics
 from graphlearn.storage.artifacts import MANIFEST, Artifact
 from graphlearn.storage.files import read_json
 from graphlearn.text import number
@@ -75,7 +75,7 @@ def read_stored(version_folder: Path) -> Stored:
     model = DhanPredictor(Artifact(manifest["model"], manifest["version"], version_folder, manifest))
     return Stored(
         verdict=manifest.get("verdict") or "",
-        rows=TABLE.read(version_folder),
+        rows=read_metrics(version_folder),
         map=_read_map(model),
         attention=_attention(model),
     )

@@ -10,10 +10,10 @@ import numpy as np
 import pyarrow as pa
 
 from graphlearn.jobs.answers import Unknown, as_asked
-from graphlearn.jobs.dhan.metrics import TABLE
 from graphlearn.jobs.dhan.options import model_options, stored_options
 from graphlearn.jobs.dhan.shape import DhanShape
 from graphlearn.jobs.family import Predictor, Question, Warn
+from graphlearn.jobs.metrics import read_metrics
 from graphlearn.jobs.train import WEIGHTS
 from graphlearn.storage.artifacts import Artifact
 from graphlearn.storage.hetero.nodes import Keys
@@ -46,7 +46,7 @@ class DhanPredictor(Predictor):
         self, question: Question, batches: Iterable[pa.RecordBatch], schema: pa.Schema, warn: Warn
     ) -> Iterator[pa.RecordBatch]:
         if question.function == "evaluate":
-            return iter(pa.Table.from_pylist(TABLE.read(self.artifact.path), schema=schema).to_batches())
+            return iter(pa.Table.from_pylist(read_metrics(self.artifact.path), schema=schema).to_batches())
         if question.function == "embeddings":
             return self.embeddings(self.shape.table(question.options["of"]), schema)
         asked = _Asked(question, batches, self.artifact.model, warn)

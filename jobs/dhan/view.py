@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from graphlearn.jobs.dhan.metrics import METRICS, TABLE, baselines_of, deciding
+from graphlearn.jobs.dhan.metrics import METRICS, baselines_of, deciding
 from graphlearn.jobs.family import Summary, SummaryTable
-from graphlearn.jobs.metrics import metrics_line
+from graphlearn.jobs.metrics import metrics_line, read_metrics
 from graphlearn.storage.artifacts import Artifact
 from graphlearn.storage.hetero.report import HeteroReport
 from graphlearn.text import number
@@ -15,7 +15,7 @@ def summary(artifact: Artifact) -> Summary:
     """What was learnt, the tables and what was counted in them, the metrics of the model and its baselines."""
     manifest = artifact.manifest
     counts, options, metrics = (manifest.get(name) or {} for name in ("counts", "options", "metrics"))
-    report, rows = HeteroReport.from_json(counts), TABLE.read(artifact.path)
+    report, rows = HeteroReport.from_json(counts), read_metrics(artifact.path)
     best, metric = baselines_of(rows), deciding(rows)
     return Summary(
         listed={

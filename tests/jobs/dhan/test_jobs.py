@@ -226,6 +226,21 @@ def test_columns_are_known_before_the_model_is(
     assert planned(trained, MODELS[name], function, argument, **named) == there
 
 
+def test_planned_links_lead_where_the_query_says(session: Session) -> None:
+    """Keys of both tables are whole numbers: only `author AS source` tells the tables apart."""
+    roles = (
+        "paper AS (SELECT i AS id, [i % 5] AS w FROM range(40) t(i)), "
+        "author AS (SELECT i::INTEGER AS id, [i % 3] AS w FROM range(30) t(i)), "
+        "writes AS (SELECT author AS source, paper AS target FROM (SELECT i % 30 AS author, i * 7 % 40 AS paper "
+        "FROM range(120) t(i)))"
+    )
+    statement, asked = model("target = 'writes', epochs = 1", roles), "SELECT 1 AS author, 2 AS paper"
+    before = planned(session, statement, "predict", asked)
+    session.sql(statement)
+    assert before == columns(session, f"predict('m', ({asked}))")
+    assert before[:2] == [("source", "INTEGER"), ("target", "BIGINT")]
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
