@@ -1,11 +1,11 @@
-"""Graphs handed to other libraries, and taken from them: PyTorch Geometric, DGL, networkx.
+"""Graphs as objects of other libraries, and back: PyTorch Geometric, DGL, networkx.
 
     data = graphlearn.to_pyg(session, "acm")                                         # the graph of a stored model
     data = graphlearn.to_pyg(session, {"paper": "SELECT …", "writes": "SELECT …"})   # or of queries, by role
     roles = graphlearn.from_pyg(session, data)                                       # tables, and queries to train on
 
-Node tables are in the order of their keys. Hub tables become a node type of their own, with edges to it. Features are
-as the table has them, numbers first, lists as zeros and ones; what is learnt is `y` (-1: unknown), its parts are masks.
+Nodes are in the order of their keys. Hub tables become node types, with edges to them. Features are those of the table,
+numbers first, lists as zeros and ones; labels are `y` (-1: unknown), their splits are masks.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from collections.abc import Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-import duckdb
 import numpy as np
 import pyarrow as pa
 
@@ -41,7 +40,8 @@ MASKS = {Split.TRAIN: "train_mask", Split.VALID: "val_mask", Split.TEST: "test_m
 def to_pyg(session: Session, source: Source, *, target: str | None = None, text: tuple[str, ...] = ()) -> Any:
     """The graph as a torch_geometric.data.HeteroData: x, y, train_mask, …, ids (the keys); edge_index, edge_weight.
 
-    `target` is the column that becomes y, `text` the columns whose words are features; a stored model knows its own.
+    `target` is the column that becomes y, `text` the columns whose words are features; those of a stored model are
+    known.
     x is dense, or a sparse CSR tensor where it would be larger than MAX_DENSE_CELLS.
     Raises UserError when torch_geometric is not installed.
     """
@@ -56,7 +56,7 @@ def to_pyg(session: Session, source: Source, *, target: str | None = None, text:
         store.ids = node.keys.dictionary.keys.to_pylist()
         if node.features is not None:
             store.x = _tensor(node.features, len(node))
-        for key, values in _learnt(node).items():
+        for key, values in _labels(node).items():
             store[key] = torch.from_numpy(values)
     for role, count in _hubs(tables).items():
         data[role].num_nodes = count
@@ -81,7 +81,7 @@ def to_dgl(session: Session, source: Source, *, target: str | None = None, text:
     for name, node in tables.nodes.items():
         if node.features is not None:
             graph.nodes[name].data["feat"] = torch.from_numpy(dense_features(node.features, len(node)))
-        for key, values in _learnt(node).items():
+        for key, values in _labels(node).items():
             graph.nodes[name].data[key] = torch.from_numpy(values)
     for kind, edge in found.items():
         if edge.weight is not None:
@@ -92,9 +92,9 @@ def to_dgl(session: Session, source: Source, *, target: str | None = None, text:
 def to_networkx(
     session: Session, source: Source, *, target: str | None = None, text: tuple[str, ...] = ()
 ) -> nx.MultiDiGraph[Any]:
-    """The graph as a networkx.MultiDiGraph: nodes are (type, key), edges know their relation and weight.
+    """The graph as a networkx.MultiDiGraph: nodes are (type, key), edges have `relation` and `weight`.
 
-    A node with a class has it as attribute `label`, one in a part as `split`. Features are left out.
+    Nodes have `type`, and `label` and `split` where they are known. Features are left out.
     """
     import networkx as nx
 
@@ -125,11 +125,11 @@ def to_networkx(
 
 
 def from_pyg(session: Session, data: Any, prefix: str = "") -> dict[str, str]:
-    """Make tables of a HeteroData in the workspace, and give the queries by role, fit for CREATE MODEL.
+    """Store a HeteroData as tables in the workspace; returns the queries by role, for CREATE MODEL.
 
-    Node tables have id (the position), x, y and split; edge tables the two ends and weight. Names are those of the
-    types and relations behind `prefix`; a relation's name that occurs twice gets those of its ends.
-    Raises InputError when two things would have one name.
+    Node tables have id (the position), x, y and split; edge tables have both ends and weight. Tables are called
+    `prefix` and the name of the type or relation; if two relations have one name, those of their ends are added.
+    Raises InputError if two tables would still have one name.
     """
     roles: dict[str, str] = {}
     names = [kind[1] for kind in data.edge_types]
@@ -175,7 +175,7 @@ def _store(session: Session, roles: dict[str, str], role: str, prefix: str, tabl
 
 
 def _labels_column(y: Any) -> pa.Array:
-    """One class a node as it is, -1 as NULL; rows of zeros and ones as lists of classes."""
+    """One class per node as it is, -1 as NULL; rows of zeros and ones as lists of classes."""
     if y.ndim == 2 and y.shape[1] > 1:
         return pa.array([np.flatnonzero(row).tolist() for row in y], pa.list_(pa.int64()))
     y = y.reshape(len(y)).astype(np.int64)
@@ -200,48 +200,21 @@ def _hashable(key: Any) -> Any:
 
 
 def _tables(session: Session, source: Source, target: str | None, text: tuple[str, ...]) -> HeteroTables:
-    from graphlearn.storage.hetero.tables import read_hetero
-
     if not isinstance(source, str):
-        return _read(session, dict(source), target, text)
+        from graphlearn.storage.hetero.queries import read_graph
+
+        return read_graph(session.connection, source, target, text)
+    from graphlearn.jobs.functions import family_of
+    from graphlearn.jobs.registry import family
     from graphlearn.storage.artifacts import ArtifactStore
 
     artifact = ArtifactStore(session.workspace.folder).load(source)
-    if artifact.manifest.get("family") != "dhan":
-        raise UserError(f"{source} is a model of type {artifact.manifest.get('family')}, which holds no graph of nodes")
-    return read_hetero(artifact.path)
-
-
-def _read(session: Session, sql: dict[str, str], target: str | None, text: tuple[str, ...]) -> HeteroTables:
-    from graphlearn.jobs.dhan.options import DhanJobOptions, read_target
-    from graphlearn.storage.hetero.edges import read_edges
-    from graphlearn.storage.hetero.features import feature_kinds
-    from graphlearn.storage.hetero.nodes import read_nodes
-    from graphlearn.storage.hetero.roles import columns_of, read_roles
-    from graphlearn.storage.hetero.sizes import measure_graph
-    from graphlearn.storage.hetero.tables import HeteroTables
-
-    cursor = session.connection
-    if not sql:
-        raise InputError("there are no queries", help="{'paper': 'FROM paper', 'writes': 'FROM writes'}")
-    try:
-        columns = columns_of(cursor, sql)
-    except duckdb.Error as error:
-        raise InputError(f"a query does not work: {error}", help="try it with session.sql") from error
-    roles = measure_graph(cursor, sql, roles=read_roles(columns)).roles
-    learnt = read_target(roles, DhanJobOptions(target=target))
-    nodes = {}
-    for name, role in roles.nodes.items():
-        label = learnt.label_of(name)
-        words = [t.lower().removeprefix(f"{name.lower()}.") for t in text]
-        nodes[name] = read_nodes(cursor, sql[name], role, feature_kinds(role, words, label), label)
-    found = {name: read_edges(cursor, sql[name], role, nodes, "error") for name, role in roles.edges.items()}
-    relations = [table for tables, _ in found.values() for table in tables]
-    return HeteroTables.of(list(nodes.values()), relations, {name: report for name, (_, report) in found.items()})
+    tables: HeteroTables = family(family_of(artifact)).graph(artifact)
+    return tables
 
 
 def _edge_types(tables: HeteroTables) -> dict[tuple[str, str, str], Any]:
-    """(type, relation, type) -> edges; hubs are a type called by their role."""
+    """(type, relation, type) -> edges; hubs are a type with the name of their role."""
     return {(e.source, e.name, e.role if e.hubs is not None else e.target): e for e in tables.edges.values()}
 
 
@@ -249,8 +222,8 @@ def _hubs(tables: HeteroTables) -> dict[str, int]:
     return {edge.role: len(edge.hubs) for edge in tables.edges.values() if edge.hubs is not None}
 
 
-def _learnt(node: NodeTable) -> dict[str, Any]:
-    """y, and a mask of each part."""
+def _labels(node: NodeTable) -> dict[str, Any]:
+    """y, and a mask per split."""
     out: dict[str, Any] = {}
     if node.labels is not None:
         ids, matrix = node.labels.ids, node.labels.matrix

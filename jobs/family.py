@@ -227,8 +227,8 @@ class Family(ABC):
             )
 
     @abstractmethod
-    def shape(self, columns: Mapping[str, Columns], options: Any) -> ModelShape:
-        """The shape of a model that is still to be trained."""
+    def shape(self, request: ModelRequest, columns: Mapping[str, Columns]) -> ModelShape:
+        """The shape of a model that is still to be trained on inputs (by role) with these columns."""
 
     def measure(self, cursor: duckdb.DuckDBPyConnection, request: ModelRequest) -> Sizes:
         """Digests and sizes of the inputs: the only pass over the data before a run, one scan of each query.

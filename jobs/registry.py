@@ -15,7 +15,11 @@ from importlib.metadata import EntryPoint, entry_points
 from graphlearn.errors import UserError, did_you_mean
 from graphlearn.jobs.family import Family, TableFunction
 
-BUILT_IN = ("graphlearn.jobs.kge.family:KgeFamily", "graphlearn.jobs.net3.family:Net3Family")
+BUILT_IN = (
+    "graphlearn.jobs.kge.family:KgeFamily",
+    "graphlearn.jobs.net3.family:Net3Family",
+    "graphlearn.jobs.dhan.family:DhanFamily",
+)
 ENTRY_POINTS = "graphlearn.families"
 
 _registered: list[type[Family]] = []

@@ -7,6 +7,7 @@ dictionary, so their types must be of the same *kind* (text, integer, …); the 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 import duckdb
 
@@ -82,7 +83,7 @@ def describe(cursor: duckdb.DuckDBPyConnection, sql: str) -> dict[str, str]:
     return columns
 
 
-def find_column(columns: dict[str, str], name: str) -> str | None:
+def find_column(columns: Mapping[str, str], name: str) -> str | None:
     """The column's name as spelt in the query; names are case-insensitive, as in DuckDB."""
     return next((column for column in columns if column.lower() == name), None)
 

@@ -97,17 +97,6 @@ def key_field(type_name: str) -> pa.Field:
     return field
 
 
-def keys_from_text(texts: pa.Array, type_name: str) -> pa.Array:
-    """Keys as a dictionary of that DuckDB type holds them, from how they are written; NULL stays NULL. shape: [n]"""
-    connection = _lossless()
-    try:
-        text = connection.from_arrow(pa.table({"key": texts}))
-        found = text.project(f"key::{type_name} AS key").to_arrow_table().column("key").combine_chunks()
-    finally:
-        connection.close()
-    return found.chunk(0) if isinstance(found, pa.ChunkedArray) else found
-
-
 def _lossless() -> duckdb.DuckDBPyConnection:
     """A database of our own whose Arrow output keeps every type, with 64-bit offsets so that size is free."""
     connection = duckdb.connect()
@@ -169,6 +158,16 @@ class Dictionary:
                 self._index = KeyIndex(self.keys, self.field, self.type)
             index = self._index
         return index.find(keys, time_zone)
+
+    def cast(self, keys: pa.Array) -> pa.Array:
+        """Keys of any type as keys of this dictionary's type, NULL where it cannot hold them. shape: [n] -> [n]"""
+        connection = _lossless()
+        try:
+            given = connection.from_arrow(pa.table({"key": keys}))
+            found = given.project(f"TRY_CAST(key AS {self.type}) AS key").to_arrow_table().column("key")
+        finally:
+            connection.close()
+        return found.chunk(0) if found.num_chunks == 1 else found.combine_chunks()
 
     def close(self) -> None:
         """Release the index of `ids`, which a later call builds again."""

@@ -224,7 +224,7 @@ class Binder:
                 planned = self.planned.get(fold(call.model))
                 if planned is not None:
                     request = planned.request
-                    shape = family(request.family).shape(planned.columns, request.options)
+                    shape = family(request.family).shape(request, planned.columns)
                     source = functions.planned(request.family.lower(), shape, asked)
                 elif fold(call.model) in self.planned:
                     raise ModelNotFound(f'model "{call.model}" is dropped by an earlier statement')

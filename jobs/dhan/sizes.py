@@ -1,26 +1,29 @@
-"""What training on a graph will cost, relation by relation: arithmetic on the sizes that storage measured."""
+"""What training on a graph will cost, by relation, from the sizes that storage measured."""
 
 from __future__ import annotations
 
 from graphlearn.errors import ResourceError
 from graphlearn.jobs.dhan.options import DhanJobOptions
+from graphlearn.jobs.machine import BASE_MEMORY
 from graphlearn.storage.hetero.paths import Metapath
 from graphlearn.storage.hetero.sizes import EdgeSize, GraphSizes
 from graphlearn.text import counted, human_bytes
 
 SPEED = 1e9
-"""Multiplications and additions a second of sums over edges, which wait for memory more than for arithmetic."""
+"""Multiplications and additions per second of sums over edges, which memory limits more than arithmetic."""
+GEMM_SHARE = 0.3
+"""Speed of everything else, as a share of that of a matrix product."""
 EDGE, EDGE_HEAD, NODE_STATE = 260, 90, 32
-"""Bytes that training was seen to hold for an edge and direction, for each of its heads and layers, and floats of the
-hidden width for a node; without sampling, in float32."""
+"""Measured memory of training without sampling, in float32: bytes per edge and direction, bytes for each of its heads
+and layers, and floats of the hidden width per node."""
 SAMPLED_NODE = 6e-6
-"""Seconds for each node that sampling reaches."""
+"""Seconds per node that sampling reaches."""
 SAMPLED_EDGE = 160
-"""Bytes of an edge and direction where neighbours are sampled: the graph, and what finds a node's edges in it."""
+"""Bytes per edge and direction when neighbours are sampled: the graph, and the index of each node's edges."""
 
 
 def edge_flops(edge: EdgeSize, options: DhanJobOptions) -> float:
-    """Arithmetic of an epoch on a relation: every edge per direction, layer and hop, and three times that to learn."""
+    """Arithmetic of an epoch on a relation: every edge per direction, layer and hop, times three for gradients."""
     passes = _directions(options) * (options.layers + options.hops)
     return 3.0 * passes * edge.edges * (2 * options.hidden + 8 * options.heads)
 
@@ -32,8 +35,8 @@ def edge_memory(edge: EdgeSize, options: DhanJobOptions) -> int:
 
 
 def edge_text(edge: EdgeSize, options: DhanJobOptions) -> str:
-    """For EXPLAIN: ends, edges, arithmetic and memory of an epoch, and how many edges its pairs of nodes would be."""
-    cost = f"{edge_flops(edge, options) / 1e9:,.2f} GFLOP an epoch, {human_bytes(edge_memory(edge, options))}"
+    """For EXPLAIN: ends, edges, arithmetic and memory of an epoch; of a hub table also how many pairs it replaces."""
+    cost = f"{edge_flops(edge, options) / 1e9:,.2f} GFLOP per epoch, {human_bytes(edge_memory(edge, options))}"
     if edge.hubs is None:
         return f"{edge.source} – {edge.target}: {counted(edge.edges, 'edge')}, {cost}"
     saved = f"{edge.pairs:,} edges as pairs"
@@ -52,17 +55,17 @@ def flops(sizes: GraphSizes, options: DhanJobOptions) -> float:
     return wide + deep * options.layers + sum(edge_flops(e, options) for e in sizes.edges.values())
 
 
-def seconds(sizes: GraphSizes, options: DhanJobOptions, gemm: float) -> float:
-    """Duration of an epoch; `gemm` is the machine's arithmetic in matrix products per second."""
+def epoch_time(sizes: GraphSizes, options: DhanJobOptions) -> tuple[float, float]:
+    """(seconds, multiplications and additions at the speed of a matrix product) that an epoch takes together."""
     if options.fanout:
         steps = max(1, max(n.rows for n in sizes.nodes.values()) // options.batch_size)
-        return steps * _reached(sizes, options) * SAMPLED_NODE
+        return steps * _reached(sizes, options) * SAMPLED_NODE, 0.0
     edges = sum(edge_flops(e, options) for e in sizes.edges.values())
-    return edges / SPEED + (flops(sizes, options) - edges) / (0.3 * gemm)
+    return edges / SPEED, (flops(sizes, options) - edges) / GEMM_SHARE
 
 
 def memory(sizes: GraphSizes, options: DhanJobOptions) -> int:
-    """Upper bound of the bytes that training holds besides the graph."""
+    """An upper bound of the bytes that training needs in addition to the graph."""
     states = 4 * NODE_STATE * _reached(sizes, options) * options.hidden * options.layers
     weights = 16 * sum((n.dense + n.sparse or n.rows) * options.hidden for n in sizes.nodes.values())
     return states + weights + sum(edge_memory(e, options) for e in sizes.edges.values())
@@ -76,15 +79,15 @@ def _reached(sizes: GraphSizes, options: DhanJobOptions) -> int:
     return min(rows, reached) if options.fanout else rows
 
 
-def check_memory(sizes: GraphSizes, options: DhanJobOptions, base: int, available: int) -> None:
-    """Raise ResourceError when training does not fit, naming the relation that costs most."""
-    need = base + 3 * sizes.bytes + memory(sizes, options)
+def check_memory(sizes: GraphSizes, options: DhanJobOptions, available: int) -> None:
+    """Raise ResourceError if training does not fit into the available bytes, naming the relation that costs most."""
+    need = BASE_MEMORY + 3 * sizes.bytes + memory(sizes, options)
     if need <= available or not sizes.known:
         return
     heavy = max(sizes.edges.values(), key=lambda e: edge_memory(e, options))
-    help = f"lower hidden (now {options.hidden}), or take a larger machine"
+    help = f"lower hidden (now {options.hidden}), or use a larger machine"
     if not options.fanout:
-        help = f"sample neighbours: fanout = [10, 5]; or {help}"
+        help = f"sample neighbours with fanout = [10, 5], {help}"
     raise ResourceError(
         f"the job needs about {human_bytes(need)} of memory to train, and {human_bytes(available)} is free; "
         f"what costs most is {heavy.name}, {edge_text(heavy, options)}",
@@ -93,7 +96,7 @@ def check_memory(sizes: GraphSizes, options: DhanJobOptions, base: int, availabl
 
 
 def check_paths(sizes: GraphSizes, options: DhanJobOptions) -> None:
-    """Raise ResourceError for a metapath with more edges than the option edge_cap allows."""
+    """Raise ResourceError for a metapath that may have more edges than the option edge_cap allows."""
     for path in sizes.paths:
         walks = sizes.edges[path.name].edges
         if walks > options.edge_cap:
@@ -104,11 +107,11 @@ def check_paths(sizes: GraphSizes, options: DhanJobOptions) -> None:
 
 
 def _instead(path: Metapath) -> str:
-    """What to write in place of a metapath that is too large."""
+    """What to write instead of a metapath that is too large."""
     role = path.through
     if role is None:
-        return "leave it out: layers = 2 follows its steps one after another; or raise edge_cap"
+        return "leave it out (layers = 2 follows its steps one after the other), or raise edge_cap"
     if role.hub:
-        return f"leave it out: {role.name} is a hub table, through which such nodes meet in two steps without any pair"
+        return f"leave it out: {role.name} is a hub table, so nodes with a common hub are neighbours already"
     end, hub = (role.source, role.target) if path.source == role.source.node else (role.target, role.source)
     return f"give it as a hub: {path.name} AS (SELECT {end.column} AS source, {hub.column} AS hub FROM …)"

@@ -60,10 +60,10 @@ class KgeFamily(Family):
     def check(self, role: str, columns: Mapping[str, Columns], options: Any) -> None:  # noqa: ARG002
         check_columns(dict(columns[role]))
 
-    def shape(self, columns: Mapping[str, Columns], options: Any) -> ModelShape:
+    def shape(self, request: ModelRequest, columns: Mapping[str, Columns]) -> ModelShape:
         from graphlearn.jobs.kge.shape import KgeShape
 
-        return KgeShape.of_columns(columns["triples"], options.dim)
+        return KgeShape.of_columns(columns["triples"], request.options.dim)
 
     def measure(self, cursor: duckdb.DuckDBPyConnection, request: ModelRequest) -> Sizes:
         from graphlearn.jobs.kge.plan import measure

@@ -94,9 +94,7 @@ class DhanOptions(Options):
         if self.variant == "paper":
             self._use_paper()
         if self.hidden % self.heads:
-            raise OptionError(
-                f"hidden must be a multiple of heads, which is {self.heads}, not {self.hidden}", key="hidden"
-            )
+            raise OptionError(f"hidden must be a multiple of heads ({self.heads}), not {self.hidden}", key="hidden")
 
     def _use_paper(self) -> None:
         paper: dict[str, object] = {

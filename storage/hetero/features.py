@@ -9,7 +9,7 @@ VARCHAR                a bag of its words, for columns that are named as text
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -74,12 +74,15 @@ def feature_kind(type_name: str) -> Kind | None:
     return "text" if kind_of(type_name) == "text" else None
 
 
-def feature_kinds(role: NodeRole, text: list[str], leave: str | None) -> dict[str, Kind]:
-    """The features of a node table; `text` are its columns to be read as words, `leave` is what is learnt.
+def feature_kinds(role: NodeRole, text: Sequence[str], leave: str | None) -> dict[str, Kind]:
+    """The features of a node table; `text` are the columns to be read as words, `leave` is what is learnt.
 
-    Raises InputError for a column that is no feature.
+    A column may be named with its table: 'title' or 'movie.title'.
+
+    Raises InputError for a column that cannot be a feature.
     """
     found: dict[str, Kind] = {}
+    words = [name.lower().removeprefix(f"{role.name.lower()}.") for name in text]
     for name, type_name in role.columns.items():
         if name == leave:
             continue
@@ -88,12 +91,12 @@ def feature_kinds(role: NodeRole, text: list[str], leave: str | None) -> dict[st
             raise InputError(f"{name} of {role.name} is NULL in every row", role=role.name, help="leave it out")
         if kind is None:
             raise InputError(
-                f"{name} of {role.name} is {type_name}, which is no feature",
+                f"{name} of {role.name} is {type_name}, which cannot be a feature",
                 role=role.name,
                 help=f"leave it out, or turn it into a number or a list, e.g. {name}::VARCHAR, named in "
                 f"text = ['{name}']",
             )
-        if kind == "text" and name.lower() not in text:
+        if kind == "text" and name.lower() not in words:
             raise InputError(
                 f"{name} of {role.name} is {type_name}: a feature is a number or a list",
                 role=role.name,

@@ -6,6 +6,7 @@ import os
 import secrets
 import shutil
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any, Literal, TypeAlias
@@ -33,13 +34,37 @@ ID, KEY = "graphlearn_id", "graphlearn_key"
 
 @dataclass(frozen=True)
 class Keys:
-    """The keys of a table by position; the file has no name, so nothing is left of it when we are killed."""
+    """The keys of a table by position, in memory and in a file. Pickled with the content of the file.
+
+    Keys of a job have an open file without a name, so that nothing is left of it however the process ends.
+    """
 
     dictionary: Dictionary
     _file: IO[bytes] | None = field(default=None, repr=False, compare=False)
 
+    @classmethod
+    def unnamed(cls, write: Callable[[Path], object]) -> Keys:
+        """The keys in the file that `write` makes, which loses its name once they are read."""
+        with tempfile.TemporaryDirectory(prefix="graphlearn-") as folder:
+            path = Path(folder) / "keys.parquet"
+            with disk_errors(path):
+                write(path)
+            found = Dictionary(path)
+            assert len(found.keys) == len(found)  # read while the file has a name
+            return cls(found, open(os.open(path, os.O_RDONLY), "rb"))
+
     def __len__(self) -> int:
         return len(self.dictionary)
+
+    def __reduce__(self) -> tuple[Callable[[bytes], Keys], tuple[bytes]]:
+        return keys_of_bytes, (self._content(),)
+
+    def _content(self) -> bytes:
+        """The file."""
+        if self._file is None:
+            return self.dictionary.path.read_bytes()
+        self._file.seek(0)
+        return self._file.read()
 
     def write(self, path: Path) -> None:
         """Copy the keys into a file."""
@@ -61,12 +86,12 @@ class Keys:
 
 def keep_keys(cursor: duckdb.DuckDBPyConnection, sql: str, key_type: str) -> Keys:
     """The rows (id, key) of a query, in memory and in a file without a name."""
-    with tempfile.TemporaryDirectory(prefix="graphlearn-") as folder:
-        path = Path(folder) / "keys.parquet"
-        interruptible(cursor, lambda: write_dictionary(cursor, sql, key_type, path))
-        found = Dictionary(path)
-        assert len(found.keys) == len(found)  # read while the file has a name
-        return Keys(found, open(os.open(path, os.O_RDONLY), "rb"))
+    return Keys.unnamed(lambda path: interruptible(cursor, lambda: write_dictionary(cursor, sql, key_type, path)))
+
+
+def keys_of_bytes(content: bytes) -> Keys:
+    """The keys in the content of a dictionary's file."""
+    return Keys.unnamed(lambda path: path.write_bytes(content))
 
 
 def shown(keys: list[str], key_type: str) -> str:

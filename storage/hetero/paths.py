@@ -78,7 +78,9 @@ def read_path(name: str, written: tuple[str, ...], roles: GraphRoles) -> Metapat
     for end in (start, place):
         if end.startswith("hub "):
             raise OptionError(
-                f"the metapath {name} begins or ends at a hub", key="metapaths", help="hubs are no nodes: go on"
+                f"the metapath {name} begins or ends at a hub",
+                key="metapaths",
+                help="hubs are not nodes: add a step to a node table",
             )
     return Metapath(name, tuple(steps), start, place)
 

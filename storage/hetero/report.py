@@ -108,12 +108,12 @@ def _node_notes(n: NodeReport) -> list[tuple[str, str]]:
         (n.null_values, "{n}: taken as 0", "NULL feature", "info"),
         (n.empty_nodes, "{n} without any feature", "node", "info"),
         (n.unlinked, "{n} without an edge", "node", "info"),
-        (n.unlabelled, "{n} in a part but without a label: left out of it", "node", "warning"),
+        (n.unlabelled, "{n} with a split but without a label: not used", "node", "warning"),
         (n.vanished, "{n} of earlier versions no longer in the table: kept, but no candidates", "node", "info"),
-        (n.kept_split, "{n} kept in the part of the earlier version: split now says another", "node", "warning"),
+        (n.kept_split, "{n} kept in the split of the earlier version: the table now has another", "node", "warning"),
     ]
     notes = [(text.format(n=counted(k, noun)), level) for k, text, noun, level in rows if k]
-    return notes + ([("its split is not used: what is learnt is elsewhere", "info")] if n.ignored_split else [])
+    return notes + ([("its split is not used: the target is elsewhere", "info")] if n.ignored_split else [])
 
 
 def _edge_notes(e: EdgeReport) -> list[tuple[str, str]]:
@@ -124,10 +124,10 @@ def _edge_notes(e: EdgeReport) -> list[tuple[str, str]]:
         (e.duplicate_rows, "merged {n} into others with the same ends", "row", "info"),
         (e.self_loops, "kept {n}: source and target are the same", "self-loop", "info"),
         (e.lonely_hubs, "{n} of a single node, which links nothing", "hub", "info"),
-        (e.kept_split, "{n} kept in the part of the earlier version: split now says another", "edge", "warning"),
+        (e.kept_split, "{n} kept in the split of the earlier version: the table now has another", "edge", "warning"),
     ]
     notes = [(text.format(n=counted(k, noun)), level) for k, text, noun, level in rows if k]
     if e.dense_nodes:
         shares = "if such nodes share something (a subject, a user), give that as a hub: source, hub"
-        notes.append((f"{e.dense_nodes:,} edges a node on average: {shares}", "warning"))
+        notes.append((f"{e.dense_nodes:,} edges per node on average: {shares}", "warning"))
     return notes + ([("time is read, but the model does not use it", "info")] if e.has_time else [])

@@ -74,7 +74,7 @@ class GraphRoles:
     edges: dict[str, EdgeRole]
 
 
-def read_roles(columns: Mapping[str, dict[str, str]]) -> GraphRoles:
+def read_roles(columns: Mapping[str, Mapping[str, str]]) -> GraphRoles:
     """Tell node, edge and hub tables apart (role -> column -> DuckDB type).
 
     Raises InputError naming the role that is neither or both.
@@ -96,7 +96,7 @@ def read_roles(columns: Mapping[str, dict[str, str]]) -> GraphRoles:
     return GraphRoles(nodes, {name: _by_type(role, known) for name, role in edges.items()})
 
 
-def _node_role(role: str, there: dict[str, str]) -> NodeRole:
+def _node_role(role: str, there: Mapping[str, str]) -> NodeRole:
     for name in ("source", "target", "hub"):
         if find_column(there, name) is not None:
             raise InputError(
@@ -112,7 +112,7 @@ def _node_role(role: str, there: dict[str, str]) -> NodeRole:
     return NodeRole(name=role, id=id_, key_type=plain(there[id_]), columns=others, split=split)
 
 
-def _edge_role(role: str, there: dict[str, str], nodes: Mapping[str, str]) -> EdgeRole:
+def _edge_role(role: str, there: Mapping[str, str], nodes: Mapping[str, str]) -> EdgeRole:
     listed = ", ".join(there) or "none"
     found = {name: find_column(there, name) for name in ("source", "target", "hub")}
     if found["hub"] is not None and found["target"] is not None:

@@ -68,6 +68,10 @@ class HeteroTables:
         report.classes = len(labels.classes) if labels is not None else 0
         return HeteroTables(nodes, edges, report)
 
+    def manifest(self) -> Json:
+        """Its keys of a version's manifest."""
+        return {"counts": self.report.to_json()}
+
     def write(self, folder: Path) -> None:
         """Store the graph in an existing folder. Raises WorkspaceError when the disk is full or not writable."""
         from safetensors.numpy import save_file

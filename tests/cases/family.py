@@ -270,7 +270,7 @@ class FamilyCase:
 
                 (create,) = parse(Source("<case>", self.statement(model)))
                 bound = binder.model(create)  # type: ignore[arg-type]
-                shape = self.family.shape(bound.columns, bound.request.options)
+                shape = self.family.shape(bound.request, bound.columns)
                 from graphlearn.jobs.functions import Call, planned
 
                 for ask in variant.asks:

@@ -75,6 +75,50 @@ class TestNet3(FamilyCase):
     }
 
 
+class TestDhan(FamilyCase):
+    name = "dhan"
+    tables = """
+    CREATE TABLE paper AS
+    SELECT 'p' || i AS id, [i % 3, 3 + i % 5] AS words, i / 7 AS x, ['a', 'b', 'c'][1 + i % 3] AS area
+    FROM range(90) t(i);
+    CREATE TABLE author AS SELECT i AS id, [i % 4] AS words FROM range(40) t(i);
+    CREATE TABLE writes AS SELECT i % 40 AS author, 'p' || (i * 7 % 90) AS paper FROM range(380) t(i);
+    CREATE TABLE about AS SELECT 'p' || i AS source, i % 6 AS hub FROM range(90) t(i);
+    """
+    inputs: ClassVar = {
+        "paper": "SELECT id, words, x, area FROM paper",
+        "author": "FROM author",
+        "writes": "FROM writes",
+        "subject": "FROM about",
+    }
+    variants: ClassVar = {
+        "classes": Variant(
+            "target = 'area', metapaths = {'coauthor': ['writes', '-writes']}, hidden = 8, heads = 2, hops = 1",
+            (
+                Ask("predict"),
+                Ask("predict", "SELECT id FROM paper", {"k": "2"}, "SELECT 'nobody' AS id"),
+                Ask("embeddings", None, {"of": "'author'"}),
+                Ask("explain", "SELECT id FROM paper"),
+                Ask("evaluate"),
+            ),
+        ),
+        "links": Variant(
+            "target = 'writes', hidden = 8, heads = 2, hops = 1",
+            (
+                Ask("predict", "SELECT id FROM author", {"k": "3", "exclude_known": "true"}, "SELECT 99 AS id"),
+                Ask("predict", "SELECT author, paper FROM writes", {}, "SELECT 99 AS author, 'p1' AS paper"),
+                Ask("explain", "SELECT id FROM author"),
+            ),
+            {**inputs, "paper": "SELECT id, words, x FROM paper"},
+        ),
+        "free": Variant(
+            "hidden = 8, heads = 2, hops = 1",
+            (Ask("embeddings"), Ask("evaluate")),
+            {**inputs, "paper": "SELECT id, words, x, area AS label FROM paper"},
+        ),
+    }
+
+
 def tutorial_code() -> str:
     """The Python of "Write your own family"."""
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")

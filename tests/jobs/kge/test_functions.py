@@ -211,7 +211,7 @@ def test_models_still_to_be_trained_bind_to_the_right_columns(trained: Workspace
     ]
     for function, argument in cases:
         asked = request(dim=16)
-        shape = family(asked.family).shape({"triples": columns}, asked.options)
+        shape = family(asked.family).shape(asked, {"triples": columns})
         planned = functions.planned(asked.family, shape, Call(function, argument, {}, trained.cursor))
         stored = ask(trained, function, "m", argument)
         assert rows(trained, planned, "DESCRIBE answer") == rows(trained, stored, "DESCRIBE answer")

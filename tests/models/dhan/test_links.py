@@ -7,7 +7,10 @@ import pytest
 
 from graphlearn.models.dhan.links import LinkTraining
 from graphlearn.models.dhan.options import DhanOptions
-from graphlearn.models.hetero.graph import HeteroGraph, LinkRanking, NodeType, Relation, random_split
+from graphlearn.models.hetero.graph import HeteroGraph, NodeType, Relation
+from graphlearn.models.hetero.splits import random_split
+from graphlearn.models.hetero.tasks import LinkRanking
+from graphlearn.types import Split
 
 SOURCES = 30
 
@@ -28,7 +31,7 @@ def test_figures_equal_a_plain_loop(same: bool) -> None:
     r = links.relation
     scores = np.random.default_rng(1).integers(0, 5, (SOURCES, links.targets)).astype(np.float32)
     ranks, below = [], []
-    for e in links.measured("test"):
+    for e in links.measured(Split.TEST):
         v, own = int(r.src[e]), int(r.dst[e])
         facts = set(r.dst[r.src == v].tolist()) | ({v} if same else set())
         others = [t for t in range(links.targets) if t not in facts]
@@ -36,7 +39,7 @@ def test_figures_equal_a_plain_loop(same: bool) -> None:
         rank = 1 + above + sum(scores[v, t] == scores[v, own] for t in others) / 2
         ranks.append(rank)
         below.append(1 - (rank - 1) / len(others))
-    got = links.figures("test", lambda nodes: scores[nodes])
+    got = links.figures(Split.TEST, lambda nodes: scores[nodes])
     assert got["mrr"] == pytest.approx(np.mean(1 / np.array(ranks)))
     assert got["auc"] == pytest.approx(np.mean(below))
     assert got["hits_at_1"] == pytest.approx(np.mean(np.array(ranks) <= 1))
@@ -47,7 +50,7 @@ def test_each_edge_is_ranked_against_the_drawn_candidates() -> None:
     """With equal scores a rank is the middle of the candidates."""
     links = training(same=True, candidates=6)
     equal = np.zeros((SOURCES, links.targets), np.float32)
-    assert links.figures("test", lambda nodes: equal[nodes])["mrr"] == pytest.approx(1 / (1 + 6 / 2))
+    assert links.figures(Split.TEST, lambda nodes: equal[nodes])["mrr"] == pytest.approx(1 / (1 + 6 / 2))
 
 
 @pytest.mark.parametrize("same", [False, True])

@@ -119,7 +119,7 @@ def test_words_count_when_two_nodes_have_them(cursor: duckdb.DuckDBPyConnection)
         ("(1, []::INTEGER[]), (2, NULL)", "x of n holds nothing in any row"),
         ("(1, NULL)", "x of n is NULL in every row"),
         ("(1, 'a')", "x of n is VARCHAR: a feature is a number or a list"),
-        ("(1, DATE '2024-01-01')", "x of n is DATE, which is no feature"),
+        ("(1, DATE '2024-01-01')", "x of n is DATE, which cannot be a feature"),
         ("(NULL, 1), (2, 1)", "1 row of n has a NULL id"),
         ("(7, 1), (7, 1), (8, 2)", "1 row of n repeats an id: 7"),
     ],
@@ -240,7 +240,7 @@ def test_pairs_of_what_nodes_share_are_noticed(cursor: duckdb.DuckDBPyConnection
     films = "SELECT i AS id, i AS x FROM range(600) t(i)"
     pairs = "SELECT a.i AS source, b.i AS target FROM range(600) a(i), range(600) b(i) WHERE a.i % 2 = b.i % 2"
     told = [text for text, _ in graph(cursor, {"film": films, "same": pairs}).report.notes()]
-    assert told[-1].startswith("same: 300 edges a node on average: if such nodes share something")
+    assert told[-1].startswith("same: 300 edges per node on average: if such nodes share something")
 
 
 def test_several_relations_in_one_table(cursor: duckdb.DuckDBPyConnection) -> None:
