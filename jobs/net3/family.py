@@ -72,10 +72,10 @@ class Net3Family(Family):
             found = find_column(series, role.lower())
             check_graph_columns(dict(columns[role]), None if found is None else series[found], role=role)
 
-    def shape(self, columns: Mapping[str, Columns], options: Any) -> ModelShape:
+    def shape(self, request: ModelRequest, columns: Mapping[str, Columns]) -> ModelShape:
         from graphlearn.jobs.net3.shape import Net3Shape
 
-        return Net3Shape.of_columns(columns["series"], options)
+        return Net3Shape.of_columns(columns["series"], request.options)
 
     def measure(self, cursor: duckdb.DuckDBPyConnection, request: ModelRequest) -> Sizes:
         from graphlearn.jobs.net3.plan import measure
