@@ -51,7 +51,7 @@ def columns(session: Session, call: str) -> list[tuple[str, str]]:
 def columns_before(session: Session, statement: str, function: str) -> list[tuple[str, str]]:
     """The columns of a call on a model that is still to be trained, as the check of a job file sees them."""
     bound = session._binder.model(parse(Source("<sql>", statement))[0])  # type: ignore[arg-type]
-    shape = family("net3").shape(bound.columns, bound.request.options)
+    shape = family("net3").shape(bound.request, bound.columns)
     with session.workspace.cursor() as cursor:
         cursor.register("answer", planned("net3", shape, Call(function, None, {}, session.workspace.cursor)))
         return [(name, kind) for name, kind, *_ in cursor.execute("DESCRIBE FROM answer").fetchall()]
