@@ -159,15 +159,22 @@ class Dictionary:
             index = self._index
         return index.find(keys, time_zone)
 
-    def cast(self, keys: pa.Array) -> pa.Array:
-        """Keys of any type as keys of this dictionary's type, NULL where it cannot hold them. shape: [n] -> [n]"""
+    def cast(self, keys: pa.Array, time_zone: str | None = None) -> pa.Array:
+        """Keys of any type as keys of this dictionary's type, NULL where it cannot hold them. shape: [n] -> [n]
+
+        `time_zone`: see `ids`.
+        """
         connection = _lossless()
         try:
+            if time_zone is not None:
+                connection.execute(f"SET TimeZone = {literal(time_zone)}")
             given = connection.from_arrow(pa.table({"key": keys}))
             found = given.project(f"TRY_CAST(key AS {self.type}) AS key").to_arrow_table().column("key")
         finally:
             connection.close()
-        return found.chunk(0) if found.num_chunks == 1 else found.combine_chunks()
+        cast = found.chunk(0) if found.num_chunks == 1 else found.combine_chunks()
+        wanted = self.field.type  # names the time zone of the session that read the dictionary
+        return cast if cast.type == wanted else cast.cast(wanted)
 
     def close(self) -> None:
         """Release the index of `ids`, which a later call builds again."""

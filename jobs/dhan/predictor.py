@@ -184,7 +184,7 @@ class _Asked:
 
     def __init__(self, question: Question, batches: Iterable[pa.RecordBatch], model: str, warn: Warn) -> None:
         self.function, self.options, self.schema = question.function, question.options, question.asked
-        self._batches, self._model, self._warn = batches, model, warn
+        self._batches, self._model, self._warn, self._zone = batches, model, warn, question.time_zone
 
     @property
     def k(self) -> int | None:
@@ -200,7 +200,7 @@ class _Asked:
         assert self.schema is not None
         table = pa.Table.from_batches(self._batches, self.schema)
         asked = {column: _array(table.column(column)) for column in ends}
-        ids = {column: keys.dictionary.ids(asked[column]) for column, keys in ends.items()}
+        ids = {column: keys.dictionary.ids(asked[column], self._zone) for column, keys in ends.items()}
         unknown = Unknown()
         unknown.add(asked, ids)
         if unknown.lost:
@@ -210,7 +210,7 @@ class _Asked:
         for column, keys in ends.items():
             known = keys.dictionary.take(ids[column])
             if known.null_count:
-                known = as_asked(known, keys.dictionary.cast(asked[column]))
+                known = as_asked(known, keys.dictionary.cast(asked[column], self._zone))
             found.append(known)
         return list(ids.values()), found
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import numpy as np
 import pytest
 
@@ -367,6 +368,29 @@ def test_keys_come_back_as_they_were(session: Session, kind: str) -> None:
     assert rows(session, neighbours) == [(True,)]
     other = rows(session, f"FROM predict('m', (SELECT {key.format(77)} AS id))")
     assert other == [(*rows(session, f"SELECT {key.format(77)}")[0], None, None, None)]
+
+
+def test_times_are_keys_in_the_time_zone_of_whoever_asks(session: Session) -> None:
+    stamp = "TIMESTAMPTZ '2024-01-01 12:00:00+00' + to_hours(i)"
+    roles = (
+        f"thing AS (SELECT {stamp} AS id, i % 5 AS x, i % 3 AS y FROM range(30) t(i)), "
+        f"near AS (SELECT {stamp} AS source, {stamp.replace('(i)', '(i * 7 % 30)')} AS target FROM range(30) t(i))"
+    )
+    session.sql(model("target = 'y', epochs = 1", roles))
+    found = {}
+    for zone in ("UTC", "Asia/Tokyo"):
+
+        def cursor(zone: str = zone) -> duckdb.DuckDBPyConnection:
+            made = session.workspace.cursor()
+            made.execute(f"SET SESSION TimeZone = '{zone}'")
+            return made
+
+        call = Call("predict", "SELECT TIMESTAMP '2024-01-01 12:00:00' AS id", {}, cursor)
+        with cursor() as asking:
+            asking.register("answer", functions.ModelReader(session.workspace.folder).open("m", call))
+            found[zone] = asking.execute("SELECT label IS NOT NULL, epoch(id) FROM answer").fetchall()
+    noon = 1704110400.0
+    assert found == {"UTC": [(True, noon)], "Asia/Tokyo": [(False, noon - 9 * 3600)]}
 
 
 # sizes
