@@ -1,4 +1,4 @@
-"""The calendar of a series: the cycles of its time axis that the training split shows often enough."""
+"""The calendar of a series: the cycles of its time axis that occur often enough in the train part."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from graphlearn.models.net3.time_split import TimeSplit
 from graphlearn.storage.series.axis import TimeAxis
 
 AHEAD = 1 << 10
-"""Least number of steps after the data that the calendar covers."""
+"""Steps after the data that the calendar covers at least."""
 
 
 def calendar_of(axis: TimeAxis, options: Net3JobOptions) -> Calendar:
-    """The calendar that a model of a series uses, with the steps of a horizon after the data."""
+    """The calendar of a model of a series; it covers the horizon after the data."""
     stop = len(axis) if options.task == "recover" else TimeSplit.of(len(axis), options.split).train_end
     return make_calendar(axis, stop, max(AHEAD, options.horizon))
 

@@ -114,8 +114,8 @@ def _only(found: list[str], what: str, kind: str, columns: dict[str, str]) -> st
     there = ", ".join(f"{name} {type_}" for name, type_ in columns.items())
     if found:
         several = f"several columns could be the {what}: {', '.join(found)}"
-        wide = "; a column for each series becomes rows by UNPIVOT" if what == "value" and len(found) > 2 else ""
-        raise InputError(f"{several} (there is {there})", role="series", help=f"say which: {what} = 'column'{wide}")
+        wide = "; turn one column per series into rows with UNPIVOT" if what == "value" and len(found) > 2 else ""
+        raise InputError(f"{several} (there is {there})", role="series", help=f"name it: {what} = 'column'{wide}")
     called = next((name for name in columns if name.lower() == what), "column")
     cast = {"value": "DOUBLE", "time": "TIMESTAMP"}[what]
     number = f", or name a whole number: {what} = 'column'" if what == "time" else ""

@@ -1,4 +1,4 @@
-"""What a version stores besides its weights, series and metrics.
+"""What a version stores in addition to its weights, series and metrics.
 
 graph_<mode>.parquet     source, target, weight: the edges of a mode, as ids of its entries
 intervals.safetensors    step_<h>: residuals of the validation part, from which prediction intervals follow
@@ -103,7 +103,7 @@ class Recovered:
 
     @classmethod
     def by(cls, training: SeriesTraining) -> Recovered:
-        """What a trained recovery says, in batches of time steps."""
+        """The cells that a trained recovery predicts, computed in batches of time steps."""
         steps, size = len(training.values), max(1, training.options.batch_size)
         first = 0 if training.options.recovery == "smooth" else -training.options.window
         found = np.empty(training.values.shape, np.float32)

@@ -144,21 +144,21 @@ def _forecast(model: Net3Predictor, panels: int) -> list[Panel]:
     chosen = choose_series(training.scaler.transform(shown), panels)
     at: Any = (slice(None), slice(None), *(np.array(i) for i in zip(*chosen, strict=True)))
     starts = np.arange(lo - W - H + 1, T - W + 1)
-    said = np.concatenate([training.predict(starts[k : k + BATCH])[at] for k in range(0, len(starts), BATCH)])
+    predicted = np.concatenate([training.predict(starts[k : k + BATCH])[at] for k in range(0, len(starts), BATCH)])
     half = model.intervals.half_width(LEVEL)
     scale = training.scaler.scale[at[2:]]
     times, tested, ahead = (times_of(series.axis, *p) for p in ((first, T - first), (lo, T - lo), (T, H)))
     steps = np.arange(lo, T)
     out = []
     for k, place in enumerate(chosen):
-        near, far = (said[steps - W - h - starts[0], h, k] for h in (0, H - 1))
+        near, far = (predicted[steps - W - h - starts[0], h, k] for h in (0, H - 1))
         out.append(
             Panel(
                 label=label_of(series, place),
                 truth=Line(times, of_place(shown, place)),
                 near=Line(tested, near, float(half[0] * scale[k])),
                 far=Line(tested, far) if H > 1 else None,
-                ahead=Line(ahead, said[-1, :, k], np.asarray(half[:H] * scale[k], np.float32)),
+                ahead=Line(ahead, predicted[-1, :, k], np.asarray(half[:H] * scale[k], np.float32)),
             )
         )
     return out

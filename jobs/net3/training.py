@@ -77,11 +77,11 @@ class Net3Loop(Loop):
 
 
 def measure_baselines(training: SeriesTraining, axis: TimeAxis) -> list[dict[str, Any]]:
-    """Metric records of everything that needs no network, on the cells the model is measured on.
+    """Metric records of everything that needs no network, on the cells that the model is measured on.
 
     last value; seasonal naive with the season that is best on the validation part; linear AR (ridge of 1 observation,
-    each series its own); seasonal AR: what a forecast starts from, seasonal means and a ridge that shrinks towards the
-    shared one; for a recovery iterative SVD. All see what the model may see, and nothing else.
+    fitted per series); seasonal AR: the seasonal means and shrunk ridge that a forecast starts from; for a recovery
+    iterative SVD. They read the same cells as the model.
 
     Call it before the first step of the training.
     """

@@ -299,14 +299,14 @@ def test_evaluate_is_what_sql_says_of_the_forecasts(trained: Session, split: str
     joined = f"FROM ({union}) f JOIN readings r USING (ts, site, variable)"
     by_sql = rows(trained, f"SELECT step, {figures} {joined} GROUP BY step ORDER BY step")
     by_sql += rows(trained, f"SELECT NULL, {figures} {joined}")
-    told = rows(
+    stored = rows(
         trained,
         f"SELECT step, cells, rmse, mae, mape FROM evaluate('ahead') WHERE method = 'net3' AND split = '{split}' "
         "ORDER BY step NULLS LAST",
     )
-    assert [row[:2] for row in told] == [row[:2] for row in by_sql]
-    assert len(told) == 3
-    np.testing.assert_allclose([row[2:] for row in told], [row[2:] for row in by_sql], rtol=1e-4)
+    assert [row[:2] for row in stored] == [row[:2] for row in by_sql]
+    assert len(stored) == 3
+    np.testing.assert_allclose([row[2:] for row in stored], [row[2:] for row in by_sql], rtol=1e-4)
 
 
 def test_the_last_value_row_is_what_sql_says(trained: Session) -> None:
@@ -314,8 +314,8 @@ def test_the_last_value_row_is_what_sql_says(trained: Session) -> None:
     within = "WHERE ts BETWEEN DATE '2024-02-{}' AND DATE '2024-02-{}'"
     for step, (first, last) in enumerate([(24, 28), (25, 29)], 1):
         query = f"SELECT sqrt(avg(miss ** 2)), avg(abs(miss)) FROM ({lagged.format(step)}) {within.format(first, last)}"
-        told = "SELECT rmse, mae FROM evaluate('ahead') WHERE method = 'last value' AND split = 'test' AND step = {}"
-        np.testing.assert_allclose(rows(trained, told.format(step)), rows(trained, query), rtol=1e-5)
+        stored = "SELECT rmse, mae FROM evaluate('ahead') WHERE method = 'last value' AND split = 'test' AND step = {}"
+        np.testing.assert_allclose(rows(trained, stored.format(step)), rows(trained, query), rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["smooth", "causal"])
@@ -330,12 +330,12 @@ def test_recovery_is_measured_on_cells_that_it_had_not_seen(trained: Session, na
     for split in ("valid", "test"):
         held = targets[split].ravel()  # type: ignore[index]
         miss = answers[held] - actual[held]
-        told = rows(
+        stored = rows(
             trained,
             f"SELECT cells, rmse, mae FROM evaluate('{name}') WHERE method = 'net3' AND split = '{split}'",
         )
-        assert told[0][0] == held.sum() > 20
-        np.testing.assert_allclose(told[0][1:], [np.sqrt((miss**2).mean()), np.abs(miss).mean()], rtol=1e-3)
+        assert stored[0][0] == held.sum() > 20
+        np.testing.assert_allclose(stored[0][1:], [np.sqrt((miss**2).mean()), np.abs(miss).mean()], rtol=1e-3)
 
 
 def test_every_baseline_has_its_rows(trained: Session) -> None:

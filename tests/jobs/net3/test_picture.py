@@ -50,8 +50,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A workspace with two models of series and one of triples."""
     folder = tmp_path_factory.mktemp("series")
     (folder / "job.sql").write_text(JOB)
-    said = run("run", str(folder / "job.sql"), "-w", str(folder / "w.duckdb"))
-    (folder / "said.txt").write_text(said)
+    output = run("run", str(folder / "job.sql"), "-w", str(folder / "w.duckdb"))
+    (folder / "output.txt").write_text(output)
     return folder / "w.duckdb"
 
 
@@ -67,7 +67,7 @@ def test_every_run_has_its_picture(home: Path) -> None:
     pictures = list(home.with_suffix(".graphlearn").glob("runs/*/report.png"))
     assert len(pictures) == 3
     assert all(path.read_bytes().startswith(PNG) for path in pictures)
-    assert "could not be drawn" not in (home.parent / "said.txt").read_text()
+    assert "could not be drawn" not in (home.parent / "output.txt").read_text()
 
 
 def test_a_forecast_is_drawn_at_the_steps_it_is_for(home: Path) -> None:
@@ -87,8 +87,8 @@ def test_a_forecast_is_drawn_at_the_steps_it_is_for(home: Path) -> None:
         assert panel.ahead.times.tolist() == [np.datetime64(f"2024-03-04T{h}", "us").item() for h in (18, 19)]
         np.testing.assert_array_equal(panel.truth.values[-20:], model.series.values[-20:, *place])
         for step, line in ((0, panel.near), (1, panel.far)):
-            said = model.training.predict(np.array([90 - 4 - 1 - step]))[0, step]
-            assert line.values[-1] == pytest.approx(said[place], rel=1e-4)
+            predicted = model.training.predict(np.array([90 - 4 - 1 - step]))[0, step]
+            assert line.values[-1] == pytest.approx(predicted[place], rel=1e-4)
     np.testing.assert_allclose(found.panels[0].ahead.half, found.panels[0].near.half, rtol=1)  # type: ignore[union-attr]
 
 
@@ -219,10 +219,10 @@ def test_system_tables(home: Path) -> None:
 
 
 def test_words(home: Path) -> None:
-    said = (home.parent / "said.txt").read_text()
-    assert "valid: RMSE " in said
-    assert "windows/s" in said
-    assert "test RMSE " in said
+    output = (home.parent / "output.txt").read_text()
+    assert "valid: RMSE " in output
+    assert "windows/s" in output
+    assert "test RMSE " in output
     with graphlearn.connect(str(home), emit=silent) as session:
         made = session.sql(JOB.split(";")[1].replace("CREATE", "CREATE OR REPLACE").replace("epochs = 2", "epochs = 1"))
     assert isinstance(made, ModelResult)
