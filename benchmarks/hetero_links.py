@@ -17,8 +17,8 @@ import numpy as np
 from benchmarks import results
 from benchmarks.peers_hetero import imdb
 from graphlearn.models.core.fit import fit
-from graphlearn.models.dhan.links import LinkTraining
 from graphlearn.models.dhan.options import DhanOptions
+from graphlearn.models.dhan.training.links import LinkTraining
 from graphlearn.models.hetero.graph import HeteroGraph, NodeType, Relation
 from graphlearn.models.hetero.splits import random_split
 from graphlearn.models.hetero.tasks import LinkRanking

@@ -24,8 +24,8 @@ from torch.nn import functional as F
 
 from benchmarks import data, results
 from graphlearn.models.core.fit import fit
-from graphlearn.models.dhan.classes import ClassTraining
 from graphlearn.models.dhan.options import DhanOptions
+from graphlearn.models.dhan.training.classes import ClassTraining
 from graphlearn.models.hetero.graph import Features, HeteroGraph, NodeType, Relation
 from graphlearn.models.hetero.metrics import f1_scores, one_hot
 from graphlearn.models.hetero.tasks import Classification

@@ -28,10 +28,10 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks import data, results
+from graphlearn.models.net3.data.scaler import Scaler
+from graphlearn.models.net3.data.tensor import gather
+from graphlearn.models.net3.data.time_split import TimeSplit
 from graphlearn.models.net3.metrics import Metrics
-from graphlearn.models.net3.scaler import Scaler
-from graphlearn.models.net3.tensor import gather
-from graphlearn.models.net3.time_split import TimeSplit
 from graphlearn.types import FloatArray, IdArray, Split
 
 BATCH, PATIENCE, EPOCHS = 32, 5, 100

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from benchmarks import results
-from graphlearn.models.net3.model import Net3, masked_loss
+from graphlearn.models.net3.network.model import Net3, masked_loss
 from graphlearn.models.net3.options import Net3Options
 
 SHAPES = ((54, 4), (30, 30), (125, 16))
@@ -162,8 +162,8 @@ class Peak(threading.Thread):
 
 def memory_child(path: Path) -> None:
     """Fit the closed forms, run three optimiser steps and forecast; print the peak memory."""
-    from graphlearn.models.net3.calendar import Calendar
-    from graphlearn.models.net3.tasks import make_training
+    from graphlearn.models.net3.data.calendar import Calendar
+    from graphlearn.models.net3.training.make import make_training
 
     torch.set_num_threads(2)
     values = np.load(path, mmap_mode="r")

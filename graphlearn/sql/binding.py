@@ -299,6 +299,8 @@ class Binder:
             path = self.connection.execute("SELECT current_setting('search_path')").fetchall()[0][0]
             if path:
                 found.append(f"SET search_path = {literal(path)}")
+            zone = self.connection.execute("SELECT current_setting('TimeZone')").fetchall()[0][0]
+            found.append(f"SET SESSION TimeZone = {literal(zone)}")
             variables = self.connection.execute("SELECT name, value, type FROM duckdb_variables()").fetchall()
             for name, value, type_name in variables:
                 typed = "NULL" if type_name == '"NULL"' else f"{literal(value)}::{type_name}"

@@ -60,7 +60,7 @@ class DhanPredictor(Predictor):
         from safetensors.torch import load_file
 
         from graphlearn.jobs.dhan.graph import make_graph, make_task
-        from graphlearn.models.dhan.tasks import make_training
+        from graphlearn.models.dhan.training.make import make_training
 
         weights = load_file(self.artifact.path / WEIGHTS)
         task = make_task(self.tables, self.target, learnt=self.options.target is not None)
@@ -68,7 +68,7 @@ class DhanPredictor(Predictor):
 
     def classes(self, asked: _Asked, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
         """The most probable classes of each node; all likely ones if a node can have several and k is not given."""
-        from graphlearn.models.dhan.classes import LIKELY
+        from graphlearn.models.dhan.training.classes import LIKELY
 
         node = self.tables.labelled
         assert node is not None

@@ -36,7 +36,7 @@ from graphlearn.types import Split
 if TYPE_CHECKING:
     from graphlearn.jobs.execute import Context
     from graphlearn.jobs.loop import Loop
-    from graphlearn.models.dhan.training import HeteroTraining
+    from graphlearn.models.dhan.training.training import HeteroTraining
 
 DATABASE = Needs(database=True)
 MEASURED = (Split.VALID, Split.TEST)
@@ -150,7 +150,7 @@ class PrepareGraph(Task):
         from graphlearn.models.core.device import choose_device
         from graphlearn.models.core.threads import threads
         from graphlearn.models.dhan.baselines import baselines
-        from graphlearn.models.dhan.tasks import make_training
+        from graphlearn.models.dhan.training.make import make_training
 
         options, emit = self.options, context.emit
         choose_device(options.device)  # raises before anything is computed

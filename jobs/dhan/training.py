@@ -11,9 +11,9 @@ from graphlearn.events import Emit
 from graphlearn.jobs.dhan.metrics import deciding, finite
 from graphlearn.jobs.loop import Loop
 from graphlearn.models.core.threads import threads
-from graphlearn.models.dhan.classes import ClassTraining
-from graphlearn.models.dhan.pairs import PairTraining
-from graphlearn.models.dhan.training import HeteroTraining
+from graphlearn.models.dhan.training.classes import ClassTraining
+from graphlearn.models.dhan.training.pairs import PairTraining
+from graphlearn.models.dhan.training.training import HeteroTraining
 from graphlearn.text import number
 from graphlearn.types import Split
 

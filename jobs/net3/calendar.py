@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from graphlearn.jobs.net3.options import Net3JobOptions
-from graphlearn.models.net3.calendar import Calendar
-from graphlearn.models.net3.time_split import TimeSplit
+from graphlearn.models.net3.data.calendar import Calendar
+from graphlearn.models.net3.data.time_split import TimeSplit
 from graphlearn.storage.series.axis import TimeAxis
 
 AHEAD = 1 << 10

@@ -21,8 +21,8 @@ from graphlearn.types import FloatArray, Json
 
 if TYPE_CHECKING:
     from graphlearn.models.net3.conformal import Conformal
-    from graphlearn.models.net3.mode_products import Graph
-    from graphlearn.models.net3.training import SeriesTraining
+    from graphlearn.models.net3.network.mode_products import Graph
+    from graphlearn.models.net3.training.training import SeriesTraining
     from graphlearn.storage.artifacts import Artifact
 
 INTERVALS = "intervals.safetensors"

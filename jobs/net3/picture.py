@@ -165,7 +165,7 @@ def _forecast(model: Net3Predictor, panels: int) -> list[Panel]:
 
 
 def _recovered(model: Net3Predictor, panels: int) -> list[Panel]:
-    from graphlearn.models.net3.recover_training import hold_out
+    from graphlearn.models.net3.training.recover import hold_out
 
     series, scale = model.series, model.scale
     held = hold_out(series.values, model.options.hidden, model.options.seed)[0]

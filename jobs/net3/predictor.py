@@ -24,7 +24,7 @@ from graphlearn.types import FloatArray, Split
 
 if TYPE_CHECKING:
     from graphlearn.models.net3.conformal import Conformal
-    from graphlearn.models.net3.forecast_training import ForecastTraining
+    from graphlearn.models.net3.training.forecast import ForecastTraining
 
 ROWS = 1 << 17
 """Rows of a batch of answers."""
@@ -63,8 +63,8 @@ class Net3Predictor(Predictor):
         """The model, ready to forecast, on the stored series."""
         from safetensors.torch import load_file
 
-        from graphlearn.models.net3.forecast_training import ForecastTraining
-        from graphlearn.models.net3.tasks import make_training
+        from graphlearn.models.net3.training.forecast import ForecastTraining
+        from graphlearn.models.net3.training.make import make_training
 
         made = make_training(
             self.series.values,
@@ -113,7 +113,7 @@ class Net3Predictor(Predictor):
     def _far_intervals(self, steps: int) -> Conformal:
         """Intervals of steps beyond the horizon: the model forecasts the validation part from its own forecasts."""
         from graphlearn.models.net3.conformal import Conformal
-        from graphlearn.models.net3.tensor import gather
+        from graphlearn.models.net3.data.tensor import gather
 
         training, W = self.training, self.options.window
         lo, hi = training.split.span(Split.VALID)

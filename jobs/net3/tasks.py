@@ -18,10 +18,10 @@ from graphlearn.jobs.net3.metrics import FIGURES, METHOD, headline, metric_rows,
 from graphlearn.jobs.net3.options import Net3JobOptions, model_options
 from graphlearn.jobs.net3.parts import Intervals, ModeGraphs, Recovered
 from graphlearn.jobs.train import ANYWHERE, Evaluation, Train, check_unchanged
-from graphlearn.models.net3.graphs import chain, identity, pearson
+from graphlearn.models.net3.data.graphs import chain, identity, pearson
+from graphlearn.models.net3.data.tensor import blocks
+from graphlearn.models.net3.data.time_split import TimeSplit
 from graphlearn.models.net3.options import Net3Options
-from graphlearn.models.net3.tensor import blocks
-from graphlearn.models.net3.time_split import TimeSplit
 from graphlearn.storage.columns import describe
 from graphlearn.storage.series.graph import encode_mode_graph
 from graphlearn.storage.series.ingest import encode_series
@@ -32,8 +32,8 @@ from graphlearn.types import FloatArray
 if TYPE_CHECKING:
     from graphlearn.jobs.execute import Context
     from graphlearn.jobs.loop import Loop
-    from graphlearn.models.net3.mode_products import Graph
-    from graphlearn.models.net3.training import SeriesTraining
+    from graphlearn.models.net3.network.mode_products import Graph
+    from graphlearn.models.net3.training.training import SeriesTraining
     from graphlearn.storage.series.tensor import SeriesTensor
 
 TABLE = MetricTable(
@@ -158,7 +158,7 @@ class PrepareNet3(Task):
         from graphlearn.jobs.net3.training import measure_baselines
         from graphlearn.models.core.device import choose_device
         from graphlearn.models.core.threads import threads
-        from graphlearn.models.net3.tasks import make_training
+        from graphlearn.models.net3.training.make import make_training
 
         choose_device(self.options.device)  # raises before anything is fitted
         values, axis = data["values"], data["axis"]

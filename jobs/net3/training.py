@@ -15,15 +15,15 @@ from graphlearn.jobs.loop import Loop
 from graphlearn.jobs.net3.calendar import season_lengths
 from graphlearn.jobs.net3.metrics import metric_rows
 from graphlearn.models.core.threads import threads
-from graphlearn.models.net3.forecast_training import ForecastTraining
-from graphlearn.models.net3.linear_ar import LinearAR
-from graphlearn.models.net3.low_rank import choose_rank, low_rank, rank_choices
+from graphlearn.models.net3.baselines.linear_ar import LinearAR
+from graphlearn.models.net3.baselines.low_rank import choose_rank, low_rank, rank_choices
+from graphlearn.models.net3.baselines.naive import LastValue, SeasonalNaive
+from graphlearn.models.net3.data.scaler import Scaler
+from graphlearn.models.net3.data.tensor import gather
 from graphlearn.models.net3.metrics import Metrics
-from graphlearn.models.net3.naive import LastValue, SeasonalNaive
-from graphlearn.models.net3.recover_training import SmoothRecovery
-from graphlearn.models.net3.scaler import Scaler
-from graphlearn.models.net3.tensor import gather
-from graphlearn.models.net3.training import SeriesTraining
+from graphlearn.models.net3.training.forecast import ForecastTraining
+from graphlearn.models.net3.training.recover import SmoothRecovery
+from graphlearn.models.net3.training.training import SeriesTraining
 from graphlearn.storage.series.axis import TimeAxis
 from graphlearn.types import FloatArray, IdArray, Split
 

@@ -8,9 +8,9 @@ from dataclasses import replace
 import numpy as np
 
 from graphlearn.models.core.fit import fit
-from graphlearn.models.dhan.classes import ClassTraining
-from graphlearn.models.dhan.links import LinkTraining
 from graphlearn.models.dhan.options import DhanOptions
+from graphlearn.models.dhan.training.classes import ClassTraining
+from graphlearn.models.dhan.training.links import LinkTraining
 from graphlearn.models.hetero.graph import HeteroGraph
 from graphlearn.models.hetero.tasks import LinkRanking, Task, Unsupervised
 from graphlearn.types import FloatArray, Split

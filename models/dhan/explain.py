@@ -11,10 +11,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from graphlearn.models.dhan.attention import Attention
-from graphlearn.models.dhan.classes import ClassTraining
-from graphlearn.models.dhan.edges import Block
-from graphlearn.models.dhan.training import HeteroTraining
+from graphlearn.models.dhan.graph.edges import Block
+from graphlearn.models.dhan.network.attention import Attention
+from graphlearn.models.dhan.training.classes import ClassTraining
+from graphlearn.models.dhan.training.training import HeteroTraining
 from graphlearn.types import IdArray
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from graphlearn.models.net3.scaler import Scaler
+from graphlearn.models.net3.data.scaler import Scaler
 from graphlearn.types import BoolArray, DoubleArray, FloatArray
 
 

@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from graphlearn.models.net3.tensor import gather
+from graphlearn.models.net3.data.tensor import gather
 from graphlearn.types import BoolArray, FloatArray, IdArray
 
 

@@ -321,7 +321,7 @@ def test_the_last_value_row_is_what_sql_says(trained: Session) -> None:
 @pytest.mark.parametrize("name", ["smooth", "causal"])
 def test_recovery_is_measured_on_cells_that_it_had_not_seen(trained: Session, name: str) -> None:
     """The held-out cells are drawn anew here; on them the stored answers have the stored error."""
-    from graphlearn.models.net3.recover_training import hold_out
+    from graphlearn.models.net3.training.recover import hold_out
 
     table = rows(trained, f"SELECT value FROM recover('{name}', every := true) ORDER BY ts, site, variable")
     actual = np.array(rows(trained, "SELECT value FROM gappy ORDER BY ts, site, variable"), np.float32).ravel()

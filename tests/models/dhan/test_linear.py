@@ -12,12 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from graphlearn.models.core.fit import train_epoch
-from graphlearn.models.dhan import linear_fit
-from graphlearn.models.dhan.classes import ClassTraining
 from graphlearn.models.dhan.explain import explain
-from graphlearn.models.dhan.linear import averaged_rows, cross_entropy, features_of, sketched
-from graphlearn.models.dhan.linear_fit import regress
+from graphlearn.models.dhan.linear import fit as linear_fit
+from graphlearn.models.dhan.linear.fit import regress
+from graphlearn.models.dhan.linear.model import averaged_rows, cross_entropy, features_of, sketched
 from graphlearn.models.dhan.options import DhanOptions
+from graphlearn.models.dhan.training.classes import ClassTraining
 from graphlearn.models.hetero import knn as hetero_knn
 from graphlearn.models.hetero.graph import Features, HeteroGraph, NodeType, Relation
 from graphlearn.models.hetero.knn import nearest, with_knn

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from graphlearn.models.dhan.links import LinkTraining
 from graphlearn.models.dhan.options import DhanOptions
+from graphlearn.models.dhan.training.links import LinkTraining
 from graphlearn.models.hetero.graph import HeteroGraph, NodeType, Relation
 from graphlearn.models.hetero.splits import random_split
 from graphlearn.models.hetero.tasks import LinkRanking

@@ -9,11 +9,11 @@ from cases.hetero import small_graph
 from torch import Tensor
 from torch.nn import functional as F
 
-from graphlearn.models.dhan.attention import Level, segment_softmax, weighted_sums
-from graphlearn.models.dhan.batch import Batch
-from graphlearn.models.dhan.edges import EdgeIndex, build_blocks, channels_of, edge_index, symmetric
-from graphlearn.models.dhan.hops import averaged
-from graphlearn.models.dhan.model import Dhan
+from graphlearn.models.dhan.graph.edges import EdgeIndex, build_blocks, channels_of, edge_index, symmetric
+from graphlearn.models.dhan.network.attention import Level, segment_softmax, weighted_sums
+from graphlearn.models.dhan.network.batch import Batch
+from graphlearn.models.dhan.network.hops import averaged
+from graphlearn.models.dhan.network.model import Dhan
 from graphlearn.models.dhan.options import DhanOptions
 from graphlearn.models.hetero.features import FeatureTable
 from graphlearn.models.hetero.graph import HeteroGraph, NodeType, Relation

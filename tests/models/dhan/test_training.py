@@ -12,15 +12,15 @@ from cases.hetero import blocks_graph, small_graph, small_task
 
 from graphlearn.errors import InputError, OptionError
 from graphlearn.models.core.fit import fit, train_epoch
-from graphlearn.models.dhan import linear_fit
 from graphlearn.models.dhan.baselines import baselines
-from graphlearn.models.dhan.classes import ClassTraining
-from graphlearn.models.dhan.embeddings import EmbeddingTraining
 from graphlearn.models.dhan.explain import explain
-from graphlearn.models.dhan.links import LinkTraining
+from graphlearn.models.dhan.graph.sampler import Sampler
+from graphlearn.models.dhan.linear import fit as linear_fit
 from graphlearn.models.dhan.options import DhanOptions
-from graphlearn.models.dhan.sampler import Sampler
-from graphlearn.models.dhan.tasks import make_training
+from graphlearn.models.dhan.training.classes import ClassTraining
+from graphlearn.models.dhan.training.embeddings import EmbeddingTraining
+from graphlearn.models.dhan.training.links import LinkTraining
+from graphlearn.models.dhan.training.make import make_training
 from graphlearn.models.hetero.graph import HeteroGraph, NodeType, Relation
 from graphlearn.models.hetero.splits import random_split
 from graphlearn.models.hetero.tasks import LinkRanking, MultiLabel, Task, Unsupervised

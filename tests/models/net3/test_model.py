@@ -16,17 +16,17 @@ from torch import Tensor
 from graphlearn.errors import InputError, OptionError, TrainingDiverged
 from graphlearn.models.core.early_stop import EarlyStop
 from graphlearn.models.core.fit import fit, train_epoch
-from graphlearn.models.net3.calendar import Calendar
-from graphlearn.models.net3.forecast_training import ForecastTraining
-from graphlearn.models.net3.layers import TGCN, TRNN, Head, LinearSkip
-from graphlearn.models.net3.linear_ar import LinearAR
+from graphlearn.models.net3.baselines.linear_ar import LinearAR
+from graphlearn.models.net3.baselines.naive import LastValue
+from graphlearn.models.net3.data.calendar import Calendar
 from graphlearn.models.net3.metrics import measure
-from graphlearn.models.net3.mode_products import mode_product, normalise
-from graphlearn.models.net3.model import Net3, masked_loss
-from graphlearn.models.net3.naive import LastValue
+from graphlearn.models.net3.network.layers import TGCN, TRNN, Head, LinearSkip
+from graphlearn.models.net3.network.mode_products import mode_product, normalise
+from graphlearn.models.net3.network.model import Net3, masked_loss
 from graphlearn.models.net3.options import Net3Options
-from graphlearn.models.net3.recover_training import hold_out
-from graphlearn.models.net3.tasks import make_training
+from graphlearn.models.net3.training.forecast import ForecastTraining
+from graphlearn.models.net3.training.make import make_training
+from graphlearn.models.net3.training.recover import hold_out
 from graphlearn.types import Split
 
 

@@ -11,17 +11,17 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from graphlearn.errors import InputError
-from graphlearn.models.net3 import tensor
-from graphlearn.models.net3.calendar import Calendar
+from graphlearn.models.net3.baselines.linear_ar import LinearAR, choose_shrinkage
+from graphlearn.models.net3.baselines.low_rank import choose_rank, low_rank
+from graphlearn.models.net3.baselines.naive import LastValue, SeasonalNaive
+from graphlearn.models.net3.baselines.seasonal import fit_profile, profile_at
 from graphlearn.models.net3.conformal import Conformal
-from graphlearn.models.net3.linear_ar import LinearAR, choose_shrinkage
-from graphlearn.models.net3.low_rank import choose_rank, low_rank
+from graphlearn.models.net3.data import tensor
+from graphlearn.models.net3.data.calendar import Calendar
+from graphlearn.models.net3.data.scaler import Scaler
+from graphlearn.models.net3.data.tensor import gather
+from graphlearn.models.net3.data.time_split import TimeSplit
 from graphlearn.models.net3.metrics import Metrics, measure
-from graphlearn.models.net3.naive import LastValue, SeasonalNaive
-from graphlearn.models.net3.scaler import Scaler
-from graphlearn.models.net3.seasonal import fit_profile, profile_at
-from graphlearn.models.net3.tensor import gather
-from graphlearn.models.net3.time_split import TimeSplit
 from graphlearn.types import Split
 
 CELL = st.one_of(st.floats(-1000, 1000, width=32), st.just(float("nan")))

@@ -12,8 +12,8 @@ import pytest
 
 from graphlearn.errors import InputError
 from graphlearn.events import Event, Note, silent
-from graphlearn.models.net3 import graphs as series_graphs
-from graphlearn.models.net3.graphs import BuiltGraph, chain, identity, pearson
+from graphlearn.models.net3.data import graphs as series_graphs
+from graphlearn.models.net3.data.graphs import BuiltGraph, chain, identity, pearson
 from graphlearn.storage.series.graph import encode_mode_graph
 from graphlearn.storage.series.ingest import Mode, encode_series
 
