@@ -27,7 +27,7 @@ build/stdlib.parquet: examples/python_stdlib.py | $(VENV)/.installed-run
 	@$(BIN)/python examples/python_stdlib.py $@
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 slow: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -q -m slow

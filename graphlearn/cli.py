@@ -290,7 +290,7 @@ def open_for_query(workspace: str, source: Source, emit: Emit) -> Iterator[Sessi
             yield session
         except MissingError as error:
             if found := re.match(r"Table with name (\S+) does not exist", error.message):
-                message = f"{found[1]} cannot be read now: {held.message}"
+                message = f"the table {found[1]} cannot be read now: {held.message}"
                 raise WorkspaceError(message, place=error.place, help=held.help) from None
             raise
 
