@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 import pyarrow as pa
@@ -51,15 +51,18 @@ class Estimate:
 
 @dataclass(frozen=True, kw_only=True)
 class Needs:
-    """Where a task can run.
+    """Where a task can run, and on how much.
 
     `database`: on the driver, with the user's connection. `workspace`: on the driver, which alone writes the workspace.
-    Other tasks run anywhere that has one of the `devices`, the preferred kind first.
+    Other tasks run anywhere that has one of the `devices`, the preferred kind first. `workers`: how many can share the
+    work at most. `memory`: bytes at the peak, None where that is unknown.
     """
 
     database: bool = False
     workspace: bool = False
     devices: tuple[str, ...] = ("cpu",)
+    workers: int = 1
+    memory: int | None = None
 
     @property
     def driver(self) -> bool:
@@ -101,8 +104,8 @@ class Operator:
 
     @property
     def needs(self) -> Needs:
-        """Where it can run."""
-        return self.task.needs
+        """Where it can run: what its task needs, with the memory of the estimate."""
+        return replace(self.task.needs, memory=self.estimate.memory)
 
 
 class Dataflow:
@@ -145,7 +148,7 @@ class Dataflow:
     @property
     def memory(self) -> int | None:
         """Bytes at the peak of the dataflow: the largest of its operators. None when unknown."""
-        known = [o.estimate.memory for o in self.operators if o.estimate.memory is not None]
+        known = [o.needs.memory for o in self.operators if o.needs.memory is not None]
         return max(known) if known else None
 
     def check_memory(self, available: int) -> None:

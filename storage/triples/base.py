@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from graphlearn.errors import ArtifactError
 from graphlearn.storage.dictionary import Dictionary
-from graphlearn.storage.triples.snapshot import ENTITIES, RELATIONS, SPLIT_CODES, Codes, read_facts
+from graphlearn.storage.triples.snapshot import ENTITIES, RELATIONS, Codes, read_facts
 from graphlearn.types import IdArray, Split, Triples
 
 
@@ -30,7 +30,7 @@ class TripleBase:
         facts, codes, _ = read_facts(folder)
         bounds = ((facts.heads, len(entities)), (facts.tails, len(entities)), (facts.relations, len(relations)))
         sound = all(not len(ids) or 0 <= ids.min() <= ids.max() < count for ids, count in bounds)
-        if not sound or (codes >= len(SPLIT_CODES)).any():
+        if not sound or (codes >= len(Split)).any():
             raise ArtifactError(
                 f"the snapshot in {folder} holds ids that its dictionaries lack",
                 help="train the model again with --force",
@@ -55,4 +55,4 @@ class TripleBase:
         facts, codes = self.facts[gone], self.codes[gone]
         order = np.lexsort((facts.tails, facts.heads, facts.relations))
         facts, codes = facts[order], codes[order]
-        return {split: facts[codes == code] for split, code in SPLIT_CODES.items()}
+        return {split: facts[codes == split.code] for split in Split}

@@ -25,7 +25,6 @@ ENTITIES = "entities.parquet"
 RELATIONS = "relations.parquet"
 SNAPSHOT = "snapshot.parquet"
 Codes: TypeAlias = npt.NDArray[np.uint8]
-SPLIT_CODES = {Split.TRAIN: 0, Split.VALID: 1, Split.TEST: 2}
 
 _ROWS = 1 << 20
 
@@ -33,9 +32,9 @@ _ROWS = 1 << 20
 def write_snapshot(path: Path, splits: dict[Split, Triples], removed: dict[Split, Triples] | None = None) -> None:
     """Write triples as one Parquet file. Raises WorkspaceError when the disk is full or not writable."""
     parts = [
-        (code, present, found[split])
+        (split.code, present, found[split])
         for found, present in ((splits, True), (removed or {}, False))
-        for split, code in SPLIT_CODES.items()
+        for split in Split
         if split in found
     ]
     wide = any(triples.heads.dtype == np.int64 for _, _, triples in parts)
@@ -69,8 +68,8 @@ def read_snapshot(folder: Path) -> dict[Split, Triples]:
     """
     facts, codes, present = read_facts(folder)
     count = int(np.count_nonzero(present))
-    bounds = np.searchsorted(codes[:count], np.arange(len(SPLIT_CODES) + 1))
-    return {split: facts[bounds[code] : bounds[code + 1]] for split, code in SPLIT_CODES.items()}
+    bounds = np.searchsorted(codes[:count], np.arange(len(Split) + 1))
+    return {split: facts[bounds[split.code] : bounds[split.code + 1]] for split in Split}
 
 
 def read_facts(folder: Path) -> tuple[Triples, Codes, BoolArray]:

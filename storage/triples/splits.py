@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from graphlearn.errors import InputError
 from graphlearn.storage.triples.report import IngestReport
-from graphlearn.storage.triples.snapshot import SPLIT_CODES, Codes
+from graphlearn.storage.triples.snapshot import Codes
 from graphlearn.types import BoolArray, IdArray, Split, Triples
 
 Hashes: TypeAlias = npt.NDArray[np.uint64]
@@ -78,11 +78,11 @@ def divide(triples: Triples, codes: Codes, report: IngestReport, *, covered: boo
     `covered`: train is known to hold every entity and relation, so none needs to be looked for.
     """
     report.self_loops = int(np.count_nonzero(triples.heads == triples.tails))
-    bounds = [0, *np.cumsum(np.bincount(codes, minlength=len(SPLIT_CODES))).tolist()]
+    bounds = [0, *np.cumsum(np.bincount(codes, minlength=len(Split))).tolist()]
     if bounds[1] < len(triples):
         triples = triples[np.argsort(codes, kind="stable")]
-    splits = {split: triples[bounds[code] : bounds[code + 1]] for split, code in SPLIT_CODES.items()}
-    report.train, report.valid, report.test = (len(splits[split]) for split in SPLIT_CODES)
+    splits = {split: triples[bounds[split.code] : bounds[split.code + 1]] for split in Split}
+    report.train, report.valid, report.test = (len(splits[split]) for split in Split)
     if not report.train:
         raise InputError("no row has split = 'train'", help="mark rows as 'train', or leave the split column out")
     if not covered and (report.valid or report.test):

@@ -165,6 +165,8 @@ class FamilyCase:
             assert (type(sent), vars(sent)) == (type(operator.task), vars(operator.task))
             assert set(operator.inputs) <= {name for other in plan.operators for name in other.outputs}
         assert [o.name for o in plan.operators if not o.needs.driver], "something can run elsewhere"
+        assert all(set(o.needs.devices) <= {"cpu", "cuda"} and o.needs.workers >= 1 for o in plan.operators)
+        assert all(o.needs.memory == o.estimate.memory for o in plan.operators)
         assert plan.operators[-1].needs.workspace
         assert not plan.operators[-1].needs.database, "the file is closed by then"
 
