@@ -158,7 +158,11 @@ class Workspace:
 
     @contextmanager
     def training(self, model: str) -> Iterator[None]:
-        """Hold the lock of a model while it trains. Raises WorkspaceError when it is being trained already."""
+        """Hold the lock of a model while it trains.
+
+        Raises WorkspaceError when it is being trained already, or when the workspace is read-only.
+        """
+        self._check_writable()
         lock = FileLock(self._training_lock(model))
         with disk_errors(lock.path):
             lock.path.parent.mkdir(parents=True, exist_ok=True)
@@ -170,6 +174,12 @@ class Workspace:
         finally:
             lock.release()
 
+    def _check_writable(self) -> None:
+        if self.read_only:
+            raise WorkspaceError(
+                f"the workspace {self.database} is open read-only", help="open it without read_only to change models"
+            )
+
     @contextmanager
     def writing(self, *, patience: float = _PUBLISHING) -> Iterator[Path]:
         """Hold the writer lock of the folder, which is made if need be; yields the folder. Nests within a thread.
@@ -177,10 +187,7 @@ class Workspace:
         Waits for another process or thread that is writing, up to `patience` seconds. Raises WorkspaceError after that
         (naming its pid), when the workspace is read-only, or when the folder cannot be written.
         """
-        if self.read_only:
-            raise WorkspaceError(
-                f"the workspace {self.database} is open read-only", help="open it without read_only to change models"
-            )
+        self._check_writable()
         doing = f"writing to {self.folder}"
         if not self._writer.acquire(timeout=patience):
             raise busy(self._lock.path, doing)

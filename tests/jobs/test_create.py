@@ -18,7 +18,15 @@ import pytest
 from cases.jobs import request, workspace
 from cases.paths import TESTS
 
-from graphlearn.errors import InputError, Interrupted, OptionError, ResourceError, TrainingDiverged, UserError
+from graphlearn.errors import (
+    InputError,
+    Interrupted,
+    OptionError,
+    ResourceError,
+    TrainingDiverged,
+    UserError,
+    WorkspaceError,
+)
 from graphlearn.events import Evaluated, Event, JobFinished, Note, Step, silent
 from graphlearn.jobs import create
 from graphlearn.jobs.create import create_model, measure
@@ -28,6 +36,7 @@ from graphlearn.jobs.registry import family
 from graphlearn.jobs.request import ModelRequest
 from graphlearn.storage.artifacts import ArtifactStore
 from graphlearn.storage.runs import RunFolder, list_runs
+from graphlearn.storage.workspace import Workspace
 from graphlearn.types import Json
 
 CHILD = """
@@ -330,3 +339,12 @@ def test_a_plan_counts_the_entities_of_both_ends(tmp_path: Path, tail: str) -> N
     assert found, table[1]["detail"]
     assert int(found[1].replace(",", "")) == pytest.approx(6000, rel=0.1)
     assert table[0]["rows"] == 3000
+
+
+def test_a_read_only_workspace_trains_nothing(tmp_path: Path) -> None:
+    with workspace(tmp_path):
+        pass
+    with Workspace.open(tmp_path / "kg.duckdb", read_only=True) as w:
+        with pytest.raises(WorkspaceError, match="is open read-only"):
+            create_model(w, request(), emit=silent)
+        assert not (w.folder / "runs").exists()
