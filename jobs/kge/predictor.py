@@ -159,12 +159,12 @@ class KgePredictor(Predictor):
             flat_rows = np.repeat(rows, found.shape[1]).reshape(found.shape)[kept]
             ranks = np.broadcast_to(np.arange(1, found.shape[1] + 1), found.shape)[kept]
             answers = found[kept]
-            seen = is_known(known[side], anchors[flat_rows], r[flat_rows], answers)
+            seen = known[side].contain(anchors[flat_rows], r[flat_rows], answers)
             heads, tails = (h[flat_rows], answers) if side is Side.TAIL else (answers, t[flat_rows])
             add(flat_rows, heads, tails, ranks, scores[kept], seen)
         given = np.flatnonzero(usable & (h >= 0) & (t >= 0))
         if len(given):
-            seen = is_known(known[Side.TAIL], h[given], r[given], t[given])
+            seen = known[Side.TAIL].contain(h[given], r[given], t[given])
             scores = model.score(h[given], r[given], t[given])
             add(given, h[given], t[given], np.full(len(given), -1), scores, seen)
         answered = np.unique(np.concatenate(columns[0])) if columns[0] else np.empty(0, np.int64)
@@ -281,16 +281,6 @@ class KgePredictor(Predictor):
             name = self.artifact.model
             warn(f"evaluate: {name} has never seen a key of {unknown.text('triples')}; the metrics leave them out")
         yield from metrics_table(metric_rows("given", ranks), self.relations, schema, protocol).to_batches()
-
-
-def is_known(known: KnownAnswers, anchors: IdArray, relations: IdArray, answers: IdArray) -> Any:
-    """Which triples are known. shape: [n] each -> [n]"""
-    keys = known.keys(anchors, relations)
-    distinct: IdArray = np.unique(keys)
-    rows, found = known.rows(distinct)
-    stride = np.int64(max(int(known.answers.max(initial=0)), int(answers.max(initial=0))) + 1)
-    pairs = distinct[rows] * stride + found
-    return np.isin(keys * stride + answers, pairs)
 
 
 def _width(weights: Path, of: str) -> int:

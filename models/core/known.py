@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from graphlearn.types import IdArray, Side, Triples
+from graphlearn.types import BoolArray, IdArray, Side, Triples
 
 
 @dataclass(frozen=True)
@@ -62,3 +62,11 @@ class KnownAnswers:
         rows = np.repeat(np.flatnonzero(known), count)
         within = np.arange(len(rows)) - np.repeat(np.cumsum(count) - count, count)
         return rows, self.answers[np.repeat(start, count) + within]
+
+    def contain(self, anchors: IdArray, relations: IdArray, answers: IdArray) -> BoolArray:
+        """Which answers are known ones of their queries. shape: [n] each -> [n]"""
+        keys = self.keys(anchors, relations)
+        distinct: IdArray = np.unique(keys)
+        rows, found = self.rows(distinct)
+        stride = np.int64(max(int(self.answers.max(initial=0)), int(answers.max(initial=0))) + 1)
+        return np.isin(keys * stride + answers, distinct[rows] * stride + found)
