@@ -1,10 +1,10 @@
-"""The system tables: what is stored and what has run, read afresh from the workspace folder at every scan.
+"""The system tables, which list stored models and runs. Every scan reads the workspace folder.
 
-`models` has a row a model (its current version), `model_versions` a row a version, `runs` a row a run, and
-`training_info` a row per finished epoch and per evaluation of every run, live while it trains.
+`models` has one row per model (its current version), `model_versions` one per version, `runs` one per run, and
+`training_info` one per finished epoch and evaluation of every run, including running ones.
 
-Of a manifest these keys are shown: family, options, statement, fingerprint, run, seconds, metrics ({split: {name:
-value}} or {name: value}), verdict and counts (of the ingest). A key that is missing or of another type shows as NULL.
+These keys of a manifest are shown: family, options, statement, fingerprint, run, seconds, metrics ({split: {name:
+value}} or {name: value}), verdict and counts (of the ingest). Keys that are missing or of another type show as NULL.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ TABLES = ("models", "model_versions", "training_info", "runs")
 
 
 def schemas() -> dict[str, pa.Schema]:
-    """Columns of the system tables. Every family adds those of its metrics and counts."""
+    """The columns of the system tables, including those of every family's metrics and counts."""
     metrics = [(name, pa.float64()) for name in metric_names()]
     counts = {count.column: count.type for kind in families() for count in kind.counts}
     version = [
         *metrics,
         ("created_at", _TIME),
         *counts.items(),
-        ("verdict", pa.string()),  # how the model compares with its baselines, in a sentence
+        ("verdict", pa.string()),  # a sentence that compares the model with its baselines
         ("metrics", pa.json_()),
         ("options", pa.json_()),
         ("statement", pa.string()),
@@ -56,11 +56,11 @@ def schemas() -> dict[str, pa.Schema]:
                 ("model", pa.string()),
                 ("kind", pa.string()),  # 'epoch' or 'evaluation'
                 ("time", _TIME),
-                ("seconds", pa.float64()),  # since the run began, without the pauses before a resume
+                ("seconds", pa.float64()),  # since the start of the run, excluding the pauses before it was resumed
                 ("epoch", pa.int64()),
                 ("step", pa.int64()),
                 ("loss", pa.float64()),
-                ("examples_per_second", pa.float64()),  # `unit` says of what
+                ("examples_per_second", pa.float64()),  # see `unit`
                 ("unit", pa.string()),
                 ("split", pa.string()),
                 *metrics,
@@ -97,12 +97,12 @@ def schemas() -> dict[str, pa.Schema]:
 
 
 def metric_names() -> list[str]:
-    """The metrics of all families, in the order of their declaration."""
+    """The metrics of all families, in order of declaration."""
     return list(dict.fromkeys(metric.name for kind in families() for metric in kind.metrics))
 
 
 class LiveTable:
-    """A table that is made anew at every scan. DuckDB scans it as a view: `connection.register("runs", table)`."""
+    """A table that is computed at every scan. To register it as a view: `connection.register("runs", table)`."""
 
     def __init__(self, name: str, rows: Callable[[], Iterable[Json]]) -> None:
         self.name = name
@@ -110,11 +110,11 @@ class LiveTable:
 
     @property
     def schema(self) -> pa.Schema:
-        """Its columns."""
+        """The columns."""
         return schemas()[self.name]
 
     def read(self) -> pa.Table:
-        """The table as it is now."""
+        """The current rows."""
         schema = self.schema
         rows = [{field.name: _fit(row.get(field.name), field.type) for field in schema} for row in self._rows()]
         return pa.Table.from_pylist(rows, schema=schema)
@@ -124,7 +124,7 @@ class LiveTable:
 
 
 def catalog_tables(folder: Path) -> dict[str, object]:
-    """The system tables of a workspace folder (which need not exist), by name; see `LiveTable`."""
+    """The system tables of a workspace folder (which need not exist), by name."""
     sources: dict[str, Callable[[], Iterable[Json]]] = {
         "models": lambda: _models(folder),
         "model_versions": lambda: _model_versions(folder),
@@ -168,7 +168,7 @@ def _version_row(artifact: Artifact) -> Json:
 
 
 def _counts(manifest: Json) -> tuple[Count, ...]:
-    """The counts that the version's family declares; none when it is not installed."""
+    """The counts declared by the version's family; none if the family is not installed."""
     name = str(manifest.get("family"))
     return family(name).counts if is_family(name) else ()
 
@@ -181,7 +181,7 @@ def _training_info(folder: Path) -> Iterator[Json]:
 
 
 def _history(events: Iterable[Json]) -> list[Json]:
-    """Epochs and evaluations of one run. What a crash undid, so that a resume did it again, is left out."""
+    """Epochs and evaluations of a run, without those that were lost in a crash and repeated after a resume."""
     rows: dict[tuple[object, ...], Json] = {}
     began, spent, step, total = None, 0.0, 0, 0
     for event in events:
@@ -209,12 +209,12 @@ def _history(events: Iterable[Json]) -> list[Json]:
 
 
 def _until(rows: dict[tuple[object, ...], Json], total: int) -> dict[tuple[object, ...], Json]:
-    """The rows up to a step, counted from the beginning: those beyond it are of a time before a crash."""
+    """The rows up to a step, counted from the start of training; later ones were lost in a crash."""
     return {key: row for key, row in rows.items() if row["total"] <= total}
 
 
 def _put(rows: dict[tuple[object, ...], Json], row: Json) -> None:
-    """Add a row as the last one, in place of an earlier telling of the same epoch or evaluation."""
+    """Append a row, removing an earlier one of the same epoch or evaluation."""
     key = (row["kind"], row["epoch"], str(row["split"]))
     rows.pop(key, None)
     rows[key] = row
@@ -239,7 +239,7 @@ def _runs(folder: Path) -> Iterator[Json]:
 
 
 def _headline(metrics: Json) -> Json:
-    """The usual metrics: of the test split where there is one, else valid, else of a flat {name: value}."""
+    """The headline metrics: of the test split, else of the validation split, else of a flat {name: value}."""
     chosen = next((metrics[split] for split in ("test", "valid") if isinstance(metrics.get(split), dict)), metrics)
     return {name: chosen.get(name) for name in metric_names()}
 
@@ -249,7 +249,7 @@ def _dict(value: object) -> Json:
 
 
 def parse_time(value: object) -> datetime | None:
-    """A time from ISO text or Unix seconds; None when it is neither."""
+    """A time from ISO text or Unix seconds; None if it is neither."""
     try:
         if isinstance(value, str):
             found = datetime.fromisoformat(value)
@@ -262,7 +262,7 @@ def parse_time(value: object) -> datetime | None:
 
 
 def _fit(value: Any, wanted: pa.DataType) -> Any:
-    """The value as the column's type, None when it is of another: a foreign file never breaks the catalog."""
+    """The value as the column's type, None if it has another type, so that unknown files never break the catalog."""
     if value is None:
         return None
     if wanted == pa.json_():

@@ -296,7 +296,7 @@ def open_for_query(workspace: str, source: Source, emit: Emit) -> Iterator[Sessi
 
 
 def only_reads(statement: Statement) -> bool:
-    """Whether a statement surely leaves the database as it is."""
+    """Whether a statement certainly does not change the database."""
     from graphlearn.sql.statements import ExplainModel, Passthrough
 
     if isinstance(statement, ExplainModel):

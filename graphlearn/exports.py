@@ -1,11 +1,11 @@
-"""Graphs as objects of other libraries, and back: PyTorch Geometric, DGL, networkx.
+"""Graphs as objects of other libraries (PyTorch Geometric, DGL, networkx), and back.
 
     data = graphlearn.to_pyg(session, "acm")                                         # the graph of a stored model
     data = graphlearn.to_pyg(session, {"paper": "SELECT …", "writes": "SELECT …"})   # or of queries, by role
     roles = graphlearn.from_pyg(session, data)                                       # tables, and queries to train on
 
-Nodes are in the order of their keys. Hub tables become node types, with edges to them. Features are those of the table,
-numbers first, lists as zeros and ones; labels are `y` (-1: unknown), their splits are masks.
+Nodes are ordered by key. Hub tables become node types with edges to them. Features are numbers first, then lists as
+zeros and ones; labels are `y` (-1: unknown), and their splits are masks.
 """
 
 from __future__ import annotations
@@ -40,10 +40,9 @@ MASKS = {Split.TRAIN: "train_mask", Split.VALID: "val_mask", Split.TEST: "test_m
 def to_pyg(session: Session, source: Source, *, target: str | None = None, text: tuple[str, ...] = ()) -> Any:
     """The graph as a torch_geometric.data.HeteroData: x, y, train_mask, …, ids (the keys); edge_index, edge_weight.
 
-    `target` is the column that becomes y, `text` the columns whose words are features; those of a stored model are
-    known.
-    x is dense, or a sparse CSR tensor where it would be larger than MAX_DENSE_CELLS.
-    Raises UserError when torch_geometric is not installed.
+    For queries, `target` is the column that becomes y, and `text` lists the columns whose words are features. x is
+    dense, or a sparse CSR tensor if it would have more than MAX_DENSE_CELLS. Raises UserError if torch_geometric is not
+    installed.
     """
     pyg = _library("torch_geometric.data", "pyg", "torch-geometric")
     import torch
@@ -94,7 +93,7 @@ def to_networkx(
 ) -> nx.MultiDiGraph[Any]:
     """The graph as a networkx.MultiDiGraph: nodes are (type, key), edges have `relation` and `weight`.
 
-    Nodes have `type`, and `label` and `split` where they are known. Features are left out.
+    Nodes have `type` and, where known, `label` and `split`. Features are left out.
     """
     import networkx as nx
 
@@ -127,9 +126,9 @@ def to_networkx(
 def from_pyg(session: Session, data: Any, prefix: str = "") -> dict[str, str]:
     """Store a HeteroData as tables in the workspace; returns the queries by role, for CREATE MODEL.
 
-    Node tables have id (the position), x, y and split; edge tables have both ends and weight. Tables are called
-    `prefix` and the name of the type or relation; if two relations have one name, those of their ends are added.
-    Raises InputError if two tables would still have one name.
+    Node tables have the columns id (the position), x, y and split; edge tables have both ends and weight. A table's
+    name is `prefix` and the name of its type or relation; if relations share a name, the types of their ends are added.
+    Raises InputError if two tables would still have the same name.
     """
     roles: dict[str, str] = {}
     names = [kind[1] for kind in data.edge_types]
@@ -175,7 +174,7 @@ def _store(session: Session, roles: dict[str, str], role: str, prefix: str, tabl
 
 
 def _labels_column(y: Any) -> pa.Array:
-    """One class per node as it is, -1 as NULL; rows of zeros and ones as lists of classes."""
+    """A vector of classes with -1 as NULL; a matrix of zeros and ones as lists of classes."""
     if y.ndim == 2 and y.shape[1] > 1:
         return pa.array([np.flatnonzero(row).tolist() for row in y], pa.list_(pa.int64()))
     y = y.reshape(len(y)).astype(np.int64)
@@ -214,7 +213,7 @@ def _tables(session: Session, source: Source, target: str | None, text: tuple[st
 
 
 def _edge_types(tables: HeteroTables) -> dict[tuple[str, str, str], Any]:
-    """(type, relation, type) -> edges; hubs are a type with the name of their role."""
+    """(type, relation, type) -> edges; the hubs of a role are a node type with its name."""
     return {(e.source, e.name, e.role if e.hubs is not None else e.target): e for e in tables.edges.values()}
 
 

@@ -1,4 +1,4 @@
-"""What a package that provides a model family imports; see "Write your own family" in CONTRIBUTING.md."""
+"""The API for packages that provide a model family; see "Write your own family" in CONTRIBUTING.md."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The picture of a run, which its family draws."""
+"""The picture of a run, drawn by its family."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ PICTURE = "report.png"
 
 
 def draw_report(run_folder: Path, version_folder: Path | None = None, path: Path | None = None) -> Path:
-    """Draw the run as a PNG, by default report.png in its folder; with the version's folder, what it learnt too.
+    """Draw a run as a PNG, by default report.png in its folder, including the learnt model if its folder is given.
 
-    Raises UserError when matplotlib is missing or the run has no events, ArtifactError when the version is damaged.
+    Raises UserError if matplotlib is missing or the run has no events, ArtifactError if the version is damaged.
     """
     if not can_draw():
         raise UserError("the picture needs matplotlib", help="pip install 'graphlearn[plot]'")

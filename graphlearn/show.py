@@ -1,4 +1,4 @@
-"""What `graphlearn models`, `show` and `runs` print. Reads the artifact folder only, never the DuckDB file."""
+"""The output of `graphlearn models`, `show` and `runs`. Reads only the artifact folder, never the DuckDB file."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from graphlearn.types import Json
 
 
 def rows_of(folder: Path, table: str) -> list[Json]:
-    """A system table as records, with its JSON columns read."""
+    """A system table as records, with JSON columns parsed."""
     read = cast("LiveTable", catalog_tables(folder)[table]).read()
     rows: list[Json] = read.to_pylist()
     for row in rows:
@@ -33,7 +33,7 @@ def rows_of(folder: Path, table: str) -> list[Json]:
 
 
 def print_models(folder: Path, *, as_json: bool) -> None:
-    """One line per model: its current version. Models with the same columns share a table."""
+    """Print one line per model: its current version. Models with the same columns share a table."""
     if as_json:
         _lines(rows_of(folder, "models"))
         return
@@ -53,13 +53,13 @@ def print_models(folder: Path, *, as_json: bool) -> None:
 
 
 def _summary(artifact: Artifact) -> Summary:
-    """What the family says about a version; nothing where it is damaged or its family is not installed."""
+    """The family's summary of a version; empty if the version is damaged or its family is not installed."""
     name = str(artifact.manifest.get("family"))
     return family(name).summary(artifact) if artifact.damage is None and is_family(name) else Summary()
 
 
 def print_runs(folder: Path, model: str | None, *, as_json: bool) -> None:
-    """One line a run, newest first."""
+    """Print one line per run, newest first."""
     rows = rows_of(folder, "runs")
     if model is not None:
         rows = [row for row in rows if fold(str(row["model"])) == fold(model)]
@@ -93,13 +93,13 @@ def print_runs(folder: Path, model: str | None, *, as_json: bool) -> None:
 
 
 def _headline(row: Json) -> Metric | None:
-    """The metric of a run that lists show."""
+    """The headline metric of a run."""
     name = str(row["family"])
     return headline(row["metrics"] or {}, family(name).metrics) if is_family(name) else None
 
 
 def _measured(row: Json, *, with_names: bool) -> tuple[object, object]:
-    """Speed and metric of a run; with their names where runs of several kinds share a table."""
+    """Speed and headline metric of a run, with their names if runs of several kinds share a table."""
     speed, metric = row["examples_per_second"], _headline(row)
     value = row["metrics"][metric.name] if metric is not None else None
     if not with_names:
@@ -119,7 +119,7 @@ def _remark(row: Json) -> str:
 
 
 def print_model(folder: Path, model: str, version: int | None, *, as_json: bool) -> None:
-    """Everything about one version, verified. Raises ModelNotFound, ArtifactError when it is damaged."""
+    """Verify a version and print everything about it. Raises ModelNotFound, or ArtifactError if it is damaged."""
     store = ArtifactStore(folder)
     artifact = store.load(model, version)
     manifest = artifact.manifest
@@ -149,7 +149,7 @@ def print_model(folder: Path, model: str, version: int | None, *, as_json: bool)
 
 
 def moment(time: datetime | None) -> str:
-    """A point in time as local date and time, to the second."""
+    """Local date and time, to the second."""
     return f"{time.astimezone():%Y-%m-%d %H:%M:%S}" if time is not None else ""
 
 

@@ -1,4 +1,4 @@
-"""Counts, sizes and durations as people read them."""
+"""Counts, sizes and durations as readable text."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ PLURALS = {"entity": "entities", "series": "series", "class": "classes"}
 
 
 def counted(n: int, noun: str) -> str:
-    """The number and its noun: 1 row, 2,000 rows."""
+    """A number and its noun: 1 row, 2,000 rows."""
     return f"{n:,} {noun if n == 1 else PLURALS.get(noun, noun + 's')}"
 
 
 def number(value: float) -> str:
-    """A figure: four decimals below ten, one above; very small values keep two digits."""
+    """A number with four decimals below ten and one above; very small values keep two digits."""
     if value and abs(value) < 5e-5:
         return f"{value:.2g}"
     return f"{value:.4f}" if abs(value) < 10 else f"{value:,.1f}"
@@ -49,7 +49,7 @@ def human_seconds(s: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds in a readable form: 0.42 s, 12.3 s, 4 min 05 s, 3 h 07 min."""
+    """A duration: 0.42 s, 12.3 s, 4 min 05 s, 3 h 07 min."""
     if not math.isfinite(seconds):
         return "unknown"
     if seconds < 10:

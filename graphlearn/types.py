@@ -1,8 +1,7 @@
-"""The domain, declared once.
+"""The types of the domain.
 
-A *triple* is (head, relation, tail). Entities and relations are known to users by *keys* of any SQL type and to the
-engine by dense ids from 0; ids never leave the engine. Shapes use: B batch, N candidates, D dimensions, E entities,
-R relations.
+A *triple* is (head, relation, tail). Users identify entities and relations by *keys* of any SQL type; the engine uses
+dense ids from 0, which never leave it. Letters in shapes: B batch, N candidates, D dimensions, E entities, R relations.
 """
 
 from __future__ import annotations
@@ -30,14 +29,14 @@ Json: TypeAlias = dict[str, Any]
 
 
 class Side(StrEnum):
-    """The end of a triple that is replaced or asked for."""
+    """The end of a triple that is corrupted or predicted."""
 
     HEAD = "head"
     TAIL = "tail"
 
 
 class Split(StrEnum):
-    """What a triple, a node, an edge or a time step is used for."""
+    """The split that a triple, node, edge or time step belongs to."""
 
     TRAIN = "train"
     VALID = "valid"
@@ -45,13 +44,13 @@ class Split(StrEnum):
 
     @property
     def code(self) -> int:
-        """Its number in arrays of splits: its position in this declaration. -1 there stands for no split."""
+        """Its code in arrays of splits: its position in this class. In such arrays, -1 means no split."""
         return tuple(Split).index(self)
 
 
 @dataclass(frozen=True)
 class Triples:
-    """Triples as three parallel id columns. shape: heads, relations, tails: [n]"""
+    """Triples as three parallel id arrays. shape: heads, relations, tails: [n]"""
 
     heads: IdArray
     relations: IdArray
@@ -69,7 +68,7 @@ class Triples:
 
     @staticmethod
     def concat(parts: list[Triples]) -> Triples:
-        """All parts, one after another."""
+        """All parts, concatenated."""
         return Triples(
             np.concatenate([p.heads for p in parts]),
             np.concatenate([p.relations for p in parts]),

@@ -1,4 +1,4 @@
-"""What the predictors of all families share: unknown keys are counted and named, and stay as they were asked."""
+"""Shared by the predictors of all families: unknown keys are counted, named in a warning and returned unchanged."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ import pyarrow as pa
 from graphlearn.types import IdArray
 
 EXAMPLES = 3
-"""Unknown keys that a warning names."""
+"""Unknown keys named in a warning, at most."""
 
 
 class Unknown:
-    """Counts rows with keys that a model does not know, and keeps a few of the keys."""
+    """Counts the rows with keys unknown to a model and keeps a few of these keys."""
 
     def __init__(self) -> None:
         self.rows = self.lost = 0
         self.keys: list[str] = []
 
     def add(self, columns: Mapping[str, pa.Array], ids: Mapping[str, IdArray]) -> None:
-        """Count rows; `columns` are their keys, `ids` those of each column, -1 for an unknown one."""
+        """Count rows, given their keys and ids by column; the id of an unknown key is -1."""
         count = len(next(iter(ids.values())))
         self.rows += count
         lost = np.zeros(count, bool)
@@ -43,12 +43,12 @@ class Unknown:
 
 
 def as_asked(keys: pa.Array, asked: pa.Array) -> pa.Array:
-    """The keys, where they are NULL those that were asked for, if they are of one type."""
+    """The keys, with NULLs replaced by the keys that were asked for, if both have the same type."""
     if _is_text(asked) and _is_text(keys):
         asked = asked.cast(keys.type)
     if asked.type != keys.type or not keys.null_count:
         return keys
-    row = np.arange(len(keys))  # Arrow's coalesce knows no extension types
+    row = np.arange(len(keys))  # Arrow's coalesce does not support extension types
     missing = keys.is_null().to_numpy(zero_copy_only=False)
     return pa.concat_arrays([keys, asked]).take(pa.array(np.where(missing, row + len(keys), row)))
 

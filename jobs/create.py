@@ -1,4 +1,4 @@
-"""CREATE MODEL: from a request to a stored version, with a run folder that tells the story and can be resumed."""
+"""CREATE MODEL: from a request to a stored version, with a run folder that records the events and can be resumed."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 def measure(cursor: duckdb.DuckDBPyConnection, request: ModelRequest) -> Sizes:
-    """The sizes and digests of the inputs; Ctrl-C stops it. See `Family.measure`."""
+    """The sizes and digests of the inputs. Ctrl-C interrupts the scan. See `Family.measure`."""
     return interruptible(cursor, lambda: family(request.family).measure(cursor, request))
 
 
@@ -43,9 +43,10 @@ def create_model(
 ) -> ModelResult:
     """Train, evaluate and publish a new version of the model.
 
-    `sizes` are those of the inputs where they were measured already. `resume` is the id of a run of the same job to
-    continue. Raises ResourceError before anything starts when the job cannot fit, WorkspaceError when another process
-    trains the model, Interrupted with the run's id when stopped by a signal, JobError or what went wrong otherwise.
+    `sizes`: of the inputs, if they have been measured. `resume`: the id of a run of the same job to continue.
+
+    Raises ResourceError before anything starts if the job does not fit in memory, WorkspaceError if another process is
+    training the model, Interrupted with the run's id on a signal, and JobError or the original error otherwise.
     """
     started = time.perf_counter()
     cursor = cursor if cursor is not None else workspace.cursor()
@@ -115,27 +116,27 @@ def _open_run(workspace: Workspace, request: ModelRequest, print_: str, resume: 
     if config.get("model") != request.name:
         raise UserError(
             f'run "{resume}" trained model "{config.get("model")}", not "{request.name}"',
-            help=f"select it with --select {config.get('model')}, or leave --resume out",
+            help=f"select it with --select {config.get('model')}, or omit --resume",
         )
     if config.get("fingerprint") != print_:
         raise UserError(
             f'run "{resume}" cannot be resumed: the job or its input has changed since',
-            help="leave --resume out to train from the start",
+            help="omit --resume to train from the start",
         )
     if run.info().get("status") == "done":
-        raise UserError(f'run "{resume}" is done', help="there is nothing to resume; --force trains again")
+        raise UserError(f'run "{resume}" is done', help="there is nothing to resume; to train again, use --force")
     run.update(status="running", message=None)
     return run
 
 
 def _steps_done(run: RunFolder) -> int | None:
-    """Optimiser steps at the newest checkpoint, None without one."""
+    """Optimiser steps taken before the newest checkpoint; None without a checkpoint."""
     path = checkpoint.newest(run.checkpoints)
     return None if path is None else int(path.name)
 
 
 def _published(store: ArtifactStore, model: str, run: str) -> ModelResult | None:
-    """The version that the run had stored before it was killed, if it got that far."""
+    """The version that the run stored before it was killed, if it got that far."""
     if not store.exists(model):
         return None
     newest = store.versions(model)[-1]
@@ -145,7 +146,7 @@ def _published(store: ArtifactStore, model: str, run: str) -> ModelResult | None
 
 
 def _recorder(run: RunFolder) -> Callable[[Event], None]:
-    """Writes every event to the run folder, and the latest figures to run.json."""
+    """Write every event to the run folder, and the latest figures to run.json."""
 
     def record(event: Event) -> None:
         run.append(event)
@@ -168,7 +169,7 @@ def _recorder(run: RunFolder) -> Callable[[Event], None]:
 
 
 def _ended(error: BaseException, run: RunFolder, tell: Emit, request: ModelRequest, started: float) -> BaseException:
-    """Note the end of a run that failed or was interrupted; returns the error to raise."""
+    """Record the end of a run that failed or was interrupted; returns the error to raise."""
     if isinstance(error, Exception):
         error = interruption(error)
     stopped = isinstance(error, KeyboardInterrupt | Interrupted)
@@ -176,7 +177,7 @@ def _ended(error: BaseException, run: RunFolder, tell: Emit, request: ModelReque
         again = f"--resume {run.id}" if run.has_checkpoint else "the same command"
         error = Interrupted(f"interrupted; run {run.id} can continue", run=run.id, help=f"continue with {again}")
     elif not isinstance(error, GraphLearnError) and isinstance(error, MemoryError):
-        error = JobError("out of memory", help="lower dim or batch_size, or take a larger machine")
+        error = JobError("out of memory", help="lower dim or batch_size, or use a larger machine")
     status = "interrupted" if stopped else "failed"
     message = error.message if isinstance(error, GraphLearnError) else f"{type(error).__name__}: {error}"
     try:
@@ -191,6 +192,6 @@ def _ended(error: BaseException, run: RunFolder, tell: Emit, request: ModelReque
             )
         )
     except GraphLearnError as second:  # a full disk must not hide the first error
-        error.add_note(f"while noting the end of the run: {second.message}")
+        error.add_note(f"while recording the end of the run: {second.message}")
     run.close()
     return error

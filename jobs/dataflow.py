@@ -1,8 +1,7 @@
-"""The dataflow a statement compiles to: operators over named data, and what each will cost.
+"""The dataflow that a statement compiles to: operators over named data, with cost estimates.
 
-An operator reads named inputs and produces named outputs; the names make the edges. Nothing in a plan has run: the same
-plan is printed by EXPLAIN, checked against a machine and executed, here or elsewhere, because the task of an operator
-is a value that can be sent to another process.
+An operator reads named inputs and produces named outputs; the names define the edges. EXPLAIN prints the same plan that
+is checked against the free memory and executed. The task of an operator is a value that can be sent to another process.
 """
 
 from __future__ import annotations
@@ -28,11 +27,11 @@ Data: TypeAlias = dict[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """What an operator will cost. None is unknown before the input exists.
+    """What an operator will cost; None while it is unknown.
 
-    rows and bytes of its outputs; flops of its arithmetic; memory: bytes at its peak, inputs included; seconds: what
-    does not depend on arithmetic; gemm: the multiplications and additions that a matrix product makes in the rest of
-    the time, so that a plan need not know the machine.
+    rows, bytes: of the outputs. flops: of the arithmetic. memory: peak in bytes, including the inputs. seconds: time
+    that does not depend on arithmetic. gemm: the remaining time, given as the multiplications and additions that a
+    matrix product would do in it, so that a plan does not depend on the machine.
     """
 
     rows: int | None = None
@@ -43,7 +42,7 @@ class Estimate:
     gemm: float | None = None
 
     def time(self, machine: Machine) -> float | None:
-        """Seconds on a machine, None when unknown."""
+        """Seconds on a machine; None if unknown."""
         if self.seconds is None and self.gemm is None:
             return None
         return (self.seconds or 0.0) + (self.gemm / machine.gemm if self.gemm else 0.0)
@@ -51,11 +50,11 @@ class Estimate:
 
 @dataclass(frozen=True, kw_only=True)
 class Needs:
-    """Where a task can run, and on how much.
+    """Where a task can run, and with what resources.
 
-    `database`: on the driver, with the user's connection. `workspace`: on the driver, which alone writes the workspace.
-    Other tasks run anywhere that has one of the `devices`, the preferred kind first. `workers`: how many can share the
-    work at most. `memory`: bytes at the peak, None where that is unknown.
+    `database`: on the driver, with the user's connection. `workspace`: on the driver, because only it writes to the
+    workspace. Other tasks run wherever one of the `devices` (preferred kind first) is available. `workers`: how many
+    can share the work, at most. `memory`: peak in bytes, None if unknown.
     """
 
     database: bool = False
@@ -71,25 +70,25 @@ class Needs:
 
 
 class Task(ABC):
-    """The work of an operator. A frozen dataclass of plain values, so that it can be sent to another process."""
+    """The work of an operator: a frozen dataclass of plain values, so that it can be sent to another process."""
 
     needs: ClassVar[Needs] = Needs()
 
     @abstractmethod
     def run(self, data: Data, context: Context) -> Data:
-        """Outputs by name, from inputs by name."""
+        """Compute the outputs by name from the inputs by name."""
 
     def describe(self, outputs: Data) -> str:  # noqa: ARG002
-        """A line for people once the outputs are there."""
+        """A one-line summary of the outputs."""
         return ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Operator:
-    """One node. `detail` is a line for EXPLAIN.
+    """A node of the dataflow.
 
-    `reports_itself`: the task emits the start of its phase. `advice` is the help of the error when its memory does not
-    suffice, `because` says what costs most.
+    `detail`: a line for EXPLAIN. `reports_itself`: the task itself emits the start of its phase. `because` and `advice`
+    are for the error raised when memory is insufficient: what needs the most, and the help line.
     """
 
     name: str
@@ -99,17 +98,17 @@ class Operator:
     estimate: Estimate = Estimate()
     detail: str = ""
     reports_itself: bool = False
-    advice: str = "take a larger machine"
+    advice: str = "use a larger machine"
     because: str = ""
 
     @property
     def needs(self) -> Needs:
-        """Where it can run: what its task needs, with the memory of the estimate."""
+        """What the task needs, with the memory of the estimate."""
         return replace(self.task.needs, memory=self.estimate.memory)
 
 
 class Dataflow:
-    """A directed acyclic graph of operators. Raises ValueError when two operators produce one name."""
+    """A directed acyclic graph of operators. Raises ValueError if two operators produce the same name."""
 
     def __init__(self, operators: list[Operator]) -> None:
         self.operators = operators
@@ -137,7 +136,7 @@ class Dataflow:
         return graph
 
     def ordered(self) -> Iterator[Operator]:
-        """Operators, each after those it reads from."""
+        """The operators in topological order."""
         import networkx as nx
 
         by_name = {operator.name: operator for operator in self.operators}
@@ -147,12 +146,12 @@ class Dataflow:
 
     @property
     def memory(self) -> int | None:
-        """Bytes at the peak of the dataflow: the largest of its operators. None when unknown."""
+        """Peak memory in bytes: that of the largest operator. None if unknown."""
         known = [o.needs.memory for o in self.operators if o.needs.memory is not None]
         return max(known) if known else None
 
     def check_memory(self, available: int) -> None:
-        """Raise ResourceError when the peak exceeds the bytes that are available, with the numbers."""
+        """Raise ResourceError, with both figures, if the peak exceeds the available bytes."""
         heavy = max(self.operators, key=lambda o: o.estimate.memory or 0)
         need = heavy.estimate.memory or 0
         if need > available:
@@ -164,7 +163,7 @@ class Dataflow:
             )
 
     def table(self, machine: Machine) -> pa.Table:
-        """One row per operator, in order of execution: what EXPLAIN returns."""
+        """One row per operator, in order of execution, as returned by EXPLAIN."""
         rows = [
             {
                 "operator": o.name,
@@ -183,7 +182,7 @@ class Dataflow:
         return pa.Table.from_pylist(rows, schema=PLAN_SCHEMA)
 
     def text(self, machine: Machine) -> str:
-        """The plan as a tree for people, the last operator on top as databases print it."""
+        """The plan as a tree, with the last operator on top, as databases print it."""
         lines: list[str] = []
         for depth, o in enumerate(reversed(list(self.ordered()))):
             e, seconds = o.estimate, o.estimate.time(machine)

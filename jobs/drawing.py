@@ -1,6 +1,6 @@
-"""What the pictures of all families share: the history of a run, its curves, and how a figure is made and saved.
+"""Shared by the pictures of all families: the history of a run, its curves, creating and saving a figure.
 
-matplotlib is optional (`pip install 'graphlearn[plot]'`) and imported inside the functions only.
+matplotlib is optional (`pip install 'graphlearn[plot]'`) and imported only inside the functions.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-EPOCHS_ONLY = 10  # from so many epochs on, the loss is drawn once an epoch: within one, its mean is not settled
+EPOCHS_ONLY = 10  # with more epochs, draw the loss per epoch only: within an epoch, its mean is noisy
 COLOURS = ("#3b6fb6", "#e07b39", "#3f9e5f", "#c2453f", "#8a63b8", "#a9742f", "#d06aa8", "#2f9fa8")
 GREY = "#b9bcc2"
 
 
 @dataclass
 class History:
-    """What a run's events tell over its epochs: (epochs done, value) points, and the figures of the stored model."""
+    """The course of a run: points (epochs done, value), and the metrics of the stored model."""
 
     model: str = ""
     family: str = ""
@@ -40,17 +40,17 @@ class History:
     unit: str = ""
     loss: list[tuple[float, float]] = field(default_factory=list)
     valid: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
-    """Metrics on the validation split, by name."""
+    """Metrics on the validation split, by name: points over the epochs."""
     final: dict[str, float] = field(default_factory=dict)
 
 
 def can_draw() -> bool:
-    """True when matplotlib is installed."""
+    """Whether matplotlib is installed."""
     return find_spec("matplotlib") is not None
 
 
 def read_history(run_folder: Path) -> History:
-    """The curves of a run. Steps that a resumed run took twice count once. Raises UserError without events."""
+    """Read the curves of a run. Steps repeated after a resume count once. Raises UserError if there are no events."""
     history = History()
     loss: dict[float, float] = {}
     whole: dict[float, float] = {}
@@ -78,7 +78,7 @@ def read_history(run_folder: Path) -> History:
                 history.status, history.seconds = status, event.get("seconds") or 0.0
                 history.final = event.get("metrics") or history.final
     if empty:
-        raise UserError(f"run {run_folder.name} has no events", help="graphlearn runs lists the runs there are")
+        raise UserError(f"run {run_folder.name} has no events", help="graphlearn runs lists all runs")
     history.loss = sorted(whole.items() if len(whole) >= EPOCHS_ONLY else loss.items())
     history.valid = {name: sorted(points.items()) for name, points in valid.items()}
     history.speed = float(np.median(speeds)) if speeds else 0.0
@@ -86,7 +86,7 @@ def read_history(run_folder: Path) -> History:
 
 
 def save(figure: Figure, target: Path) -> None:
-    """Write the figure as a PNG that appears whole or not at all."""
+    """Write the figure as a PNG, atomically."""
     with any_script():
         partial = target.with_name(f".{target.name}.part")
         figure.savefig(partial, format="png")
@@ -95,7 +95,7 @@ def save(figure: Figure, target: Path) -> None:
 
 @contextmanager
 def any_script() -> Iterator[None]:
-    """Keys may be in scripts that the font lacks."""
+    """Silence warnings about characters that the font lacks."""
     import warnings
 
     with warnings.catch_warnings():
@@ -104,7 +104,7 @@ def any_script() -> Iterator[None]:
 
 
 def title(history: History, figures: str) -> str:
-    """Model, its figures on the test part, speed and time in one line."""
+    """Model, test metrics, speed and time in one line."""
     parts = [
         f"{history.model} ({history.family})" if history.model else "",
         figures,
@@ -115,7 +115,7 @@ def title(history: History, figures: str) -> str:
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """An empty figure that lays itself out."""
+    """An empty figure with automatic layout."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
@@ -126,7 +126,7 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def draw_loss(axes: Axes, history: History) -> None:
-    """The loss over the epochs, on a log scale when it falls far."""
+    """Draw the loss over the epochs, on a log scale if it falls far."""
     axes.set_title("training loss", loc="left", fontsize=10)
     if history.loss:
         axes.plot(*zip(*history.loss, strict=True), color=COLOURS[0], linewidth=1.6)
@@ -137,7 +137,7 @@ def draw_loss(axes: Axes, history: History) -> None:
 
 
 def draw_curves(history: History, metrics: Sequence[Metric]) -> Figure:
-    """Loss and the headline metric over the epochs: the picture of a family that draws none of its own."""
+    """Loss and headline metric over the epochs: the default picture of a family."""
     metric = next((metric for metric in metrics if metric.name in history.valid), None)
     figures = metrics_line(history.final, metrics, ", ") if history.final else ""
     figure = new_figure(11, 4.2)
@@ -152,7 +152,7 @@ def draw_curves(history: History, metrics: Sequence[Metric]) -> Figure:
 
 
 def principal(vectors: FloatArray, width: int = 2) -> tuple[FloatArray, float]:
-    """The vectors along their `width` directions of most variance, and the share of the variance these hold.
+    """The first `width` principal components of the vectors, and their share of the variance.
 
     shape: vectors [n, D] -> [n, width]
     """
@@ -175,7 +175,7 @@ def plain(axes: Axes) -> None:
 
 
 def finish_curve(axes: Axes, filled: bool, otherwise: str) -> None:
-    """The look of a curve over epochs; `otherwise` stands in an empty one."""
+    """Style a curve over epochs; an empty one shows `otherwise`."""
     plain(axes)
     axes.set_xlabel("epochs", fontsize=9)
     if filled:
@@ -185,7 +185,7 @@ def finish_curve(axes: Axes, filled: bool, otherwise: str) -> None:
 
 
 def short(text: str, width: int) -> str:
-    """At most `width` characters in one line; of paths and dotted names the end is kept, of other texts the start."""
+    """Shorten a text to `width` characters: paths and dotted names keep their end, other texts their start."""
     text = " ".join(text.split())
     if len(text) <= width:
         return text
@@ -194,5 +194,5 @@ def short(text: str, width: int) -> str:
 
 
 def literal(text: str) -> str:
-    """The text with dollar signs as they are, not as the marks of a formula."""
+    """The text with dollar signs escaped, so that matplotlib does not read a formula."""
     return text.replace("$", r"\$")

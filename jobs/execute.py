@@ -1,4 +1,4 @@
-"""Running a dataflow: each operator after those it reads from, its task here or wherever the executor sends it."""
+"""Runs a dataflow: operators in topological order, their tasks in this process or wherever the executor sends them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Driver:
-    """What only the process that started the run has: the user's connection, and the workspace to write to."""
+    """What only the driver (the process that started the run) has: the user's connection and a writable workspace."""
 
     workspace: Workspace
     cursor: duckdb.DuckDBPyConnection
@@ -28,9 +28,9 @@ class Driver:
 
 @dataclass(frozen=True, kw_only=True)
 class Context:
-    """Where a task runs: events, the run's id and folder, and on the driver the workspace.
+    """What a task gets besides its data: where to send events, the run's id and folder and, on the driver, `driver`.
 
-    `resume`: continue from the newest checkpoint. `started` is the clock (time.perf_counter) when the run began.
+    `resume`: continue from the newest checkpoint. `started`: time.perf_counter() at the start of the run.
     """
 
     emit: Emit
@@ -42,36 +42,36 @@ class Context:
 
     @property
     def checkpoints(self) -> Path:
-        """Where training states are kept."""
+        """The folder of training states."""
         return self.folder / "checkpoints"
 
     @property
     def cursor(self) -> duckdb.DuckDBPyConnection:
-        """The user's connection; tasks whose needs say `database` have it."""
+        """The user's connection, for tasks that need `database`."""
         assert self.driver is not None
         return self.driver.cursor
 
     @property
     def workspace(self) -> Workspace:
-        """The workspace; tasks whose needs say `workspace` have it."""
+        """The workspace, for tasks that need `workspace`."""
         assert self.driver is not None
         return self.driver.workspace
 
 
 Executor: TypeAlias = Callable[[Operator, Data, Context], Data]
-"""Runs the task of an operator on its inputs, and returns its outputs."""
+"""Runs the task of an operator on its inputs and returns the outputs."""
 
 
 def run_here(operator: Operator, data: Data, context: Context) -> Data:
-    """The executor of a local run: in this process."""
+    """The executor of a local run: it runs the task in this process."""
     return operator.task.run(data, context)
 
 
 def execute(dataflow: Dataflow, context: Context, *, keep: tuple[str, ...] = (), executor: Executor = run_here) -> Data:
     """Run all operators in order; returns the data named in `keep`.
 
-    Data is dropped after its last reader. Once no operator needs the database any more, the workspace releases its
-    file, so that other processes can open it while this one trains.
+    Data is dropped after its last use. Once no further operator needs the database, the workspace releases its file, so
+    that other processes can open it while this one trains.
     """
     order = list(dataflow.ordered())
     last = {name: i for i, o in enumerate(order) for name in o.inputs}

@@ -1,8 +1,9 @@
-"""A model family: everything that shared code asks about a kind of model.
+"""A model family: everything that shared code needs to know about a kind of model.
 
-A family declares its names after TYPE, its options, input roles, metrics and table functions, and says how its input is
-measured, how a run is planned, what a stored version answers and how it is shown. Shared code (the job language, the
-catalog, reports, the command line, the page of options) is generated from that and never asks which family it has.
+A family declares its TYPE names, options, input roles, metrics and table functions. It also defines how its input is
+measured, how a run is planned, and how a stored version answers queries and is displayed. Shared code (the job
+language, the catalog, reports, the command line, the page of options) uses only these declarations and never checks
+which family it has.
 """
 
 from __future__ import annotations
@@ -31,16 +32,16 @@ if TYPE_CHECKING:
     from graphlearn.storage.artifacts import Artifact
 
 Columns: TypeAlias = Mapping[str, str]
-"""Columns of a query: name -> DuckDB type."""
+"""The columns of a query: name -> DuckDB type."""
 Named: TypeAlias = Mapping[str, tuple[type, Any, str]]
-"""Named arguments of a table function: type, default, meaning."""
+"""The named arguments of a table function: type, default, description."""
 Warn: TypeAlias = Callable[[str], None]
-"""Gets a sentence that a person should know about an answer."""
+"""Called with warnings about an answer."""
 
 
 @dataclass(frozen=True)
 class Role:
-    """A named input. `columns` is what a message says it needs. The first role of a family is its unnamed query."""
+    """A named input. `columns`: the required columns, for messages. A query without a role gets the first one."""
 
     name: str
     columns: tuple[str, ...]
@@ -49,10 +50,10 @@ class Role:
 
 @dataclass(frozen=True, kw_only=True)
 class Sizes:
-    """What measuring its inputs found: all that a plan is made from. Families extend it.
+    """The measurements of the inputs; a plan depends on nothing else. Families extend it.
 
-    `fingerprints` are the digests of the inputs' rows, by role. `known` is False where an input is still empty, as in
-    the plan of a file that fills it, so that nothing can be estimated.
+    `fingerprints`: digests of the inputs' rows, by role. `known` is False if an input is still empty, as in the plan of
+    a file that fills it; then nothing can be estimated.
     """
 
     fingerprints: Mapping[str, str]
@@ -61,7 +62,7 @@ class Sizes:
 
 @dataclass(frozen=True)
 class Count:
-    """A column of the system tables that counts something of a version: `key` is its name in the version's counts."""
+    """A column of the system tables with a count of each version; `key` is its name in the version's counts."""
 
     column: str
     key: str
@@ -81,7 +82,7 @@ class SummaryTable:
 class Summary:
     """What lists and `graphlearn show` say about a version.
 
-    `listed`: columns of `graphlearn models`, title -> value. `fields`: lines of `graphlearn show`, None is left out.
+    `listed`: columns of `graphlearn models`, title -> value. `fields`: lines of `graphlearn show`; None is omitted.
     """
 
     listed: Mapping[str, object] = field(default_factory=dict)
@@ -96,9 +97,9 @@ VERSION: Named = {"version": (int, None, "a stored version, by default the curre
 class TableFunction:
     """How a table function of a model is called.
 
-    `argument`: whether a relation follows the name of the model; `keys`: it may also be a key, or a list of keys.
-    `named` are its named arguments besides `version`. Messages show the arguments of `example`, and `returns`, what
-    becomes of the rows of the relation.
+    `argument`: whether a relation follows the model name. `keys`: the relation may also be a key or a list of keys.
+    `named`: its named arguments besides `version`. `example` and `returns` are for messages: example arguments, and
+    what is returned for the rows of the relation.
     """
 
     argument: Literal["required", "optional", "none"] = "none"
@@ -108,15 +109,15 @@ class TableFunction:
     returns: str = ""
 
     def call(self, function: str) -> str:
-        """The function as a query writes it, for messages."""
-        joined = f": {self.returns}" if self.returns else ", and JOIN it where other columns are wanted"
+        """An example call, for messages."""
+        joined = f": {self.returns}" if self.returns else ", and JOIN the result for other columns"
         return f"FROM {function}({self.example}){joined}"
 
     def read(self, function: str, given: Mapping[str, Any], *, argument: bool) -> dict[str, Any]:
-        """The named arguments with defaults filled in.
+        """The named arguments, with defaults filled in.
 
-        `argument`: whether the call has a relation. Raises UserError when it needs one or takes none, OptionError for
-        unknown names and wrong values.
+        `argument`: whether the call has a relation. Raises UserError if it needs one or must not have one, OptionError
+        for unknown names and invalid values.
         """
         if not argument and self.argument == "required":
             raise UserError(f"{function} needs a second argument", help=f"for example {function}({self.example})")
@@ -144,10 +145,10 @@ _KINDS: dict[type, str] = {
 
 @dataclass(frozen=True)
 class Question:
-    """A checked call of a table function: `options` are its named arguments, defaults filled in, without `version`.
+    """A validated call of a table function.
 
-    `asked` are the columns of the relation it reads, None without one. `time_zone` is that of whoever asks: keys that
-    are times are cast as in their session.
+    `options`: the named arguments except `version`, with defaults filled in. `asked`: the columns of the relation, None
+    without a relation. `time_zone`: of the calling session, in which keys that are times are cast.
     """
 
     function: str
@@ -157,19 +158,19 @@ class Question:
 
 
 class ModelShape(ABC):
-    """What decides the columns of a model's answers. It is known before the model is trained."""
+    """Determines the columns of a model's answers. It is known before the model is trained."""
 
     @abstractmethod
     def columns(self, question: Question) -> pa.Schema:
-        """Columns of the answer.
+        """The columns of the answer.
 
-        Raises OptionError for a wrong named argument, InputError for a relation without the columns that it needs,
-        UserError for what such a model cannot answer.
+        Raises OptionError for an invalid named argument, InputError for a relation that lacks required columns,
+        UserError for a call that such a model cannot answer.
         """
 
 
 class Predictor(ABC):
-    """A stored version, ready to answer: record batches in, record batches out, no SQL."""
+    """A stored version that answers queries: record batches in, record batches out, no SQL."""
 
     shape: ModelShape
 
@@ -179,25 +180,25 @@ class Predictor(ABC):
     ) -> Iterator[pa.RecordBatch]:
         """The rows of a call, computed as they are read.
 
-        `batches` are the rows of the relation (none without one), `schema` is what `shape.columns` gave. `warn` gets a
-        sentence that a person should know. Raises InputError when the relation cannot be answered.
+        `batches`: the rows of the relation; no batches without a relation. `schema`: from `shape.columns`. `warn` is
+        called with warnings for the user. Raises InputError if the relation cannot be used.
         """
 
 
 class Family(ABC):
-    """One kind of model. Made once for each name after TYPE."""
+    """A kind of model. There is one instance for each TYPE name."""
 
     names: ClassVar[tuple[str, ...]]
-    """What can follow TYPE."""
+    """The names that select it in `TYPE name`."""
     metrics: ClassVar[tuple[Metric, ...]]
     counts: ClassVar[tuple[Count, ...]] = ()
     functions: ClassVar[Mapping[str, TableFunction]]
     title: ClassVar[str]
-    """Heading on the page of options."""
+    """The heading on the page of options."""
     inputs: ClassVar[tuple[Role, ...]] = ()
-    """Its roles, where they do not depend on options or on what is given."""
+    """Its roles, if they do not depend on the options or the inputs; see `roles`."""
     measured_on: ClassVar[str] = ""
-    """What one-line results say before the metrics."""
+    """What precedes the metrics in one-line results."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -208,13 +209,13 @@ class Family(ABC):
         """The frozen dataclass of its options."""
 
     def roles(self, options: Any, given: Sequence[str]) -> tuple[Role, ...]:  # noqa: ARG002
-        """The inputs of a model with these options; `given` are the names of the inputs that it was given."""
+        """The roles of a model with these options; `given`: the roles of the inputs in the statement."""
         return self.inputs
 
     def check(self, role: str, columns: Mapping[str, Columns], options: Any) -> None:
-        """Raise InputError, OptionError when the columns of the inputs cannot serve the role.
+        """Check the columns of the input with this role. Raises InputError, OptionError.
 
-        By default, when the role lacks a column that it names (one in brackets is optional).
+        By default, all columns declared for the role are required, except those in brackets.
         """
         needed = next(known for known in self.roles(options, list(columns)) if known.name == role).columns
         have = {name.lower() for name in columns[role]}
@@ -228,13 +229,13 @@ class Family(ABC):
 
     @abstractmethod
     def shape(self, request: ModelRequest, columns: Mapping[str, Columns]) -> ModelShape:
-        """The shape of a model that is still to be trained on inputs (by role) with these columns."""
+        """The shape of a model before it is trained, from the columns of its inputs (by role)."""
 
     def measure(self, cursor: duckdb.DuckDBPyConnection, request: ModelRequest) -> Sizes:
-        """Digests and sizes of the inputs: the only pass over the data before a run, one scan of each query.
+        """Digests and sizes of the inputs: the only pass over the data before a run, one scan per query.
 
-        Families that estimate what a run costs return more. Raises InputError, OptionError, duckdb.Error when an input
-        cannot be used.
+        Families that estimate costs return a subclass of `Sizes`. Raises InputError, OptionError, duckdb.Error for an
+        unusable input.
         """
         found = {role: measure(cursor, sql, describe(cursor, sql)) for role, sql in request.inputs.items()}
         prints = {role: measured.fingerprint for role, measured in found.items()}
@@ -242,14 +243,14 @@ class Family(ABC):
 
     @abstractmethod
     def plan(self, request: ModelRequest, sizes: Sizes) -> Dataflow:
-        """The dataflow that trains, evaluates and publishes. Pure: the same request and sizes give the same plan."""
+        """The dataflow that trains, evaluates and publishes a model. Pure: equal arguments give equal plans."""
 
     @abstractmethod
     def load(self, artifact: Artifact) -> Predictor:
-        """A stored version, to be asked."""
+        """The predictor of a stored version."""
 
     def summary(self, artifact: Artifact) -> Summary:
-        """A stored version for lists and `graphlearn show`: by default its counts and metrics."""
+        """What lists and `graphlearn show` say about a stored version; by default its counts and metrics."""
         counts, metrics = artifact.manifest.get("counts", {}), artifact.manifest.get("metrics", {})
         shown = {count.column: counts.get(count.key) for count in self.counts}
         found = headline(metrics, self.metrics)
@@ -260,15 +261,15 @@ class Family(ABC):
         return Summary(listed, shown, [table] if rows else [])
 
     def picture(self, history: History, version_folder: Path | None) -> Figure:  # noqa: ARG002
-        """The picture of a run; with the folder of the version it stored, where it stored one."""
+        """The picture of a run. `version_folder`: of the version that it stored, None if it stored none."""
         from graphlearn.jobs.drawing import draw_curves
 
         return draw_curves(history, self.metrics)
 
     def graph(self, artifact: Artifact) -> Any:
-        """The graph that a version holds, as node and edge tables. Raises UserError when it holds none."""
-        raise UserError(f"{artifact.model} is a model of type {self.name}, which holds no graph of nodes")
+        """The graph stored with a version, as node and edge tables. Raises UserError if there is none."""
+        raise UserError(f"{artifact.model} is of type {self.name}, and such models store no node and edge tables")
 
     def fits(self, request: ModelRequest, sizes: Sizes, available: int) -> None:
-        """Raise ResourceError when the run needs more than `available` bytes of memory."""
+        """Raise ResourceError if the run needs more than `available` bytes of memory."""
         self.plan(request, sizes).check_memory(available)

@@ -1,7 +1,7 @@
 """Calls of table functions over stored models: SQL on one side, a family's `Predictor` on the other.
 
-A call becomes an `ArrowSource`: registered as a DuckDB view, it computes its rows anew at every scan and streams them,
-so millions of answers never lie in memory at once.
+A call becomes an `ArrowSource`. Registered as a DuckDB view, it computes and streams its rows at every scan, so that
+millions of answers are never in memory at once.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from graphlearn.storage.columns import describe, subquery
 
 CursorFactory: TypeAlias = Callable[[], duckdb.DuckDBPyConnection]
 BATCH = 8192
-"""Rows of a question that are answered at a time."""
+"""Rows of a relation that are answered at a time."""
 
 
 @dataclass(frozen=True)
 class ArrowSource:
-    """Rows computed at every scan. DuckDB reads it through `__arrow_c_stream__`."""
+    """Rows that are computed at every scan. DuckDB reads them through `__arrow_c_stream__`."""
 
     schema: pa.Schema
     batches: Callable[[], Iterator[pa.RecordBatch]]
@@ -44,9 +44,9 @@ class ArrowSource:
 
 @dataclass(frozen=True)
 class Call:
-    """A call as SQL wrote it: `argument` is the SQL of its relation, `named` its named arguments.
+    """A call of a table function in a query: `argument` is the SQL of its relation, `named` its named arguments.
 
-    `cursor` makes a cursor that sees the user's tables; `warn` gets what a person should know, once per scan.
+    `cursor` creates a cursor that sees the user's tables. `warn` is called with warnings for the user, once per scan.
     """
 
     function: str
@@ -56,7 +56,7 @@ class Call:
     warn: Warn = lambda _: None
 
     def question(self, family_name: str) -> tuple[Question, int | None]:
-        """The call checked against what models of the family answer, and the version it names.
+        """The call, checked against the functions of the family, and the version that it names.
 
         Raises UserError, OptionError.
         """
@@ -67,14 +67,14 @@ class Call:
         if self.argument is None:
             return Question(self.function, options), version
         with closing(self.cursor()) as connection:
-            describe(connection, self.argument)  # raises InputError when two columns have one name
+            describe(connection, self.argument)  # raises InputError if two columns have the same name
             _lossless(connection)
             asked = connection.sql(f"FROM {subquery(self.argument)} LIMIT 0").to_arrow_table().schema
             zone = str(connection.execute("SELECT current_setting('TimeZone')").fetchall()[0][0])
         return Question(self.function, options, asked, zone), version
 
     def rows(self) -> Iterator[pa.RecordBatch]:
-        """The rows of the relation, in its order."""
+        """The rows of the relation, in order."""
         if self.argument is None:
             return
         with closing(self.cursor()) as connection:
@@ -83,7 +83,7 @@ class Call:
 
 
 def function_of(family_name: str, function: str) -> TableFunction:
-    """How a function of a family's models is called. Raises UserError when they have no such function."""
+    """A table function of a family. Raises UserError if the family has no such function."""
     functions = family(family_name).functions
     if function not in functions:
         have = ", ".join(f"{name}()" for name in functions)
@@ -92,22 +92,22 @@ def function_of(family_name: str, function: str) -> TableFunction:
 
 
 def planned(family_name: str, shape: ModelShape, call: Call) -> ArrowSource:
-    """A call on a model that an earlier statement will create: the right columns, no rows."""
+    """A call on a model that an earlier statement will create: the same columns, no rows."""
     question, _ = call.question(family_name)
     return ArrowSource(shape.columns(question), lambda: iter(()))
 
 
 class ModelReader:
-    """Answers table function calls over the models of a workspace folder; keeps what it has loaded."""
+    """Answers calls of table functions on the models of a workspace folder. Keeps loaded models in memory."""
 
     def __init__(self, folder: Path) -> None:
         self.store = ArtifactStore(folder)
         self._loaded: dict[tuple[str, str], Predictor] = {}
 
     def load(self, model: str, version: int | None = None) -> Predictor:
-        """The model, verified. Raises ModelNotFound, or ArtifactError when it cannot be used."""
+        """Load and verify a model. Raises ModelNotFound, or ArtifactError if it cannot be used."""
         artifact = self.store.load(model, version)
-        key = (artifact.model, str(artifact.manifest["sha256"]))  # a dropped model's versions are counted anew
+        key = (artifact.model, str(artifact.manifest["sha256"]))  # version numbers restart after DROP MODEL
         if key not in self._loaded:
             for old in [k for k in self._loaded if k[0] == key[0] and version is None]:
                 del self._loaded[old]
@@ -115,9 +115,9 @@ class ModelReader:
         return self._loaded[key]
 
     def open(self, model: str, call: Call) -> ArrowSource:
-        """A call's rows.
+        """The rows of a call.
 
-        Raises ModelNotFound, ArtifactError, and what `Call.question` and `ModelShape.columns` raise.
+        Raises ModelNotFound, ArtifactError, and the errors of `Call.question` and `ModelShape.columns`.
         """
         version = call.named.get("version")
         artifact = self.store.load(model, version if isinstance(version, int) and version > 0 else None)
@@ -128,7 +128,7 @@ class ModelReader:
 
 
 def family_of(artifact: Artifact) -> str:
-    """The family of a stored version. Raises ArtifactError when it is not installed."""
+    """The family of a stored version. Raises ArtifactError if it is not installed."""
     name = str(artifact.manifest.get("family"))
     if not is_family(name):
         raise ArtifactError(
@@ -139,5 +139,5 @@ def family_of(artifact: Artifact) -> str:
 
 
 def _lossless(connection: duckdb.DuckDBPyConnection) -> None:
-    """Let Arrow keep every type of DuckDB's, HUGEINT and UUID too."""
+    """Make Arrow output preserve every DuckDB type, including HUGEINT and UUID."""
     connection.execute("SET SESSION arrow_lossless_conversion = true")

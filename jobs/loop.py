@@ -1,8 +1,7 @@
-"""The loop around any model: epochs, evaluation, early stop, checkpoints, resume, signals.
+"""The training loop of all families: epochs, evaluation, early stopping, checkpoints, resuming, signals.
 
-A family's trainer says what a step is, how the model is scored and what its state is. A step must follow from (seed,
-epoch, step) and the state, so that a run that continues from a checkpoint takes the same steps as one that was never
-stopped, and ends with the same numbers.
+A family subclasses `Loop` to define its steps, score and state. A step must be determined by (seed, epoch, step) and
+the state, so that a resumed run takes the same steps as one that was never stopped, and ends with the same numbers.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ REPORT_SECONDS = 1.0
 
 
 class LoopOptions(Protocol):
-    """What the loop reads of a family's options."""
+    """The options that the loop reads."""
 
     @property
     def epochs(self) -> int: ...
@@ -46,9 +45,9 @@ class LoopOptions(Protocol):
 
 @dataclass
 class Progress:
-    """Where training stands; with the state of the model, all that a run needs to continue.
+    """The progress of training. Together with the state of the model, it is enough to continue a run.
 
-    `best_score` is the best evaluation so far, where higher is better; None before the first.
+    `best_score`: of the best evaluation so far (higher is better), None before the first one.
     """
 
     epoch: int = 0
@@ -67,13 +66,13 @@ class Progress:
 
     @classmethod
     def from_json(cls, record: Json) -> Progress:
-        """The inverse of `to_json`; unknown fields are left out."""
+        """The inverse of `to_json`; ignores unknown fields."""
         return cls(**{f.name: record[f.name] for f in fields(cls) if f.name in record})
 
 
 @dataclass(frozen=True)
 class Weights:
-    """A trained model that is nothing but its tensors."""
+    """A trained model that consists of tensors only."""
 
     tensors: dict[str, Tensor]
 
@@ -83,7 +82,7 @@ class Weights:
 
 
 class Loop(ABC):
-    """Trains a model, with validation and checkpoints in `folder`. `unit`: what a training example is called."""
+    """Trains a model, with validation, and with checkpoints in `folder`. `unit`: the name of its training examples."""
 
     unit: str
     diverged_help: ClassVar[str] = "lower learning_rate (now {:g})"
@@ -95,50 +94,50 @@ class Loop(ABC):
         self._saved_at = 0.0
 
     def steps(self, epoch: int) -> int:  # noqa: ARG002
-        """Optimiser steps of an epoch."""
+        """The number of optimiser steps of an epoch."""
         return 1
 
     @abstractmethod
     def train(self, epoch: int, first: int) -> Iterator[tuple[float | Tensor, int]]:
-        """Take the steps of an epoch from `first` on; after each, the sum of its losses and its examples.
+        """Take the steps of an epoch from `first` on; yields the summed loss and the number of examples of each.
 
-        A loss may be a tensor of a device: it is read once a second, so that the device need not wait for us.
+        A loss may be a tensor on a device. It is read about once per second, so that the device rarely has to wait.
         """
 
     @abstractmethod
     def evaluate(self) -> tuple[float, dict[str, float], str] | None:
-        """The model on the validation part: its score (higher is better), all metrics, the score in words.
+        """Evaluate on the validation split: score (higher is better), all metrics, and the score as text.
 
-        None when there is nothing to validate on.
+        None if the validation split is empty.
         """
 
     @abstractmethod
     def weights(self) -> dict[str, Tensor]:
-        """What predictions need, by name."""
+        """The tensors that predictions need, by name."""
 
     def state(self) -> dict[str, Tensor]:
-        """Everything that changes while training, by name: by default the weights."""
+        """All tensors that change during training, by name; by default the weights."""
         return self.weights()
 
     def load(self, tensors: dict[str, Tensor]) -> None:
-        """Restore what `state()` or `weights()` returned: by default into the same tensors."""
+        """Restore the tensors of `state()` or `weights()`; by default by copying into the current ones."""
         for name, value in self.state().items():
             if name in tensors:
                 value.copy_(tensors[name])
 
     def trained(self) -> Any:
-        """The model as it is now, for evaluation and publishing: an object whose `weights()` are tensors by name."""
+        """The current model, for evaluation and publishing: an object whose `weights()` returns tensors by name."""
         return Weights(self.weights())
 
     def threads(self) -> AbstractContextManager[None]:
-        """Open while the loop computes: the threads that it may use."""
+        """A context, entered while the loop runs, that sets the number of threads."""
         return nullcontext()
 
     def close(self) -> None:  # noqa: B027
-        """Give back what the loop holds, threads for example."""
+        """Release resources such as threads."""
 
     def resume(self) -> bool:
-        """Continue from the newest checkpoint in the folder, if there is one."""
+        """Restore the newest checkpoint in the folder. Returns False if there is none."""
         path = checkpoint.newest(self.folder)
         if path is None:
             return False
@@ -147,10 +146,10 @@ class Loop(ABC):
         return True
 
     def fit(self) -> None:
-        """Train to the end, then put the best weights in place.
+        """Train to the end, then load the best weights.
 
-        Raises Interrupted after saving a checkpoint when SIGINT or SIGTERM arrives, TrainingDiverged when the loss is
-        no longer finite.
+        Raises Interrupted, after saving a checkpoint, on SIGINT or SIGTERM; TrainingDiverged if the loss is no longer
+        finite.
         """
         self._saved_at = time.monotonic()
         with self._catch_signals():

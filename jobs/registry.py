@@ -1,6 +1,6 @@
-"""The model families by the names that follow TYPE.
+"""The model families by TYPE name.
 
-Ours, those that installed packages offer under the entry point group `graphlearn.families`, and those registered by
+They are built in, provided by installed packages through the entry point group `graphlearn.families`, or registered by
 the running program.
 """
 
@@ -45,32 +45,32 @@ def _load(entry: EntryPoint) -> type[Family]:
 
 
 def families() -> list[type[Family]]:
-    """Every family, ours first."""
+    """All families, the built-in ones first."""
     return [*_installed(), *_registered]
 
 
 def names() -> list[str]:
-    """Every name that can follow TYPE."""
+    """All TYPE names."""
     return [name for kind in families() for name in kind.names]
 
 
 def table_functions() -> dict[str, TableFunction]:
-    """Every table function over models; of a name that several families have, the first family's."""
+    """All table functions by name; if several families define one, that of the first family."""
     return {name: function for kind in reversed(families()) for name, function in kind.functions.items()}
 
 
 def takes_keys(function: str) -> bool:
-    """Whether models of some family take a key, or a list of keys, in place of a relation."""
+    """Whether the function of some family takes a key or a list of keys in place of a relation."""
     return any(function in kind.functions and kind.functions[function].keys for kind in families())
 
 
 def is_family(name: str) -> bool:
-    """Whether there is such a family, in any case."""
+    """Whether there is a family with this name (case-insensitive)."""
     return name.lower() in names()
 
 
 def family(name: str) -> Family:
-    """The family of that name, in any case. Raises UserError naming the nearest ones."""
+    """The family with this name (case-insensitive). Raises UserError that suggests similar names."""
     key = name.lower()
     for kind in families():
         if key in kind.names:
@@ -85,7 +85,7 @@ def _made(kind: type[Family], name: str) -> Family:
 
 @contextmanager
 def registered(kind: type[Family]) -> Iterator[None]:
-    """Add a family while this is open; a package adds its own for good through its entry points."""
+    """Register a family inside the block. (A package registers its families through entry points.)"""
     _registered.append(kind)
     try:
         yield

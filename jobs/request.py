@@ -1,4 +1,4 @@
-"""A bound CREATE MODEL, and what became of statements about models."""
+"""A bound CREATE MODEL, and the results of CREATE MODEL and DROP MODEL."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class ModelRequest:
     statement: str
 
     def definition(self) -> Json:
-        """What makes two requests the same, data apart."""
+        """What identifies a request, apart from the data."""
         return {"family": self.family.lower(), "options": asdict(self.options), "inputs": self.inputs}
 
     def fingerprint(self, data: Mapping[str, str]) -> str:
@@ -35,7 +35,7 @@ class ModelRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelResult:
-    """What CREATE MODEL made. `status`: "done" or "unchanged"; `verdict` compares the model with its baselines."""
+    """The result of CREATE MODEL. `status`: "done" or "unchanged". `verdict` compares the model with its baselines."""
 
     model: str
     family: str
@@ -49,7 +49,7 @@ class ModelResult:
 
     @classmethod
     def stored(cls, model: str, version: int, manifest: Json, *, status: str, run: str | None = None) -> ModelResult:
-        """The result of a version that is stored already."""
+        """The result for a version that is already stored."""
         return cls(
             model=model,
             family=str(manifest.get("family", "")),
@@ -72,7 +72,7 @@ class ModelResult:
         return "; ".join(part for part in (line, f"{kind.measured_on} {figures}".strip(), self.verdict) if part)
 
     def _repr_html_(self) -> str:
-        """The same as a table, for notebooks."""
+        """The result as a table, for notebooks."""
         from graphlearn.jobs.registry import family
 
         shown = {"model": self.model, "type": self.family, "version": self.version, "status": self.status}
@@ -88,14 +88,14 @@ class ModelResult:
 
 @dataclass(frozen=True, kw_only=True)
 class DropResult:
-    """What DROP MODEL removed: the numbers of the versions, none when IF EXISTS found no model."""
+    """The versions removed by DROP MODEL; none if IF EXISTS found no model."""
 
     model: str
     versions: tuple[int, ...] = ()
 
     def __repr__(self) -> str:
         if not self.versions:
-            return f"model {self.model}: there is none"
+            return f"model {self.model} does not exist"
         return (
             f"model {self.model}: dropped, version{'s' * (len(self.versions) > 1)} {', '.join(map(str, self.versions))}"
         )

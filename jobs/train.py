@@ -1,4 +1,4 @@
-"""The tasks that every family's dataflow ends with: train, evaluate, publish."""
+"""The last tasks of every dataflow: train, evaluate, publish."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ WEIGHTS = "weights.safetensors"
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How good the trained model is: its headline metrics, the rows of its metric table, the protocol in words.
+    """The evaluation of a trained model: headline metrics, rows of its metric table, a description of the protocol.
 
-    `verdict` compares it with its baselines, empty where there are none.
+    `verdict` compares it with its baselines; it is empty if there are none.
     """
 
     metrics: Mapping[str, float]
@@ -46,17 +46,17 @@ class Evaluation:
 
 
 class Part(Protocol):
-    """Something that is stored with a version: files in its folder, and keys of its manifest."""
+    """Data stored with a version: files in its folder and keys of its manifest."""
 
     def write(self, folder: Path) -> None:
-        """Write its files."""
+        """Write the files to a folder."""
 
     def manifest(self) -> Json:
-        """Its keys of the manifest."""
+        """The keys that it adds to the manifest."""
 
 
 class Train(Task):
-    """Fit a model in the loop of all families; the output is `trained`, the model with its best weights."""
+    """Train a model in a `Loop`; the output `trained` is the model with its best weights."""
 
     needs: ClassVar[Needs] = ANYWHERE
 
@@ -83,10 +83,10 @@ PUBLISHED = ("version", "metrics", "counts", "verdict")
 
 @dataclass(frozen=True, kw_only=True)
 class Publish(Task):
-    """Store weights, parts and metrics as a new version. `parts` names data that is stored; see `Part`.
+    """Store weights, parts and metrics as a new version. `parts`: the names of the data to store; see `Part`.
 
-    Its inputs are the parts, `trained` and `evaluation`; its outputs the version, the headline metrics and the counts
-    of the parts.
+    Its inputs are the parts, `trained` and `evaluation`. Its outputs are the version, the headline metrics, the counts
+    of the parts and the verdict.
     """
 
     needs: ClassVar[Needs] = Needs(workspace=True)
@@ -133,10 +133,10 @@ class Publish(Task):
 
 
 def pipeline(request: ModelRequest, sizes: Sizes, *, encode: Task, train: Train, evaluate: Task) -> Dataflow:
-    """The plainest plan, without estimates: encode -> train -> evaluate -> publish.
+    """The simplest plan, without estimates: encode -> train -> evaluate -> publish.
 
-    `encode` produces `encoded`, which is a `Part`; `evaluate` produces `evaluation`, an `Evaluation` with the family's
-    metrics by split.
+    `encode` produces `encoded`, a `Part`; `evaluate` produces `evaluation`, an `Evaluation` with the family's metrics
+    by split.
     """
     metrics = tuple(metric.name for metric in family(request.family).metrics)
     publish = Publish(
@@ -157,7 +157,7 @@ def pipeline(request: ModelRequest, sizes: Sizes, *, encode: Task, train: Train,
 
 
 def check_unchanged(found: str, measured: str, role: str) -> None:
-    """Raise InputError when the rows that were read are not those that were measured."""
+    """Raise InputError if the rows have changed since they were measured."""
     if found != measured:
         raise InputError(
             "the rows of the query changed while the job was reading them", role=role, help="run the job again"

@@ -1,10 +1,10 @@
-"""A DuckDB file that this process opens and closes, and takes turns at with other processes.
+"""A DuckDB file that several GraphLearn processes use in turn.
 
-DuckDB lets one process write a file, or any number read it, as long as they have it attached. The file is therefore
-attached to an instance in memory. `ATTACH OR REPLACE` swaps it for an empty database of the same name and back: what
-belongs to connections (temporary tables, variables, settings, prepared statements, the search path) and other attached
-databases stay. Processes of ours queue for the file at `database.lock`: readers together, a writer alone. Others, such
-as the duckdb shell, do not know that lock and are not waited for.
+DuckDB lets either one process write a file or any number read it, for as long as they have it attached. The file is
+therefore attached to an in-memory instance, and `ATTACH OR REPLACE` swaps it for an empty database of the same name and
+back. The state of connections (temporary tables, variables, settings, prepared statements, the search path) and other
+attached databases remain. GraphLearn processes wait for the file at `database.lock`, which any number of readers or one
+writer can hold. Other programs, such as the duckdb shell, do not use this lock, so there is no waiting for them.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ from graphlearn.storage.columns import literal, quoted
 from graphlearn.storage.locks import FileLock, holder_of
 
 PATIENCE = 60.0
-"""Seconds to wait for a process of ours that has the file open."""
+"""Seconds to wait for another GraphLearn process that has the file open."""
 
 _FILES: weakref.WeakValueDictionary[Path, DatabaseFile] = weakref.WeakValueDictionary()
-"""The files that this process has open: DuckDB refuses to open one twice."""
+"""The files that this process has open; DuckDB does not open a file twice."""
 _GUARD = threading.Lock()
 
 Say: TypeAlias = Callable[[str], object]
 
 
 def database_file(user: object, path: Path, lock: Path, *, read_only: bool) -> DatabaseFile:
-    """The file for a new user, the same object for all of this process; at `lock` processes queue for it.
+    """The file for a new user; all users in this process share one object. `lock`: the lock file of all processes.
 
-    Raises WorkspaceError when this process has it open in the other mode.
+    Raises WorkspaceError if this process has the file open in the other mode.
     """
     key = path.resolve()
     with _GUARD:
@@ -51,13 +51,13 @@ def database_file(user: object, path: Path, lock: Path, *, read_only: bool) -> D
 
 
 class DatabaseFile:
-    """A DuckDB file that is attached while one of its users, the sessions of this process, needs it."""
+    """A DuckDB file that is attached while at least one of its users (sessions of this process) needs it."""
 
     def __init__(self, path: Path, lock: Path, *, read_only: bool) -> None:
         self.path = path
         self.read_only = read_only
         self.users: weakref.WeakKeyDictionary[object, bool] = weakref.WeakKeyDictionary()
-        """Who works with the file, and whether they need it now."""
+        """The users of the file, and whether they need it at the moment."""
         self._lock = FileLock(lock)
         self._guard = threading.RLock()
         self._instance: duckdb.DuckDBPyConnection | None = None
@@ -67,10 +67,11 @@ class DatabaseFile:
         weakref.finalize(self, self._lock.release).atexit = False
 
     def attach(self, user: object, *, patience: float, say: Say | None) -> None:
-        """Attach the file for a user, after waiting for a process of ours that has it open.
+        """Attach the file for a user, if necessary after waiting for another GraphLearn process.
 
-        After a second, `say` is told whom it waits for. Raises WorkspaceError when the file is in use for longer than
-        `patience` seconds, or by a process that is not ours; when it is damaged, no DuckDB file, or not writable.
+        After one second, `say` is called with a message that names the process. Raises WorkspaceError if the file is in
+        use for longer than `patience` seconds or by another program, is damaged, is not a DuckDB file, or is not
+        writable.
         """
         with self._guard:
             if not self._attached:
@@ -87,7 +88,7 @@ class DatabaseFile:
             self.users[user] = True
 
     def detach(self, user: object) -> None:
-        """The user does not need the file for now; once nobody does, other processes can open it."""
+        """Record that the user does not need the file for now. If no user does, detach it for other processes."""
         with self._guard:
             if not self._swaps:
                 return
@@ -99,7 +100,7 @@ class DatabaseFile:
                 self._lock.release()
 
     def close(self, user: object) -> None:
-        """The user is gone; the last one closes the file. May be called twice."""
+        """Remove the user; the file is closed with the last one. May be called repeatedly."""
         with self._guard:
             try:
                 self.detach(user)
@@ -111,7 +112,7 @@ class DatabaseFile:
                     self._lock.release()
 
     def connect(self) -> duckdb.DuckDBPyConnection:
-        """A new connection to the instance; its default database is the file."""
+        """A new connection to the instance, with the file as its default database."""
         assert self._instance is not None
         return self._instance.cursor()
 
@@ -123,14 +124,14 @@ class DatabaseFile:
             return
         instance = duckdb.connect(":memory:")
         try:
-            instance.execute(f"ATTACH OR REPLACE {file}{mode}")  # under the name that duckdb.connect would give it
+            instance.execute(f"ATTACH OR REPLACE {file}{mode}")  # with the name that duckdb.connect would use
             known = "SELECT database_name FROM duckdb_databases() WHERE path IS NOT NULL"
             self._name = str(instance.execute(known).fetchall()[0][0])
             if self._name.lower() != "memory":
                 instance.execute(f"USE {quoted(self._name)}; DETACH memory")
             spill = Path(tempfile.gettempdir()) / "graphlearn-spill" if self.read_only else f"{self.path}.tmp"
             instance.execute(f"SET temp_directory = {literal(str(spill))}")
-        except duckdb.ResourceInUseException:  # by a duckdb.connect of this process: share that for good
+        except duckdb.ResourceInUseException:  # by a duckdb.connect in this process: share that instance
             instance.close()
             instance = duckdb.connect(str(self.path), read_only=self.read_only)
             self._swaps = False
@@ -140,7 +141,7 @@ class DatabaseFile:
         self._instance = instance
 
     def _queue(self, patience: float, say: Say | None) -> bool:
-        """Take the lock; true when its folder had to be made. A place without locks, or not writable, has no queue."""
+        """Take the lock; returns whether its folder was created. Without locks or write access there is no waiting."""
 
         def tell() -> None:
             if say is not None:
@@ -166,7 +167,7 @@ class DatabaseFile:
 
 
 def in_use(path: Path, pid: object) -> WorkspaceError:
-    """The error for a file that another process has open."""
+    """The error for a file that is open in another process."""
     who = f"process {pid}" if pid else "another process"
     stop = f", or stop it: kill {pid}" if pid else ""
     return WorkspaceError(f"{path} is in use by {who}", help=f"wait until it ends{stop}")
@@ -189,7 +190,7 @@ def _opening_failed(error: duckdb.Error, path: Path, read_only: bool) -> Workspa
     if isinstance(error, duckdb.ResourceInUseException):
         return WorkspaceError(
             f"{path} is in use by another connection of this process, or by a query whose rows are not all read",
-            help="close that connection, or read those rows; session.connection.cursor() gives more connections",
+            help="close that connection, or read those rows; use session.connection.cursor() for more connections",
         )
     if "not a valid DuckDB database" in text:
         if path.stat().st_size == 0:
@@ -199,7 +200,7 @@ def _opening_failed(error: duckdb.Error, path: Path, read_only: bool) -> Workspa
         )
     if "Permission denied" in text or "Read-only file system" in text:
         return WorkspaceError(
-            f"{path} is not writable", help="check its rights and those of its folder, or open it with read_only"
+            f"{path} is not writable", help="check its permissions and those of its folder, or open it with read_only"
         )
     if "version number" in text:
         return WorkspaceError(f"{path} was written by another version of DuckDB: {text}", help="upgrade duckdb")

@@ -1,9 +1,9 @@
-"""Users' keys by id: a Parquet file (id, key) in id order, read as Arrow when first needed.
+"""The users' keys by id: a Parquet file (id, key) ordered by id, read into Arrow on first use.
 
-Ids are stable: the dictionary of a model's next version is that of the version before with new keys appended.
+Ids are stable: the dictionary of a model's next version is the current one with new keys appended.
 
-Parquet cannot hold some of DuckDB's types (HUGEINT, TIME WITH TIME ZONE, BIT, …). Keys of those types are stored as
-text; the file's metadata names the true type, and every reader here casts back to it.
+Parquet does not support some of DuckDB's types (HUGEINT, TIME WITH TIME ZONE, BIT, …). Keys of these types are stored
+as text; the file's metadata contains the original type, and reading casts back to it.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ _AS_TEXT = ("HUGEINT", "UHUGEINT", "BIGNUM", "BIT", "TIMESTAMP_S", "TIMESTAMP_MS
 
 
 def numbered(keys: str, key_type: str, base: Dictionary | None = None) -> str:
-    """SQL (id, key): the distinct keys of a query (key), none of them NULL, by stable ids.
+    """SQL (id, key) that numbers the distinct keys of a query (key), none of them NULL.
 
-    Keys of `base`, the dictionary of the version before, keep their ids whether they occur or not; the others are
-    numbered from its end, or from 0, in key order. `key_type` is that of the query, see `widened`.
+    `base`: the dictionary of the previous version. Its keys keep their ids, even if they no longer occur. New keys get
+    the ids after them (without a base, from 0) in key order. `key_type`: of the query's keys; see `widened`.
     """
     found = f"(SELECT DISTINCT key FROM ({keys}))"
     number = "row_number() OVER (ORDER BY key ASC) - 1"
@@ -46,9 +46,9 @@ def numbered(keys: str, key_type: str, base: Dictionary | None = None) -> str:
 def widened(
     cursor: duckdb.DuckDBPyConnection, base: Dictionary | None, key_type: str, what: str, role: str | None = None
 ) -> str:
-    """The type that holds the keys of a base and those of a query, of type `key_type`.
+    """The type for the keys of a base together with those of a query, which have the type `key_type`.
 
-    Raises InputError, in which `what` names the keys, when their types are of two kinds or no type holds both exactly.
+    Raises InputError, which calls the keys `what`, if the types are of different kinds or no type holds both exactly.
     """
     if base is None or base.type == key_type:
         return key_type
@@ -61,14 +61,14 @@ def widened(
     raise InputError(
         f"the keys of {what} are {base.type} in the model, but {key_type} in the query",
         role=role,
-        help=f"cast them to {base.type} in the query, or start anew with CREATE OR REPLACE MODEL",
+        help=f"cast them to {base.type} in the query, or start over with CREATE OR REPLACE MODEL",
     )
 
 
 def write_dictionary(cursor: duckdb.DuckDBPyConnection, sql: str, key_type: str, path: Path) -> None:
     """Write the rows (id, key) of a query as a dictionary, ordered by id.
 
-    Raises InputError when keys of the type cannot be stored without loss, WorkspaceError when the disk is full.
+    Raises InputError if keys of the type cannot be stored exactly, WorkspaceError when the disk is full.
     """
     as_text = key_type in _AS_TEXT or kind_of(key_type) == "nested"
     if as_text:
@@ -88,7 +88,7 @@ def write_dictionary(cursor: duckdb.DuckDBPyConnection, sql: str, key_type: str,
 
 
 def key_field(type_name: str) -> pa.Field:
-    """The Arrow field "key" that a dictionary with keys of a DuckDB type has; see `Dictionary.field`."""
+    """The Arrow field "key" of a dictionary with keys of a DuckDB type; see `Dictionary.field`."""
     connection = _lossless()
     try:
         field: pa.Field = connection.sql(f"SELECT NULL::{type_name} AS key").to_arrow_table().schema.field("key")
@@ -98,7 +98,7 @@ def key_field(type_name: str) -> pa.Field:
 
 
 def _lossless() -> duckdb.DuckDBPyConnection:
-    """A database of our own whose Arrow output keeps every type, with 64-bit offsets so that size is free."""
+    """An in-memory database whose Arrow output preserves every type and has 64-bit offsets, for any size."""
     connection = duckdb.connect()
     for setting in ("arrow_lossless_conversion", "arrow_large_buffer_size"):
         connection.execute(f"SET {setting} = true")
@@ -106,10 +106,10 @@ def _lossless() -> duckdb.DuckDBPyConnection:
 
 
 class Dictionary:
-    """The keys of a model's entities or relations. Opening reads the footer only; keys are read when first used."""
+    """The keys of a model's entities or relations. Opening reads only the footer; keys are read on first use."""
 
     def __init__(self, path: Path) -> None:
-        """Open the file. Raises ArtifactError when it is missing or damaged."""
+        """Open the file. Raises ArtifactError if it is missing or damaged."""
         self.path = Path(path)
         try:
             metadata = pq.read_metadata(self.path)
@@ -126,17 +126,17 @@ class Dictionary:
 
     @property
     def sql(self) -> str:
-        """A subquery (id, key) for FROM clauses, with keys of their true type."""
+        """A subquery (id, key) for FROM clauses, with keys of their original type."""
         return f"(SELECT id, key::{self.type} AS key FROM read_parquet({literal(str(self.path))}))"
 
     @property
     def field(self) -> pa.Field:
-        """The Arrow field "key": with it, DuckDB reads `keys` back as exactly `type`."""
+        """The Arrow field "key", with which DuckDB reads `keys` as exactly `type`."""
         return self._table().schema.field("key")
 
     @property
     def keys(self) -> pa.Array:
-        """All keys in id order, one contiguous array. shape: [n]"""
+        """All keys in id order, as one contiguous array. shape: [n]"""
         column = self._table().column("key")
         return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
 
@@ -146,12 +146,11 @@ class Dictionary:
         return self.keys.take(pa.array(ids, mask=missing if missing.any() else None))
 
     def ids(self, keys: pa.Array | pa.ChunkedArray, time_zone: str | None = None) -> IdArray:
-        """The ids of keys of any type, -1 for unknown ones and for NULL (which `keys.is_null()` tells apart).
+        """The ids of keys of any type, -1 for unknown keys and for NULL. shape: [n] -> [n]
 
-        A key is known when it survives the cast to the dictionary's type and back: 6.0 is the key 6, 5.7 is not. Stamps
-        are cast as in a session whose TimeZone is `time_zone` (None: the system's). The first call indexes the keys;
-        threads may call at once. shape: [n] -> [n]
-        Raises InputError for keys of a type that DuckDB cannot cast to the dictionary's, or back.
+        A key must be unchanged by a cast to the dictionary's type and back: 6.0 is the key 6, 5.7 is not. Timestamps
+        are cast as in a session with this TimeZone (None: the system's). The first call indexes the keys. Thread-safe.
+        Raises InputError for keys of a type that DuckDB cannot cast to the dictionary's type or back.
         """
         with self._lock:
             if self._index is None:
@@ -173,11 +172,11 @@ class Dictionary:
         finally:
             connection.close()
         cast = found.chunk(0) if found.num_chunks == 1 else found.combine_chunks()
-        wanted = self.field.type  # names the time zone of the session that read the dictionary
+        wanted = self.field.type  # contains the time zone of the session that read the dictionary
         return cast if cast.type == wanted else cast.cast(wanted)
 
     def close(self) -> None:
-        """Release the index of `ids`, which a later call builds again."""
+        """Release the index of `ids`; a later call rebuilds it."""
         with self._lock:
             if self._index is not None:
                 self._index.close()
@@ -185,7 +184,7 @@ class Dictionary:
 
     def lookup(self, cursor: duckdb.DuckDBPyConnection, key: object) -> int | None:
         """The id of one key (a Python value, cast to the dictionary's type), or None. Reads one row group or two."""
-        try:  # 5.7 becomes 6 as an INTEGER, and is no key for that
+        try:  # as an INTEGER, 5.7 becomes 6, but is not that key
             exact = cursor.execute(f"SELECT TRY_CAST($1 AS {self.type}) = $1", [key]).fetchall()[0][0]
         except (duckdb.ConversionException, duckdb.BinderException, duckdb.NotImplementedException):
             return None
@@ -203,7 +202,7 @@ class Dictionary:
             return self._column
 
     def _read(self) -> pa.Table:
-        """Read through DuckDB, which alone knows the Arrow form of all its types."""
+        """Read through DuckDB: only DuckDB knows the Arrow form of all its types."""
         connection = _lossless()
         try:
             query = f"SELECT key FROM {self.sql} ORDER BY id ASC"

@@ -1,4 +1,4 @@
-"""A digest of the rows of a query, taken in the same scan as anything else that is to be known of them."""
+"""A digest of the rows of a query, computed in one scan together with any aggregates."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from graphlearn.storage.files import disk_errors
 
 TEMPORARY = "the query's temporary files"
 HASH = "graphlearn_hash"
-"""Column of a copy of a query that holds `row_hash`."""
+"""The column with `row_hash` in a copy of a query."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What one scan of a query found: its digest, its number of rows, and the values that were asked for."""
+    """The results of one scan of a query: its digest, its number of rows, and the values of the aggregates."""
 
     fingerprint: str
     rows: int
@@ -31,8 +31,9 @@ def measure(
 ) -> Measured:
     """Digest and aggregates (SQL over the columns of the query) in one scan.
 
-    `columns` are those of the query (name -> DuckDB type), see `describe`. Equal fingerprints mean equal rows, column
-    names and types, whatever the order of rows and columns, up to a 64-bit hash. Raises duckdb.Error as the query does.
+    `columns`: of the query (name -> DuckDB type), see `describe`. Up to collisions of 64-bit hashes, equal fingerprints
+    mean equal rows, column names and types; the order of rows and columns does not matter. Raises the duckdb.Error of
+    the query.
     """
     return _measure(cursor, subquery(sql), row_hash(columns), columns, aggregates)
 
@@ -40,9 +41,9 @@ def measure(
 def measure_copy(
     cursor: duckdb.DuckDBPyConnection, table: str, columns: dict[str, str], aggregates: Sequence[str] = ()
 ) -> Measured:
-    """`measure` from a copy of a query with these columns, which keeps each row's `row_hash` in the column HASH.
+    """Like `measure`, from a copy of a query that contains each row's `row_hash` in the column HASH.
 
-    The copy may lack columns of the query; `aggregates` are over those of the copy.
+    `columns`: of the query. The copy may lack some of them; `aggregates` are over the columns of the copy.
     """
     return _measure(cursor, table, HASH, columns, aggregates)
 
@@ -62,11 +63,11 @@ def fingerprint(cursor: duckdb.DuckDBPyConnection, sql: str) -> str:
 
 
 def row_hash(columns: dict[str, str]) -> str:
-    """SQL for a 64-bit hash of a row, whatever the order of its columns."""
+    """SQL for a 64-bit hash of a row that does not depend on the order of its columns."""
     return f"hash({', '.join(f'hash({quoted(name)})' for name in sorted(columns, key=str.lower))})"
 
 
 def digest(columns: dict[str, str], count: int, xor: int | None, total: int | None) -> str:
-    """The fingerprint of rows that were counted, and whose hashes were combined by XOR and by sum."""
+    """The fingerprint of rows, from their number and the XOR and sum of their hashes."""
     names = sorted((name.lower(), type_name) for name, type_name in columns.items())
     return blake2b(repr((names, count, xor or 0, int(total or 0))).encode(), digest_size=16).hexdigest()

@@ -1,4 +1,4 @@
-"""Keys to ids without SQL joins: the sorted hashes of a dictionary's keys, so that no batch scans the dictionary."""
+"""Finds the ids of keys in the sorted hashes of a dictionary's keys, instead of joining each batch with it."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ KEY_HASH = "hash({})"
 
 
 class KeyIndex:
-    """Finds the ids of keys. 12 bytes per key, built in one pass over the keys.
+    """Finds the ids of keys. It takes 12 bytes per key and is built in one pass over the keys.
 
-    DuckDB alone hashes, casts and compares keys of all its types, so batches go through an in-memory database of our
-    own. Every hit is compared with the key itself: two keys of one hash are never mixed up. Thread-safe; calls take
-    turns.
+    An in-memory DuckDB database hashes, casts and compares the keys, because only DuckDB can do so for all its types.
+    Every match is compared with the key itself, so keys with equal hashes are not confused. Thread-safe; calls are
+    serialised.
     """
 
     def __init__(self, keys: pa.Array, field: pa.Field, type_name: str) -> None:
-        """`keys` in id order, with the field by which DuckDB reads them as `type_name`. shape: keys: [K]"""
+        """`keys`: in id order. `field`: the Arrow field with which DuckDB reads them as `type_name`. shape: [K]"""
         self._keys, self._field, self._type = keys, field, type_name
         self._lock = threading.Lock()
         self._connection = duckdb.connect(config={"threads": 1})
@@ -39,7 +39,7 @@ class KeyIndex:
     def find(self, keys: pa.Array | pa.ChunkedArray, time_zone: str | None) -> IdArray:
         """The ids of the keys; see `Dictionary.ids`. shape: [n] -> [n]
 
-        Raises InputError for keys of a type that DuckDB cannot cast to that of the dictionary, or back.
+        Raises InputError for keys of a type that DuckDB cannot cast to the dictionary's type or back.
         """
         found = np.full(len(keys), -1, np.int64)
         if keys.null_count == len(keys):
@@ -64,9 +64,9 @@ class KeyIndex:
         there = f"TRY_CAST(asked AS {self._type})"
         hashed = asked.project(f"{KEY_HASH.format(there)} AS hash, {there} IS NOT NULL AS usable").fetchnumpy()
         rows, hashes = np.flatnonzero(hashed["usable"]), hashed["hash"]
-        rows = rows[np.argsort(hashes[rows])]  # neighbours lie close together in memory
+        rows = rows[np.argsort(hashes[rows])]  # so that successive lookups are close together in memory
         places = np.searchsorted(self._hashes, hashes[rows])
-        while len(rows):  # more than once only where keys share a hash
+        while len(rows):  # repeated only if keys share a hash
             inside = places < len(self._hashes)
             rows, places = rows[inside], places[inside]
             hit = self._hashes[places] == hashes[rows]
@@ -83,7 +83,7 @@ class KeyIndex:
             self._connection.close()
 
     def _use(self, time_zone: str | None) -> None:
-        """Cast between stamps with and without a zone as a session in that time zone does."""
+        """Set the time zone in which timestamps with and without a zone are cast to each other."""
         if time_zone != self._zone:
             self._connection.execute(f"SET TimeZone = {literal(time_zone)}" if time_zone else "RESET TimeZone")
             self._zone = time_zone
@@ -91,7 +91,7 @@ class KeyIndex:
     def _same(self, keys: pa.Array | pa.ChunkedArray, type_name: str, candidates: IdArray) -> BoolArray:
         """Whether each key is the dictionary's key with its candidate id (-1: none). shape: [n], [n] -> [n]
 
-        A key of another type must survive the cast both ways, so that 5.7 is not the key 6.
+        A key of another type must be unchanged by a cast to the dictionary's type and back: 5.7 is not the key 6.
         """
         known = self._keys.take(pa.array(candidates, mask=candidates < 0))
         asked = pa.field("asked", keys.type)

@@ -28,7 +28,7 @@ from graphlearn.types import Json
 
 _UNSUPPORTED = frozenset({errno.ENOTSUP, errno.ENOLCK, errno.ENOSYS})
 _QUIET = 1.0
-"""Seconds of waiting for a lock before anybody is told."""
+"""Seconds of waiting for a lock before `on_wait` is called."""
 
 
 class FileLock:

@@ -1,11 +1,11 @@
-"""A workspace: one DuckDB file, and next to it the folder of its models and runs.
+"""A workspace: a DuckDB file and a folder with the models and runs.
 
-    kg.duckdb         tables and views, DuckDB's own
+    kg.duckdb         DuckDB's tables and views
     kg.graphlearn/    lock   database.lock   training/   models/   runs/
 
-DuckDB lets one process write a file, or any number read it. So a job keeps the file open only while it reads its input:
-it is `released` while a model trains. `training` is the lock of one model, and `writing` the lock of the folder, held
-for as long as it takes to publish or drop a model; readers of stored models need no lock.
+DuckDB lets either one process write a file or any number of processes read it. A job therefore keeps the file open only
+while it reads its input; it is `released` while a model trains. `training` locks one model. `writing` locks the folder
+while a model is published or dropped. Reading stored models requires no lock.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from graphlearn.storage.locks import FileLock, busy, is_free
 
 MEMORY = ":memory:"
 _PUBLISHING = 10.0
-"""Seconds to wait for another process that publishes a model."""
+"""Seconds to wait for another process that is publishing a model."""
 
 
 def folder_of(database: Path) -> Path:
@@ -40,10 +40,10 @@ def folder_of(database: Path) -> Path:
 
 
 class Workspace:
-    """An open workspace. Close it, or use it as a context manager: an open one locks its database file."""
+    """An open workspace, which locks its database file. Close it, or use it as a context manager."""
 
     def __init__(self, folder: Path, database: Path | None = None, *, read_only: bool = False) -> None:
-        """For `open` and `without_tables`: a workspace that has no connection yet."""
+        """A workspace without a connection. Use `open` or `without_tables` instead."""
         self.folder = folder
         self.database = database
         self.read_only = read_only
@@ -66,16 +66,16 @@ class Workspace:
         patience: float = PATIENCE,
         say: Say | None = None,
     ) -> Workspace:
-        """Open a database file, made if it is new (unless `read_only`), or a workspace in memory.
+        """Open a database file, created if it does not exist (unless `read_only`), or an in-memory workspace.
 
-        Another process of GraphLearn that has the file open is waited for, up to `patience` seconds; after one second
-        `say` is told about it. Raises WorkspaceError when the file stays in use, is in use by another program, damaged,
-        no DuckDB file, or not accessible.
+        If another GraphLearn process has the file open, this waits for up to `patience` seconds, and calls `say` with a
+        message after one second. Raises WorkspaceError if the file remains in use, is in use by another program, is
+        damaged, is not a DuckDB file, or is not accessible.
         """
         if str(database) == MEMORY:
             if read_only:
                 raise WorkspaceError(
-                    "a workspace in memory cannot be read-only", help="leave read_only out, or name a database file"
+                    "an in-memory workspace cannot be read-only", help="omit read_only, or name a database file"
                 )
             with disk_errors(tempfile.gettempdir()):
                 temporary = tempfile.TemporaryDirectory(prefix="graphlearn-", ignore_cleanup_errors=True)
@@ -100,16 +100,16 @@ class Workspace:
 
     @classmethod
     def without_tables(cls, folder: Path) -> Workspace:
-        """The stored models of a workspace folder, read-only, while another process has the database file."""
+        """A read-only workspace of the stored models only, for use while another process has the database file open."""
         workspace = cls(folder, read_only=True)
         workspace._connect(duckdb.connect(MEMORY))
         return workspace
 
     @property
     def connection(self) -> duckdb.DuckDBPyConnection:
-        """The connection of this session, always the same one.
+        """The connection of this session, always the same object.
 
-        Opens the file again where it is still `released`, and raises WorkspaceError as `open` does.
+        Reopens the file if it is `released`. Raises WorkspaceError as `open` does.
         """
         if self._file is not None and not self.is_open:
             self._file.attach(self, patience=PATIENCE, say=self._say)
@@ -117,13 +117,13 @@ class Workspace:
 
     @property
     def is_open(self) -> bool:
-        """Whether the database file is open, rather than closed or `released`."""
+        """Whether the database file is open: neither closed nor `released`."""
         return not self._closed and (self._file is None or self._file.users[self])
 
     def cursor(self) -> duckdb.DuckDBPyConnection:
-        """A new cursor on the same database: it sees tables and views, not temporary ones of other cursors.
+        """A new cursor on the same database. It sees tables and views, except temporary ones of other cursors.
 
-        Close it after use; those still open are closed with the workspace.
+        Close it after use; the workspace closes any that are still open.
         """
         cursor = self.connection.cursor()
         self._cursors.add(cursor)
@@ -131,11 +131,12 @@ class Workspace:
 
     @contextmanager
     def released(self) -> Iterator[None]:
-        """The database file is closed inside, so that other processes can open it; what a connection holds stays.
+        """Close the database file inside the block, so that other processes can open it.
 
-        That is temporary tables, variables, settings, prepared statements, the search path and other databases. The
-        file is opened again at the end, or by the next use of `connection` when another process has it then. It stays
-        open where something depends on it: an open transaction, rows not yet read, another session of this process.
+        The state of connections remains: temporary tables, variables, settings, prepared statements, the search path
+        and other databases. The file is reopened at the end of the block or, if another process has it open then, on
+        the next use of `connection`. It stays open if something depends on it: an open transaction, rows not yet read,
+        or another session of this process.
         """
         if self._file is not None and all(map(_is_idle, (self._connection, *self._cursors))):
             with suppress(duckdb.Error):
@@ -148,7 +149,7 @@ class Workspace:
                     self._file.attach(self, patience=0, say=None)
 
     def check_not_training(self, model: str) -> None:
-        """Raise WorkspaceError, as `training` does, when the model is being trained."""
+        """Raise WorkspaceError, as `training` does, if the model is being trained."""
         path = self._training_lock(model)
         if not is_free(path):
             raise busy(path, f"training {model}")
@@ -160,7 +161,7 @@ class Workspace:
     def training(self, model: str) -> Iterator[None]:
         """Hold the lock of a model while it trains.
 
-        Raises WorkspaceError when it is being trained already, or when the workspace is read-only.
+        Raises WorkspaceError if it is already being trained, or if the workspace is read-only.
         """
         self._check_writable()
         lock = FileLock(self._training_lock(model))
@@ -182,10 +183,10 @@ class Workspace:
 
     @contextmanager
     def writing(self, *, patience: float = _PUBLISHING) -> Iterator[Path]:
-        """Hold the writer lock of the folder, which is made if need be; yields the folder. Nests within a thread.
+        """Hold the writer lock of the folder, which is created if necessary; yields the folder. Reentrant in a thread.
 
-        Waits for another process or thread that is writing, up to `patience` seconds. Raises WorkspaceError after that
-        (naming its pid), when the workspace is read-only, or when the folder cannot be written.
+        Waits up to `patience` seconds for another process or thread that is writing. Raises WorkspaceError after that,
+        with the pid, or if the workspace is read-only or the folder is not writable.
         """
         self._check_writable()
         doing = f"writing to {self.folder}"
@@ -209,7 +210,7 @@ class Workspace:
             self._writer.release()
 
     def close(self) -> None:
-        """Close all cursors and the database; remove the folder of a workspace in memory. May be called twice."""
+        """Close all cursors and the database, and delete an in-memory workspace's folder. May be called repeatedly."""
         if self._closed:
             return
         self._closed = True
@@ -238,7 +239,7 @@ class Workspace:
 
 
 def _is_idle(connection: duckdb.DuckDBPyConnection) -> bool:
-    """Whether a connection has no transaction open and no rows to be read."""
+    """Whether a connection has neither an open transaction nor unread rows."""
     try:
         first, second = (connection.sql("SELECT txid_current()").fetchall() for _ in range(2))
     except duckdb.ConnectionException:  # closed
@@ -249,9 +250,9 @@ def _is_idle(connection: duckdb.DuckDBPyConnection) -> bool:
 
 
 def _close_at_exit(opened: Workspace | duckdb.DuckDBPyConnection) -> None:
-    """Close it at the end of the process if it is still there.
+    """Close the object at the end of the process, if it still exists.
 
-    A script need not close what it opens, and DuckDB complains about relations over Python objects that outlive it.
+    Scripts need not close what they open, and DuckDB prints errors about relations over Python objects at exit.
     """
     alive = weakref.ref(opened)
 
@@ -268,6 +269,8 @@ def _check_path(path: Path, read_only: bool) -> None:
     if path.is_dir():
         raise WorkspaceError(f"{path} is a folder, not a DuckDB file", help=f"name a file in it: {path / 'kg.duckdb'}")
     if not path.parent.is_dir():
-        raise WorkspaceError(f"the folder {path.parent} does not exist", help=f"make it first: mkdir -p {path.parent}")
+        raise WorkspaceError(
+            f"the folder {path.parent} does not exist", help=f"create it first: mkdir -p {path.parent}"
+        )
     if read_only and not path.exists():
         raise WorkspaceError(f"there is no database {path}", help="check the path, or open it without read_only")

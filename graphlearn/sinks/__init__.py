@@ -55,7 +55,7 @@ def tensorboard_sink(folder: Path | None = None) -> TensorBoardSink | None:
 
 
 def is_lively(stream: TextIO) -> bool:
-    """True when the stream is a terminal that can redraw lines."""
+    """Whether the stream is a terminal that can redraw lines."""
     return stream.isatty() and os.environ.get("TERM") != "dumb"
 
 

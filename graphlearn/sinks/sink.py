@@ -41,7 +41,7 @@ def when(event: Evaluated) -> str:
 
 
 def metrics_of(name: str) -> tuple[Metric, ...]:
-    """The metrics that a family declares; none where it is not installed."""
+    """The metrics that a family declares; none if it is not installed."""
     return family(name).metrics if is_family(name) else ()
 
 

@@ -63,7 +63,7 @@ def dry_run(binder: Binder, statements: list[Statement], overrides: Overrides) -
     idle: dict[str, CreateModel] = {}
     made: list[Path] = []
     blind = False  # an earlier statement has effects that only the run will show
-    broken: set[str] = set()  # models whose CREATE MODEL has a mistake, which calls of them would only repeat
+    broken: set[str] = set()  # models whose CREATE MODEL has an error; calls of them would only repeat it
     transaction = False
     with _rolled_back(binder.connection):
         for statement in statements:
@@ -211,7 +211,7 @@ def check_taken(binder: Binder, model: BoundModel) -> None:
     if planned is not None:
         raise taken(create, "an earlier statement of this file creates it")
     stored = store.current(create.name)
-    if stored.damage is not None:  # refused when its turn comes, unless it is to be trained again
+    if stored.damage is not None:  # the run refuses it, unless it trains the model again
         return
     manifest = stored.manifest
     same = manifest.get("family") == create.family and manifest.get("options") == _plain(asdict(model.request.options))

@@ -180,7 +180,7 @@ def _placed(error: duckdb.Error, query: Rewritten, names: dict[str, Any]) -> Gra
         read = [token.value for token in query.tokens if token.value in names]
         if read:
             kind = type(names[read[0]]).__name__
-            fault = replace(fault, message=f'Python Object "{read[0]}" of type "{kind}" is no table')
+            fault = replace(fault, message=f'Python Object "{read[0]}" of type "{kind}" is not a table')
     if fault.start is None and "Python" not in fault.message:
         explained = "EXPLAIN " + query
         try:

@@ -55,7 +55,7 @@ def _statement(source: Source, tokens: list[Token]) -> Statement:
     start, end = tokens[0].start, tokens[-1].end
     match reader.words(6):
         case ["EXPLAIN", "ANALYZE", "CREATE", "MODEL" | "OR", *_] if "MODEL" in reader.words(6):
-            reader.fail("EXPLAIN ANALYZE cannot time a model", tokens[1], "write EXPLAIN CREATE MODEL …")
+            reader.fail("EXPLAIN ANALYZE does not support CREATE MODEL", tokens[1], "write EXPLAIN CREATE MODEL …")
         case ["EXPLAIN", "CREATE", *_]:
             reader.take("EXPLAIN")
             if reader.at_model():

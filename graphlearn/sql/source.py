@@ -74,7 +74,7 @@ class Source:
     def tokens(self) -> tuple[Token, ...]:
         """The tokens of the text, without comments.
 
-        Raises SqlError for a quote or comment that is never closed, and for characters that SQL text cannot contain.
+        Raises SqlError for unclosed quotes and comments, and for characters that SQL text cannot contain.
         """
         self._check_characters()
         tokens, start, kind, piece = [], 0, "", ""

@@ -8,7 +8,7 @@ def _set(text: str) -> frozenset[str]:
 
 
 RENAMED_COLUMNS = {"triples_per_second": "examples_per_second"}
-"""Columns of system tables that had another name before."""
+"""Renamed columns of system tables: old name -> new name."""
 CATALOG = ("models", "model_versions", "training_info", "runs")
 """System tables, which describe the contents of the workspace."""
 

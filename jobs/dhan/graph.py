@@ -58,7 +58,7 @@ def _check_classes(table: NodeTable, split: SplitCodes, emit: Emit) -> None:
             raise InputError(
                 f"the train split of {table.name} has a single {labels.column}",
                 role=table.name,
-                help="there is nothing to tell apart: add nodes of other classes to it",
+                help="add nodes of other classes to it",
             )
         new = (seen[Split.VALID] | seen[Split.TEST]) - seen[Split.TRAIN]
         if new:

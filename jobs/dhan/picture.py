@@ -61,7 +61,7 @@ class NodeMap:
 
 @dataclass(frozen=True)
 class Stored:
-    """A stored version, as it is drawn."""
+    """The data of a stored version to draw."""
 
     verdict: str
     rows: list[dict[str, Any]]

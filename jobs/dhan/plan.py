@@ -45,9 +45,9 @@ class DhanSizes(Sizes):
 
 
 def measure(cursor: duckdb.DuckDBPyConnection, request: ModelRequest) -> DhanSizes:
-    """Count and digest the rows of each input in one scan.
+    """Count and hash the rows of each input in one scan.
 
-    Raises InputError, OptionError for inputs that are no graph, ResourceError for metapaths with too many edges.
+    Raises InputError, OptionError for inputs that do not form a graph, ResourceError for metapaths with too many edges.
     """
     options: DhanJobOptions = request.options
     roles = read_roles(columns_of(cursor, request.inputs))
@@ -62,7 +62,7 @@ def measure(cursor: duckdb.DuckDBPyConnection, request: ModelRequest) -> DhanSiz
 
 
 def plan(request: ModelRequest, sizes: DhanSizes) -> Dataflow:
-    """The operators of a run, with what each will cost."""
+    """The operators of a run, with cost estimates."""
     options: DhanJobOptions = request.options
     graph = sizes.graph
     target = find_target(graph.roles, options.target)

@@ -1,4 +1,4 @@
-"""What a stored model of a graph answers: predict, embeddings, explain, evaluate. Columns: see shape.py."""
+"""Answers of a stored graph model: predict, embeddings, explain, evaluate. For columns see shape.py."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from graphlearn.storage.hetero.target import Target
 from graphlearn.types import FloatArray, IdArray
 
 ROWS = 1 << 16
-"""Rows of a batch of answers."""
+"""Rows per batch of answers."""
 LINKS = 10
 """Links per node by default."""
 
@@ -169,7 +169,7 @@ class DhanPredictor(Predictor):
         return "target" if back else "source"
 
     def _neighbours(self, types: Any, places: IdArray, wanted: pa.DataType) -> pa.Array:
-        """Keys of nodes of several tables, as text if their types differ; NULL where there is no neighbour."""
+        """Keys of nodes of several tables, as text if their types differ; NULL without a neighbour."""
         parts: list[pa.Array] = []
         first = np.zeros(len(places), np.int64)
         for name, table in self.tables.nodes.items():

@@ -107,7 +107,7 @@ class DhanShape(ModelShape):
         return schema
 
     def table(self, name: str | None) -> str:
-        """A node table by its name in any case, by default the main one. Raises OptionError."""
+        """A node table by name (case-insensitive), by default the main one. Raises OptionError."""
         if name is None:
             return self.main
         found = next((known for known in self.keys if known.lower() == name.lower()), None)

@@ -35,7 +35,7 @@ def edge_memory(edge: EdgeSize, options: DhanJobOptions) -> int:
 
 
 def edge_text(edge: EdgeSize, options: DhanJobOptions) -> str:
-    """For EXPLAIN: ends, edges, arithmetic and memory of an epoch; of a hub table also how many pairs it replaces."""
+    """For EXPLAIN: ends, edges, arithmetic and memory of an epoch; for a hub table also the pairs that it replaces."""
     cost = f"{edge_flops(edge, options) / 1e9:,.2f} GFLOP per epoch, {human_bytes(edge_memory(edge, options))}"
     if edge.hubs is None:
         return f"{edge.source} – {edge.target}: {counted(edge.edges, 'edge')}, {cost}"

@@ -54,7 +54,7 @@ def edge_data(name: str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class ScanGraph(Task):
-    """Check that the queries still have the columns they were bound with, and rows."""
+    """Check that the queries still have the columns they were bound with, and that they have rows."""
 
     needs: ClassVar[Needs] = DATABASE
 
@@ -69,7 +69,7 @@ class ScanGraph(Task):
 
 @dataclass(frozen=True, kw_only=True)
 class EncodeNodes(Task):
-    """A node table as arrays. Raises InputError if the rows are not those that were measured."""
+    """Turn a node table into arrays. Raises InputError if the rows have changed since they were measured."""
 
     needs: ClassVar[Needs] = DATABASE
 
@@ -94,7 +94,7 @@ class EncodeNodes(Task):
 
 @dataclass(frozen=True, kw_only=True)
 class EncodeEdges(Task):
-    """An edge table as pairs of positions. Raises InputError if the rows are not those that were measured."""
+    """Turn an edge table into pairs of positions. Raises InputError if its rows changed since they were measured."""
 
     needs: ClassVar[Needs] = DATABASE
 
@@ -116,7 +116,7 @@ class EncodeEdges(Task):
 
 @dataclass(frozen=True, kw_only=True)
 class EncodePath(Task):
-    """A metapath as pairs of positions."""
+    """Turn a metapath into pairs of positions."""
 
     needs: ClassVar[Needs] = DATABASE
 
@@ -136,7 +136,7 @@ def _edges(encoded: tuple[list[EdgeTable], EdgeReport]) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class PrepareGraph(Task):
-    """The splits, the model before its first step, and the baselines. `nodes`, `edges`: names of the tables."""
+    """Compute the splits, the model before its first step, and the baselines. `nodes`, `edges`: names of the tables."""
 
     needs: ClassVar[Needs] = ANYWHERE
 
@@ -181,7 +181,7 @@ class PrepareGraph(Task):
 
 @dataclass(frozen=True)
 class TrainDhan(Train):
-    """Fit the network."""
+    """Train the network."""
 
     def loop(self, data: Data, context: Context) -> Loop:
         from graphlearn.jobs.dhan.training import DhanLoop
@@ -191,7 +191,7 @@ class TrainDhan(Train):
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateDhan(Task):
-    """Metrics of the best weights, compared with the baselines. Without a target, of all nodes and links at once."""
+    """Compare the best weights with the baselines. Without a target, on all nodes and links at once."""
 
     needs: ClassVar[Needs] = ANYWHERE
 

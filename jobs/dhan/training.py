@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class DhanLoop(Loop):
-    """Trains DHAN. What it evaluates are macro-F1, MRR or NMI; its score is the training's own, see `score` there."""
+    """Trains DHAN. It reports macro-F1, MRR or NMI; for its score see `score` of the training."""
 
     def __init__(self, training: HeteroTraining, *, folder: Path, run_id: str, emit: Emit) -> None:
         super().__init__(training.options, folder, run_id, emit)

@@ -1,4 +1,4 @@
-"""How lists and `graphlearn show` describe a stored model of a graph."""
+"""What lists and `graphlearn show` say about a stored graph model."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class KgeFamily(Family):
-    """Knowledge-graph embeddings, which share everything but their equation."""
+    """Knowledge-graph embeddings. Only the scoring function differs between its TYPE names."""
 
     names = tuple(SCORERS)
     title = "Knowledge graph embeddings"
@@ -41,7 +41,7 @@ class KgeFamily(Family):
             "required",
             {
                 "k": (int, 10, "answers per question"),
-                "exclude_known": (bool, False, "leave out answers that are facts the model has seen"),
+                "exclude_known": (bool, False, "leave out known facts: those of the train, valid and test splits"),
             },
             "'m', (SELECT head, relation FROM …)",
             returns="it returns each question with its answers",

@@ -1,4 +1,4 @@
-"""Ranking metrics of a split: for both sides together and each side, overall and by relation."""
+"""Ranking metrics of a split, overall and by relation, for both sides and for each side."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ TABLE = MetricTable(
     keys=(pa.field("split", pa.string()), pa.field("side", pa.string()), pa.field("relation", pa.int64())),
     metrics=tuple(metric.name for metric in METRICS),
 )
-"""Metrics by split, side (both, head, tail) and id of the relation, -1 for all of them."""
+"""Metrics by split, side (both, head, tail) and relation id; -1 stands for all relations."""
 
 
 def metric_rows(split: str, ranks: Ranks) -> list[dict[str, Any]]:
-    """One record for each (side, relation); relation -1 is all of them. Sides: both, head, tail."""
+    """One record for each side (both, head, tail) and relation; relation -1 stands for all relations."""
     order = np.argsort(ranks.triples.relations, kind="stable")
     ids, starts = np.unique(ranks.triples.relations[order], return_index=True)
     groups = [(-1, None), *zip(ids.tolist(), np.split(order, starts[1:]), strict=True)]
@@ -51,7 +51,7 @@ def metric_rows(split: str, ranks: Ranks) -> list[dict[str, Any]]:
 def metrics_table(
     rows: Sequence[Mapping[str, Any]], relations: Dictionary, schema: pa.Schema, protocol: str
 ) -> pa.Table:
-    """The records with relations as the users' keys, NULL for all of them; `schema` is that of `evaluate(...)`."""
+    """The records with the users' keys of the relations, NULL for all relations. `schema`: of `evaluate(...)`."""
     columns = []
     for field in schema:
         if field.name == "relation":

@@ -1,6 +1,6 @@
 """The picture of a run: loss, validation MRR, and a map of the entities' embeddings.
 
-matplotlib is optional (`pip install 'graphlearn[plot]'`) and imported inside the functions only.
+matplotlib is optional (`pip install 'graphlearn[plot]'`) and imported only inside the functions.
 """
 
 from __future__ import annotations
@@ -36,16 +36,16 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-POINTS = 1500  # entities on the map: those with most triples
-LABELS = 70  # at most so many names on it; fewer where they would overlap
-GROUPS = 8  # colours; what is left is grey
+POINTS = 1500  # entities on the map: those with the most triples
+LABELS = 70  # names on the map, at most; names that would overlap others are left out
+GROUPS = 8  # groups with a colour of their own; the others are grey
 
 
 @dataclass(frozen=True)
 class EntityMap:
-    """Some entities to draw: their vectors, names, what they mostly are in triples, and in how many triples.
+    """Entities to draw: vectors, names, the role that each plays most often in triples, number of triples.
 
-    shape: vectors [n, D]; labels, groups, degrees: n each
+    shape: vectors [n, D]; labels, groups, degrees [n]
     """
 
     vectors: FloatArray
@@ -55,7 +55,7 @@ class EntityMap:
 
 
 def read_map(version_folder: Path, points: int = POINTS) -> EntityMap:
-    """The entities of a stored version that have most triples (a few thousand rows are read, whatever its size)."""
+    """The entities of a stored version with the most triples. Only their rows of the embedding table are read."""
     import duckdb
     from safetensors import safe_open
 
@@ -90,7 +90,7 @@ def read_map(version_folder: Path, points: int = POINTS) -> EntityMap:
 
 
 def draw(history: History, version_folder: Path | None) -> Figure:
-    """Loss, MRR and, with a stored version, the map of its entities."""
+    """Draw loss, MRR and, if a version is stored, the map of its entities."""
     entities = read_map(version_folder) if version_folder is not None else None
     figure = new_figure(15, 8.4) if entities else new_figure(11, 4.2)
     if entities:
@@ -144,7 +144,7 @@ def _draw_map(axes: Axes, entities: EntityMap, figure: Figure) -> None:
                 flat[rows, 0], flat[rows, 1], s=size[rows], color=colour, alpha=0.75, linewidths=0, label=label
             )
     axes.set_title(
-        f"the {len(flat):,} entities with most triples, by the end they mostly are of which relation\n"
+        f"the {len(flat):,} entities with the most triples, coloured by their most frequent side and relation\n"
         f"(first two principal components of their embeddings: {share:.0%} of the variance)",
         loc="left",
         fontsize=10,
@@ -159,12 +159,12 @@ def _draw_map(axes: Axes, entities: EntityMap, figure: Figure) -> None:
     for handle in legend.legend_handles:
         if isinstance(handle, PathCollection):
             handle.set_sizes([40])
-    figure.draw_without_rendering()  # lays the figure out, so that label sizes are known
+    figure.draw_without_rendering()  # performs the layout, so that label sizes are known
     _draw_labels(axes, flat, entities)
 
 
 def _draw_labels(axes: Axes, flat: FloatArray, entities: EntityMap) -> None:
-    """Names of well-connected entities, the groups by turns, where there is room."""
+    """Draw names of well-connected entities where there is room, taking turns between the groups."""
     from matplotlib.patheffects import withStroke
     from matplotlib.transforms import Bbox
 

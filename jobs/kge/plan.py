@@ -36,7 +36,7 @@ STATE = {"adagrad": 1.0, "row_adagrad": 0.01, "row_adam": 1.01}
 
 @dataclass(frozen=True, kw_only=True)
 class KgeSizes(Sizes):
-    """Rows of the query, about how many entities and relations they name, and the rows of the train split."""
+    """Rows of the query and of its train split, approximate numbers of entities and relations."""
 
     rows: int
     entities: int
@@ -45,12 +45,12 @@ class KgeSizes(Sizes):
 
 
 def measure(cursor: duckdb.DuckDBPyConnection, request: ModelRequest) -> KgeSizes:
-    """Count and digest the query's rows in one scan."""
+    """Count and hash the query's rows in one scan."""
     sql, options = request.inputs[ROLE], request.options
     columns = describe(cursor, sql)
     check_columns(columns)
     head, relation, tail, split = (find_column(columns, name) for name in ("head", "relation", "tail", "split"))
-    # every row twice, for its head and its tail; what belongs to the row only the first time
+    # each row is unnested into two, for its head and its tail; values of the whole row are NULL in the second
     is_train = f"lower({quoted(split)}::VARCHAR) = 'train'" if split else "NULL"
     pairs = {
         "key": f"[{quoted(str(head))}, {quoted(str(tail))}]",
@@ -78,7 +78,7 @@ def measure(cursor: duckdb.DuckDBPyConnection, request: ModelRequest) -> KgeSize
 
 
 def plan(request: ModelRequest, sizes: KgeSizes) -> Dataflow:
-    """The operators of a run, with what each will cost."""
+    """The operators of a run, with cost estimates."""
     options: KgeOptions = request.options
     family, sql = request.family.lower(), request.inputs[ROLE]
     scorer = scorer_type(family)(options)
@@ -93,7 +93,7 @@ def plan(request: ModelRequest, sizes: KgeSizes) -> Dataflow:
         buffers += 2 * 4 * options.batch_size * entities + 2 * weights
     held = (rows - sizes.train) or 1
     known = 40 * rows
-    share = 0.5 if scorer.similarity.pair_kernel is None else 0.15  # of the speed of a matrix product
+    share = 0.5 if scorer.similarity.pair_kernel is None else 0.15  # relative to the speed of a matrix product
     evaluation = 2.0 * held * entities * scorer.flops_per_score()
     fingerprint = request.fingerprint(sizes.fingerprints)
 
@@ -127,7 +127,7 @@ def plan(request: ModelRequest, sizes: KgeSizes) -> Dataflow:
                 task=CollectKnown(),
                 inputs=("triples",),
                 outputs=("graph",),
-                detail="train, valid and test; known answers of every query",
+                detail="train, valid and test; known answers of each query",
                 estimate=estimate(rows=rows, bytes=known, memory=BASE_MEMORY + 2 * known, seconds=rows / 2e6),
             ),
             Operator(
@@ -137,7 +137,7 @@ def plan(request: ModelRequest, sizes: KgeSizes) -> Dataflow:
                 outputs=("trained",),
                 reports_itself=True,
                 detail=f"{family}{size}",
-                advice="lower dim, use optimizer = 'row_adagrad' (one number of state per row), or a larger machine",
+                advice="lower dim, or use optimizer = 'row_adagrad' (one number of state per row) or a larger machine",
                 estimate=estimate(
                     rows=queries * options.epochs,
                     bytes=weights,
@@ -153,7 +153,7 @@ def plan(request: ModelRequest, sizes: KgeSizes) -> Dataflow:
                 task=EvaluateKge(threads=options.threads),
                 inputs=("graph", "trained"),
                 outputs=("evaluation",),
-                detail="filtered ranking of both sides, ties at their mean rank, all entities",
+                detail="filtered ranking of both sides among all entities, ties at their mean rank",
                 reports_itself=True,
                 estimate=estimate(
                     rows=2 * held,

@@ -1,4 +1,4 @@
-"""What a stored knowledge-graph embedding answers: predict, evaluate, embeddings, similar. Columns: see shape.py."""
+"""Answers of a stored knowledge-graph embedding: predict, evaluate, embeddings, similar. For columns see shape.py."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ if TYPE_CHECKING:
     from graphlearn.models.kge.embedding import Embedding
 
 BATCH = 8192
-"""Rows of a batch of answers."""
+"""Rows per batch of answers."""
 ASKED, UNKNOWN = -2, -1
-"""In place of an id: the end of a triple that is asked for, and a key that the model has never seen."""
+"""In place of an id: the end of a triple that is asked for, and a key unknown to the model."""
 
 
 class KgePredictor(Predictor):
-    """A stored version in memory, its parts read when first used."""
+    """A stored version. Its parts are read into memory on first use."""
 
     def __init__(self, artifact: Artifact) -> None:
         self.artifact = artifact
@@ -64,7 +64,7 @@ class KgePredictor(Predictor):
 
     @cached_property
     def embedding(self) -> Embedding:
-        """Weights and equation, on the CPU."""
+        """The weights and scoring function, on the CPU."""
         from safetensors.torch import load_file
 
         from graphlearn.models.kge.embedding import Embedding
@@ -79,7 +79,7 @@ class KgePredictor(Predictor):
 
     @cached_property
     def known(self) -> dict[Side, KnownAnswers]:
-        """Every triple the model was given, train, valid and test, as known answers."""
+        """All triples of the train, valid and test splits, as known answers."""
         return self._known_with([])
 
     def _known_with(self, more: list[Triples]) -> dict[Side, KnownAnswers]:
@@ -90,7 +90,7 @@ class KgePredictor(Predictor):
 
     @cached_property
     def alive(self) -> BoolArray | None:
-        """Entities that are in a fact, None for all of them: the others are never answers. shape: [E]"""
+        """Entities that occur in a fact, None for all; the others are never answers. shape: [E]"""
         if not self.artifact.manifest.get("counts", {}).get("vanished_entities"):
             return None
         alive = np.zeros(len(self.entities), np.bool_)
@@ -100,13 +100,13 @@ class KgePredictor(Predictor):
 
     @cached_property
     def _unit(self) -> Tensor:
-        """The entities' vectors, of length 1. shape: [E, D]"""
+        """The normalised vectors of the entities. shape: [E, D]"""
         from torch.nn import functional as F
 
         return F.normalize(self.embedding.entities, dim=1)
 
     def _ids(self, batch: pa.RecordBatch, time_zone: str | None) -> dict[str, IdArray]:
-        """Ids of the heads, relations and tails of a batch, ASKED for NULL and for a column that it lacks."""
+        """Ids of the heads, relations and tails of a batch; ASKED for NULLs and for a missing column."""
         found: dict[str, IdArray] = {}
         for name in ENDS:
             column = find_field(batch.schema, name)
@@ -121,7 +121,7 @@ class KgePredictor(Predictor):
     def predict(
         self, question: Question, batches: Iterable[pa.RecordBatch], schema: pa.Schema, warn: Warn
     ) -> Iterator[pa.RecordBatch]:
-        """The best completions of each question, in the order of the questions."""
+        """The best answers to each question, in the order of the questions."""
         k, exclude = int(question.options["k"]), bool(question.options["exclude_known"])
         unknown = Unknown()
         for batch in batches:
@@ -203,7 +203,7 @@ class KgePredictor(Predictor):
     def similar(
         self, question: Question, batches: Iterable[pa.RecordBatch], schema: pa.Schema, warn: Warn
     ) -> Iterator[pa.RecordBatch]:
-        """The nearest entities of each key by the cosine of their vectors."""
+        """The entities nearest to each key, by cosine similarity."""
         import torch
 
         step = max(1, EVALUATION_MEMORY // (4 * len(self.entities)))
@@ -254,7 +254,7 @@ class KgePredictor(Predictor):
     def evaluate(
         self, question: Question, batches: Iterable[pa.RecordBatch], schema: pa.Schema, warn: Warn
     ) -> Iterator[pa.RecordBatch]:
-        """Metrics on other triples, filtered by everything the model was given."""
+        """Metrics on given triples, filtered by them and by all triples of the model."""
         unknown, parts = Unknown(), [np.empty((3, 0), np.int64)]
         for batch in batches:
             ids = {
@@ -270,7 +270,7 @@ class KgePredictor(Predictor):
         if not usable.any():
             raise InputError(
                 "no triple of the relation has a head, relation and tail that the model knows",
-                help="check that its keys are those the model was trained on",
+                help="check that it uses the keys that the model was trained on",
             )
         triples = Triples(*(np.ascontiguousarray(column[usable].astype(np.int32)) for column in (h, r, t)))
         known = self._known_with([triples])

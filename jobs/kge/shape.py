@@ -1,11 +1,11 @@
 """The columns of the answers of a knowledge-graph embedding.
 
-predict     the question's columns, with head and tail filled in, + rank INTEGER, score FLOAT, known BOOLEAN
+predict     the question's columns with head and tail filled in, rank INTEGER, score FLOAT, known BOOLEAN
 evaluate    split, side, relation, mrr, mr, amri, hits_at_1, hits_at_3, hits_at_10, count, protocol
 embeddings  key, embedding FLOAT[dim]
 similar     key, neighbour, rank INTEGER, score FLOAT (cosine)
 
-Keys have the types that the model was trained with.
+Keys have the types that the model was trained on.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ ANSWER = (pa.field("rank", pa.int32()), pa.field("score", pa.float32()))
 
 @dataclass(frozen=True)
 class KgeShape(ModelShape):
-    """The fields of entity and relation keys, and the width of the vectors of 'entities' and 'relations'."""
+    """The fields of entity and relation keys, and the width of the embeddings of 'entities' and 'relations'."""
 
     entity: pa.Field
     relation: pa.Field
@@ -38,7 +38,7 @@ class KgeShape(ModelShape):
 
     @classmethod
     def of_columns(cls, columns: Columns, dim: int) -> KgeShape:
-        """The shape of a model that is still to be trained on a query with these columns."""
+        """The shape of a model before it is trained, from the columns of its query."""
         head, relation, tail = (columns[str(find_column(dict(columns), name))] for name in ENDS)
         with closing(duckdb.connect()) as connection:
             entity, relation = common_type(connection, [head, tail]), common_type(connection, [relation])
@@ -73,7 +73,7 @@ class KgeShape(ModelShape):
 
 
 def check_asked(function: str, asked: pa.Schema) -> None:
-    """Raise InputError when a relation lacks the columns that a function needs."""
+    """Raise InputError if a relation lacks columns that a function needs."""
     names = ", ".join(asked.names)
     if function == "similar":
         if len(asked) != 1:
@@ -84,14 +84,14 @@ def check_asked(function: str, asked: pa.Schema) -> None:
     for name in ("relation",) if function == "predict" else ENDS:
         if find_field(asked, name) is None:
             raise InputError(
-                f'{function} needs a column "{name}"; there is {names}',
+                f'{function} needs a column "{name}"; the relation has {names}',
                 help="name the columns head, relation, tail, e.g. SELECT subject AS head, …",
             )
     if function != "predict":
         return
     if find_field(asked, "head") is None and find_field(asked, "tail") is None:
         raise InputError(
-            f'predict needs a column "head" (to ask for tails) or "tail" (to ask for heads); there is {names}',
+            f'predict needs a column "head" (to ask for tails) or "tail" (to ask for heads); the relation has {names}',
             help="name the known end, e.g. SELECT person AS head, 'lives_in' AS relation",
         )
     taken = [name for name in ("rank", "score", "known") if find_field(asked, name) is not None]

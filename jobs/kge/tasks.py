@@ -1,4 +1,4 @@
-"""The tasks of a run: the triples as ids, their splits and known answers, training, evaluation."""
+"""The tasks of a run: encoding triples, collecting known answers, training, evaluation."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from graphlearn.models.core.known import KnownAnswers
 
 EVALUATION_MEMORY = 1 << 28
-"""Bytes for blocks of scores while ranking."""
+"""Bytes for blocks of scores during ranking."""
 
 
 @dataclass(frozen=True)
@@ -33,12 +33,12 @@ class SplitTriples:
     n_relations: int
     splits: dict[Split, Triples]
     alive: BoolArray | None = None
-    """Entities that are candidates, None for all; the others are known from earlier versions only. shape: [E]"""
+    """Entities that are candidates, None for all; the others occur only in earlier versions. shape: [E]"""
 
 
 @dataclass(frozen=True)
 class KnownGraph(SplitTriples):
-    """Triples by split, and for every query its answers that are known in any split."""
+    """Triples by split, and the known answers of each query: those of any split."""
 
     known: dict[Side, KnownAnswers] = field(default_factory=dict)
 
@@ -58,7 +58,7 @@ class ScanTriples(Task):
 
 @dataclass(frozen=True, kw_only=True)
 class EncodeTriples(Task):
-    """Keys to ids. Raises InputError when the rows are not those that were measured."""
+    """Turn keys into ids. Raises InputError if the rows have changed since they were measured."""
 
     needs: ClassVar[Needs] = Needs(database=True)
 
@@ -72,7 +72,7 @@ class EncodeTriples(Task):
             raise InputError(
                 "the graph has a single entity, so there is nothing to rank",
                 role="triples",
-                help="a model needs at least two different entities",
+                help="a model needs at least two distinct entities",
             )
         check_unchanged(encoded.fingerprint, self.fingerprint, "triples")
         alive = None if encoded.alive.all() else encoded.alive
@@ -85,7 +85,7 @@ class EncodeTriples(Task):
 
 @dataclass(frozen=True)
 class CollectKnown(Task):
-    """For every query, what is known in any split."""
+    """Collect the known answers of each query: those of any split."""
 
     def run(self, data: Data, context: Context) -> Data:  # noqa: ARG002
         from graphlearn.models.core.known import KnownAnswers
@@ -98,7 +98,7 @@ class CollectKnown(Task):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainKge(Train):
-    """Fit the tables of a scoring function."""
+    """Train the embedding tables of a scoring function."""
 
     family: str
     options: KgeOptions
@@ -124,7 +124,7 @@ class TrainKge(Train):
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateKge(Task):
-    """Metrics of the best weights: on the test split, and on the validation split when there is one."""
+    """Compute the metrics of the best weights on the validation and test splits, as far as these have triples."""
 
     needs: ClassVar[Needs] = ANYWHERE
 

@@ -1,4 +1,4 @@
-"""Training of knowledge-graph embeddings: every batch follows from (seed, epoch, step)."""
+"""Training of knowledge-graph embeddings. Each batch is determined by (seed, epoch, step)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class KgeLoop(Loop):
-    """Trains an engine on triples; its score is the filtered MRR of the validation triples."""
+    """Trains an engine on triples. Its score is the filtered MRR on the validation split."""
 
     unit = "triples"
     diverged_help = "lower learning_rate (now {:g}) or init_scale"
@@ -58,7 +58,7 @@ class KgeLoop(Loop):
 
     @property
     def embedding(self) -> Embedding:
-        """The model as it is now."""
+        """The current model."""
         return self.engine.embedding
 
     def steps(self, epoch: int) -> int:

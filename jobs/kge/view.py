@@ -1,4 +1,4 @@
-"""How lists and `graphlearn show` describe a stored knowledge-graph embedding."""
+"""What lists and `graphlearn show` say about a stored knowledge-graph embedding."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def _tables(artifact: Artifact, protocol: str | None) -> list[SummaryTable]:
     overall = [row for row in rows if row["relation"] < 0]
     if not overall:
         return []
-    names, titles = (*SHOWN, "count"), (*SHOWN.values(), "queries")  # a triple asks two: for its head, for its tail
+    names, titles = (*SHOWN, "count"), (*SHOWN.values(), "queries")  # two per triple: for its head and for its tail
     found = [
         SummaryTable(
             f"metrics ({protocol})" if protocol else "metrics",

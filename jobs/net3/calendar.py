@@ -1,4 +1,4 @@
-"""The calendar of a series: the cycles of its time axis that occur often enough in the train part."""
+"""The calendar of a series: the cycles of its time axis that occur often enough in the train split."""
 
 from __future__ import annotations
 

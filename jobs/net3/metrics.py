@@ -20,7 +20,7 @@ NET3_METRICS = (
     Metric(name="z_rmse", label="RMSE (z)", higher_is_better=False),
     Metric(name="z_mae", label="MAE (z)", higher_is_better=False, summary=False),
 )
-"""RMSE and MAE are in the units of the readings; those marked (z) are of z-scores, with the scale of the train part."""
+"""RMSE and MAE are in the units of the readings, those marked (z) in standard deviations over the train split."""
 FIGURES = tuple(metric.name for metric in NET3_METRICS)
 
 
@@ -36,7 +36,7 @@ def metric_rows(method: str, split: str, metrics: Metrics) -> list[dict[str, Any
 
 
 def headline(rows: Sequence[dict[str, Any]], method: str) -> dict[str, float]:
-    """The metrics of a method over all steps on the test part, or on the validation part where there is no test."""
+    """The metrics of a method over all steps, on the test split or, if that is empty, on the validation split."""
     for split in ("test", "valid"):
         for row in rows:
             if row["method"] == method and row["split"] == split and row["step"] is None:
@@ -45,7 +45,7 @@ def headline(rows: Sequence[dict[str, Any]], method: str) -> dict[str, float]:
 
 
 def verdict(rows: Sequence[dict[str, Any]], method: str) -> tuple[bool, str]:
-    """Whether a method beats every other, and a sentence that says so, by z-scored RMSE on the held-out part."""
+    """Whether a method beats all others by z-scored RMSE on the test or validation split, and a sentence about it."""
     split = "test" if any(row["split"] == "test" for row in rows) else "valid"
     total = {row["method"]: row for row in rows if row["split"] == split and row["step"] is None}
     mine = total.pop(method, None)
@@ -53,7 +53,9 @@ def verdict(rows: Sequence[dict[str, Any]], method: str) -> tuple[bool, str]:
         return True, ""
     best = min(total, key=lambda name: total[name]["z_rmse"] or math.inf)
     ours, theirs = mine["z_rmse"], total[best]["z_rmse"]
-    figures = f"z-scored RMSE {ours:.4g} against {theirs:.4g} on the {split} part"
+    figures = (
+        f"z-scored RMSE {ours:.4g} against {theirs:.4g} on the {'test' if split == 'test' else 'validation'} split"
+    )
     if ours < theirs:
         return True, f"{method} beats the best baseline, {best}: {figures}"
     if ours == theirs:

@@ -45,7 +45,7 @@ class Net3JobOptions(Net3Options):
     """First time step, as text; earlier readings are dropped. NULL: the first reading."""
     graphs: dict[str, str] = field(default_factory=dict)
     """Graphs generated for modes without an edge table, e.g. {'variable': 'pearson'}. pearson: correlation over the
-    train part. chain: neighbours in key order. identity: no neighbours."""
+    train split. chain: neighbours in key order. identity: no neighbours."""
     neighbours: int = 10
     """pearson: edges per entry, to those it correlates with most."""
 
@@ -140,7 +140,7 @@ def check_modes(options: Net3JobOptions, modes: list[str], roles: list[str]) -> 
     for mode in options.graphs:
         if mode.lower() not in known:
             help = did_you_mean(mode, modes) if modes else "leave it out: the series has no modes"
-            raise OptionError(f"graphs names {mode}, which is no mode", key="graphs", help=help)
+            raise OptionError(f"graphs names {mode}, which is not a mode", key="graphs", help=help)
         if mode.lower() in seen:
             raise OptionError(f"graphs names {mode} twice", key="graphs", help="a mode has one graph")
         seen.add(mode.lower())

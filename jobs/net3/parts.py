@@ -1,7 +1,7 @@
-"""What a version stores in addition to its weights, series and metrics.
+"""The data that a version stores in addition to weights, series and metrics.
 
 graph_<mode>.parquet     source, target, weight: the edges of a mode, as ids of its entries
-intervals.safetensors    step_<h>: residuals of the validation part, from which prediction intervals follow
+intervals.safetensors    step_<h>: residuals of the validation split, from which prediction intervals follow
 recovered.npy            float32 [T, N1, ..., NM], the value of every cell (task = 'recover')
 """
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 INTERVALS = "intervals.safetensors"
 RECOVERED = "recovered.npy"
 RESIDUALS = 10_000
-"""Residuals that are stored per step ahead, evenly chosen from all."""
+"""The number of residuals stored per step ahead, evenly chosen."""
 
 
 def graph_file(mode: int) -> str:
@@ -65,7 +65,7 @@ def read_graphs(artifact: Artifact) -> dict[int, Graph]:
 
 @dataclass(frozen=True)
 class Intervals:
-    """Sorted residuals of the validation part, by step ahead."""
+    """Sorted residuals of the validation split, by step ahead."""
 
     conformal: Conformal
 

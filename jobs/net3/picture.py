@@ -1,6 +1,6 @@
 """The picture of a run: some series with their forecasts, errors of the model and its baselines, curves over epochs.
 
-matplotlib is optional (`pip install 'graphlearn[plot]'`) and imported inside the functions only.
+matplotlib is optional (`pip install 'graphlearn[plot]'`) and imported only inside the functions.
 """
 
 from __future__ import annotations
@@ -233,7 +233,7 @@ def draw(history: History, version_folder: Path | None) -> Figure:
 
 
 def _draw_valid(axes: Axes, history: History) -> None:
-    axes.set_title("RMSE on the validation part", loc="left", fontsize=10)
+    axes.set_title("RMSE on the validation split", loc="left", fontsize=10)
     rmse = history.valid.get("rmse", [])
     if rmse:
         axes.plot(*zip(*rmse, strict=True), color=COLOURS[2], marker="o", markersize=4)
@@ -279,7 +279,7 @@ def _draw_panel(axes: Axes, panel: Panel, stored: Stored, *, last: bool) -> None
 
 
 def _draw_ahead(axes: Axes, ahead: Line) -> None:
-    """What follows the data: a line in its interval, or a point with a bar where it is a single step."""
+    """Draw the forecast after the data: a line in its interval, or a point with a bar for a single step."""
     if len(ahead.times) == 1:
         axes.errorbar(
             ahead.times, ahead.values, yerr=ahead.half, color=AFTER, fmt="o", markersize=4, capsize=2.5,
@@ -319,7 +319,7 @@ def _draw_errors(axes: Axes, stored: Stored) -> None:
     if steps:
         from matplotlib.ticker import MaxNLocator
 
-        axes.set_title(f"RMSE by steps ahead, {part} part", loc="left", fontsize=10)
+        axes.set_title(f"RMSE by steps ahead, {part} split", loc="left", fontsize=10)
         for k, row in enumerate(total):
             line = [(r["step"], r["rmse"]) for r in steps if r["method"] == row["method"]]
             ours = row["method"] == model
@@ -333,7 +333,7 @@ def _draw_errors(axes: Axes, stored: Stored) -> None:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.legend(frameon=False, fontsize=8.5, loc="lower right")
         return
-    axes.set_title(f"RMSE on the {part} part", loc="left", fontsize=10)
+    axes.set_title(f"RMSE on the {part} split", loc="left", fontsize=10)
     names = [row["method"] for row in total]
     values = [float(row["rmse"] or 0) for row in total]
     axes.barh(names, values, color=["#a9c3e8" if name == model else "#dfe2e7" for name in names], height=0.62)

@@ -1,4 +1,4 @@
-"""What a stored model of series answers: forecast, recover, evaluate. Columns: see shape.py."""
+"""Answers of a stored time series model: forecast, recover, evaluate. For columns see shape.py."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ if TYPE_CHECKING:
     from graphlearn.models.net3.training.forecast import ForecastTraining
 
 ROWS = 1 << 17
-"""Rows of a batch of answers."""
+"""Rows per batch of answers."""
 ORIGINS = 256
-"""Validation forecasts that calibrate the intervals of steps beyond the horizon."""
+"""The number of validation forecasts that calibrate intervals of steps beyond the horizon."""
 
 
 class Net3Predictor(Predictor):
-    """A stored version; series and weights are read when first used."""
+    """A stored version. Series and weights are read on first use."""
 
     shape: Net3Shape
 
@@ -111,7 +111,7 @@ class Net3Predictor(Predictor):
                 yield self._batch(schema, times, ids, [column[lo : lo + ROWS] for column in numbers], last)
 
     def _far_intervals(self, steps: int) -> Conformal:
-        """Intervals of steps beyond the horizon: the model forecasts the validation part from its own forecasts."""
+        """Intervals of steps beyond the horizon: the model forecasts the validation split from its own forecasts."""
         from graphlearn.models.net3.conformal import Conformal
         from graphlearn.models.net3.data.tensor import gather
 
@@ -121,7 +121,7 @@ class Net3Predictor(Predictor):
         if len(starts):
             starts = starts[np.unique(np.linspace(0, len(starts) - 1, min(ORIGINS, len(starts))).astype(int))]
         found: list[list[FloatArray]] = [[] for _ in range(steps)]
-        ahead = min(steps, hi - lo)  # further ones lie beyond the part, wherever they start
+        ahead = min(steps, hi - lo)  # further steps are beyond the split for any start
         for first in range(0, len(starts), 16):
             chosen = starts[first : first + 16]
             residual = np.abs(training.forecast(chosen, ahead) - gather(self.series.values, chosen, ahead, W))
@@ -159,7 +159,7 @@ class Net3Predictor(Predictor):
 
 
 def _options_of(artifact: Artifact) -> Net3JobOptions:
-    """The options that a stored version was made with."""
+    """The options that a stored version was trained with."""
     known = {f.name for f in fields(Net3JobOptions)}
     given = {k: v for k, v in artifact.manifest["options"].items() if k in known}
     given["modes"] = None if given.get("modes") is None else tuple(given["modes"])
@@ -167,12 +167,12 @@ def _options_of(artifact: Artifact) -> Net3JobOptions:
 
 
 def _warn_of_few(conformal: Conformal, level: float, warn: Warn) -> None:
-    """Say why intervals are missing."""
+    """Warn about missing intervals, with the reason."""
     known = [len(row) for row in conformal.sorted_residuals]
     missing = [n for n, half in zip(known, conformal.half_width(level), strict=True) if half == np.inf]
     if missing:
         needed = math.ceil(level / (1 - level) - 1e-9)
         warn(
             f"no interval for {len(missing):,} of {len(known):,} steps: level {level:g} takes {needed:,} known cells "
-            f"of the validation part, and there are {min(missing):,}"
+            f"of the validation split, and there are {min(missing):,}"
         )

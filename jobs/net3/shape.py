@@ -35,7 +35,7 @@ COPIES = 8
 class Net3Shape(ModelShape):
     """The columns of the series (time, keys, value), the task and the horizon.
 
-    Of a trained model also the time axis, and the number of series: one per combination of keys.
+    For a trained model also the time axis, and the number of series: one per combination of keys.
     """
 
     fields: tuple[pa.Field, ...]

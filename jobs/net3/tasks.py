@@ -48,10 +48,10 @@ _SHORT = "shorten window or horizon, give more time steps, or change split"
 
 
 def protocol(options: Net3Options) -> str:
-    """How the metrics were measured, in a sentence."""
+    """A sentence on how the metrics were measured."""
     if options.task == "recover":
         return f"{options.hidden:.0%} of the known cells held out at random, half of them for the test"
-    return "each step ahead of every window in the part, forecast from known values only"
+    return "each step ahead of every window in the split, forecast from known values only"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +70,7 @@ class ScanSeries(Task):
 
 @dataclass(frozen=True, kw_only=True)
 class EncodeSeries(Task):
-    """Long rows to the tensor. Raises InputError when the rows are not those that were measured."""
+    """Turn rows into the tensor. Raises InputError if the rows have changed since they were measured."""
 
     needs: ClassVar[Needs] = Needs(database=True)
 
@@ -109,7 +109,7 @@ class EncodeSeries(Task):
 class ReadGraphs(Task):
     """The edges of every mode that has a graph: from its edge table (role -> SQL), or generated.
 
-    `fingerprints` are those of the inputs, by role. Raises InputError when the rows are not those that were measured.
+    `fingerprints`: of the inputs, by role. Raises InputError if the rows have changed since they were measured.
     """
 
     needs: ClassVar[Needs] = Needs(database=True)
@@ -169,15 +169,15 @@ class PrepareNet3(Task):
             calendar = calendar_of(axis, self.options)
             training = make_training(values, data["graphs"].edges, model_options(self.options), calendar)
             if not training.steps_per_epoch:
-                raise InputError("the train part holds no window to learn from", role="series", help=_SHORT)
+                raise InputError("the train split has no window to learn from", role="series", help=_SHORT)
             rows = measure_baselines(training, axis)
         if not rows:
-            message = "no known cell lies in the validation or test part, so nothing is measured"
+            message = "the validation and test splits have no known cell, so nothing is measured"
             context.emit(Note(message=message, level="warning"))
         return {"training": training, "baselines": rows}
 
     def _warn_of_unseen(self, values: FloatArray, emit: Emit) -> None:
-        """Warn of series without a reading in the train part, whose forecasts will be poor."""
+        """Warn about series without readings in the train split, whose forecasts will be poor."""
         if self.options.task == "recover":
             return
         stop = TimeSplit.of(len(values), self.options.split).train_end
@@ -186,10 +186,10 @@ class PrepareNet3(Task):
             seen |= np.isfinite(block).any(axis=0)
         missing = int(np.count_nonzero(~seen))
         if missing and missing < seen.size:
-            message = f"{counted(missing, 'series')} without a reading in the train part: their forecasts will be poor"
+            message = f"{counted(missing, 'series')} without readings in the train split: their forecasts will be poor"
             emit(Note(message=message, level="warning"))
         elif missing:
-            raise InputError("no reading lies in the train part", role="series", help=_SHORT)
+            raise InputError("the train split has no readings", role="series", help=_SHORT)
 
     def describe(self, outputs: Data) -> str:
         total = [row for row in outputs["baselines"] if row["split"] == "test" and row["step"] is None]
@@ -198,7 +198,7 @@ class PrepareNet3(Task):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainNet3(Train):
-    """Fit the network."""
+    """Train the network."""
 
     def loop(self, data: Data, context: Context) -> Loop:
         from graphlearn.jobs.net3.training import Net3Loop
@@ -208,7 +208,7 @@ class TrainNet3(Train):
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateNet3(Task):
-    """Metrics of the best weights compared with the baselines, residuals for intervals, for a recovery every cell."""
+    """Compare the best weights with the baselines; compute residuals for intervals and, in a recovery, all cells."""
 
     needs: ClassVar[Needs] = ANYWHERE
 
@@ -240,14 +240,14 @@ class EvaluateNet3(Task):
 
 
 def _check_length(steps: int, options: Net3JobOptions) -> None:
-    """Raise InputError when not one window fits into the train part."""
+    """Raise InputError if no window fits into the train split."""
     if options.task == "recover":
         return
     train = round(steps * options.split[0])
     if train < options.window + options.horizon:
         raise InputError(
-            f"the train part has {train:,} of {steps:,} time steps, and a window of {options.window} with a horizon of "
-            f"{options.horizon} needs {options.window + options.horizon}",
+            f"the train split has {train:,} of {steps:,} time steps, but a window of {options.window} with a horizon "
+            f"of {options.horizon} needs {options.window + options.horizon}",
             role="series",
             help=_SHORT,
         )

@@ -36,7 +36,7 @@ BATCH = 64
 
 
 class Net3Loop(Loop):
-    """Trains a model of series; its score is minus the z-scored RMSE of the validation part."""
+    """Trains a model of series. Its score is minus the z-scored RMSE on the validation split."""
 
     unit = "windows"
 
@@ -77,9 +77,9 @@ class Net3Loop(Loop):
 
 
 def measure_baselines(training: SeriesTraining, axis: TimeAxis) -> list[dict[str, Any]]:
-    """Metric records of everything that needs no network, on the cells that the model is measured on.
+    """Metric records of the baselines, on the cells that the model is measured on.
 
-    last value; seasonal naive with the season that is best on the validation part; linear AR (ridge of 1 observation,
+    last value; seasonal naive with the season that is best on the validation split; linear AR (ridge of 1 observation,
     fitted per series); seasonal AR: the seasonal means and shrunk ridge that a forecast starts from; for a recovery
     iterative SVD. They read the same cells as the model.
 

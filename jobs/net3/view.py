@@ -1,4 +1,4 @@
-"""How lists and `graphlearn show` describe a stored model of series and its baselines."""
+"""What lists and `graphlearn show` say about a stored time series model and its baselines."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ STEPS_SHOWN = 12
 
 
 def summary(artifact: Artifact) -> Summary:
-    """Counts and metrics of a version; those of the test part, or of the validation part where there is none."""
+    """Counts and metrics of a version, on the test split or, if that is empty, on the validation split."""
     manifest, rows = artifact.manifest, read_metrics(artifact.path)
     counts, metrics = manifest.get("counts", {}), manifest.get("metrics", {})
     options: Json = manifest.get("options", {})
@@ -61,7 +61,7 @@ def _graphs(artifact: Artifact, modes: Sequence[str]) -> list[str]:
 
 
 def _tables(rows: Sequence[Json], protocol: str | None) -> list[SummaryTable]:
-    """The model and every baseline, the best first; of a longer horizon also their RMSE step by step."""
+    """The model and every baseline, the best first; for a horizon of several steps also their RMSE by step."""
     total = sorted((row for row in rows if row["step"] is None), key=lambda row: (row["split"], row["z_rmse"]))
     if not total:
         return []
@@ -96,7 +96,7 @@ def _spread(steps: list[int]) -> list[int]:
 
 
 def _best_baseline(rows: Sequence[Json]) -> str:
-    """The best baseline and its RMSE, on the part that the model is measured on; empty without one."""
+    """The best baseline and its RMSE, on the split that the model is measured on; empty without one."""
     split = "test" if any(row["split"] == "test" for row in rows) else "valid"
     # the model's own rows come first
     others = [r for r in rows if r["split"] == split and r["step"] is None and r["method"] != rows[0]["method"]]

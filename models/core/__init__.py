@@ -1,1 +1,1 @@
-"""What the models of all families share: options, device and threads, AdamW with averaged weights, early stopping."""
+"""Shared by the models of all families: options, device, threads, embedding tables, AdamW, early stopping, ranking."""

@@ -1,6 +1,6 @@
-"""AdamW, and an exponential moving average (EMA) of the weights for predictions.
+"""AdamW with an exponential moving average (EMA) of the weights for predictions.
 
-`state()` is a flat dict of tensors; on a CPU another optimiser of the same model continues from it bit for bit.
+`state()` is a flat dict of tensors, from which another optimiser of the same model continues, on a CPU bit for bit.
 `weights()` is the part that predictions need.
 """
 
@@ -17,9 +17,9 @@ from graphlearn.errors import TrainingDiverged
 
 
 class AdamWEma:
-    """Optimises the parameters of a model, except those in `fixed`; those in `decayed` have weight decay.
+    """Optimises the parameters of a model except those in `fixed`, with weight decay for those in `decayed`.
 
-    `ema` is the decay of the moving average, 0 for none; the first steps use a smaller decay.
+    `ema`: the decay of the moving average, 0 for none. The first steps use a smaller decay.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class AdamWEma:
         self.done = torch.zeros(1, dtype=torch.int64)
 
     def step(self, loss: Tensor, epoch: int, help: str) -> float:
-        """One optimiser step on a loss of this model; returns it. Raises TrainingDiverged when it is not finite."""
+        """Take an optimiser step on a loss; returns the loss. Raises TrainingDiverged if it is not finite."""
         value = float(loss.detach())
         if not math.isfinite(value):
             raise TrainingDiverged(f"the loss is {value} in epoch {epoch + 1}", help=help)
@@ -68,7 +68,7 @@ class AdamWEma:
 
     @contextmanager
     def using_mean(self) -> Iterator[None]:
-        """Inside the context the model holds the weights that predict: their moving average, where there is one."""
+        """Inside the block, the model has the weights for predictions: their moving average, if there is one."""
         kept = {name: self.model.get_parameter(name).detach().clone() for name in self.mean_weights}
         self.model.eval()
         try:
@@ -84,19 +84,19 @@ class AdamWEma:
                 self.model.get_parameter(name).copy_(value)
 
     def weights(self) -> dict[str, Tensor]:
-        """What predictions need, as copies on the CPU."""
+        """Copies, on the CPU, of the tensors that predictions need."""
         found = {f"model.{k}": v for k, v in self.model.state_dict().items()}
         return copied(found | {f"model.{k}": v for k, v in self.mean_weights.items()})
 
     def state(self) -> dict[str, Tensor]:
-        """All that changes while training, as copies on the CPU."""
+        """Copies, on the CPU, of all tensors that change during training."""
         found = {f"model.{k}": v for k, v in self.model.state_dict().items()}
         found |= {f"mean.{k}": v for k, v in self.mean_weights.items()}
         found |= {f"adam.{name}.{k}": v for name, moments in self.moments.items() for k, v in moments.items()}
         return copied(found | {"steps": self.done})
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take over `state()` or `weights()` of an optimiser of the same model."""
+        """Load the `state()` or `weights()` of an optimiser of the same model."""
         model = {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}
         self.model.load_state_dict(model)
         with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Dropout that draws from a generator, so that a step can be repeated."""
+"""Dropout with an explicit generator, so that a step can be repeated."""
 
 from __future__ import annotations
 

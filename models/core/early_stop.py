@@ -1,4 +1,4 @@
-"""Early stopping: the weights of the best evaluation, and when to stop."""
+"""Early stopping: keeps the best weights and decides when to stop."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from torch import Tensor
 
 
 class Weighted(Protocol):
-    """Anything with weights to keep."""
+    """An object with weights."""
 
     def weights(self) -> dict[str, Tensor]:
-        """What predictions need, as copies."""
+        """Copies of the tensors that predictions need."""
         ...
 
 
 class EarlyStop:
-    """Keeps the weights of the best evaluation; stops after `patience` evaluations in a row without an improvement.
+    """Keeps the weights of the best evaluation, and stops after `patience` evaluations in a row without improvement.
 
-    A patience of 0 never stops.
+    With a patience of 0, it never stops.
     """
 
     def __init__(self, patience: int) -> None:
@@ -27,7 +27,7 @@ class EarlyStop:
         self.best: dict[str, Tensor] = {}
 
     def update(self, score: float, training: Weighted) -> bool:
-        """Count an evaluation, where lower is better and NaN is worst. Returns whether to stop."""
+        """Record an evaluation (lower is better, NaN is worst). Returns whether to stop."""
         if not self.best or score < self.best_score:
             self.best_score = score if math.isfinite(score) else math.inf
             self.best, self.since = training.weights(), 0

@@ -1,4 +1,4 @@
-"""Training in memory: for baselines, tests and benchmarks. A job trains by `jobs/loop.py`, with checkpoints."""
+"""Training in memory, for baselines, tests and benchmarks. Jobs train with checkpoints; see `jobs/loop.py`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from graphlearn.models.core.options import Options
 
 
 class Training(Protocol):
-    """A model that learns step by step."""
+    """A model that is trained step by step."""
 
     @property
     def options(self) -> Options: ...
@@ -27,7 +27,7 @@ class Training(Protocol):
 
 
 def train_epoch(training: Training, epoch: int) -> float:
-    """All steps of an epoch; the mean of their losses, NaN without a step."""
+    """Take all steps of an epoch; returns the mean loss, NaN without steps."""
     losses = [training.step(epoch, step) for step in range(training.steps_per_epoch)]
     return float(np.mean(losses)) if losses else math.nan
 

@@ -1,4 +1,4 @@
-"""Which answers of a query are known: the filter of filtered ranking, of predictions and of negatives."""
+"""The known answers of queries: the filter for filtered ranking, predictions and negative sampling."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from graphlearn.types import BoolArray, IdArray, Side, Triples
 
 @dataclass(frozen=True)
 class KnownAnswers:
-    """Answers grouped by query, without repeats.
+    """Distinct answers grouped by query.
 
-    A query is an anchor and a relation, coded as anchor * n_relations + relation. `codes` are ascending, and the place
-    of a query in `codes` is its key: the answers of key k are `answers[offsets[k]:offsets[k + 1]]`, ascending.
+    A query is an anchor and a relation, encoded as anchor * n_relations + relation. `codes` are ascending, and the
+    position of a query in `codes` is its key: the answers of key k are `answers[offsets[k]:offsets[k + 1]]`, ascending.
     """
 
     codes: IdArray
@@ -24,7 +24,7 @@ class KnownAnswers:
 
     @staticmethod
     def of(parts: list[Triples], side: Side, n_relations: int) -> KnownAnswers:
-        """The answers of all parts together, for the side that is asked for. Needs about 30 bytes per triple."""
+        """The answers in all parts, for queries that ask for this side. Needs about 30 bytes per triple."""
         tail = side is Side.TAIL
         anchors = np.concatenate([t.heads if tail else t.tails for t in parts]) if parts else np.empty(0, np.int32)
         relations = np.concatenate([t.relations for t in parts]) if parts else np.empty(0, np.int32)
@@ -33,7 +33,7 @@ class KnownAnswers:
 
     @staticmethod
     def group(anchors: IdArray, relations: IdArray | int, answers: IdArray, n_relations: int) -> KnownAnswers:
-        """One known answer per row. shape: [n] each"""
+        """Group known answers, given one per row. shape: [n] each"""
         code = anchors.astype(np.int64) * n_relations + relations
         order = np.lexsort((answers, code))
         code, answers = code[order], answers[order]
@@ -47,7 +47,7 @@ class KnownAnswers:
         return len(self.codes)
 
     def keys(self, anchors: IdArray, relations: IdArray | int) -> IdArray:
-        """The key of each query, -1 where nothing is known. shape: [B], [B] -> [B]"""
+        """The key of each query, -1 for a query without known answers. shape: [B], [B] -> [B]"""
         if not len(self.codes):
             return np.full(len(anchors), -1, np.int64)
         code = anchors.astype(np.int64) * self.n_relations + relations
@@ -55,7 +55,7 @@ class KnownAnswers:
         return np.where(self.codes[at] == code, at, -1)
 
     def rows(self, keys_B: IdArray) -> tuple[IdArray, IdArray]:
-        """All known answers of the queries, as (row in the batch, answer). A key of -1 has none."""
+        """All known answers of the queries, as (row in the batch, answer); none for a key of -1."""
         known = keys_B >= 0
         start = self.offsets[:-1][keys_B[known]]
         count = self.offsets[1:][keys_B[known]] - start

@@ -1,4 +1,4 @@
-"""What the options of every family have in common: the training loop's options, and checks that name the option."""
+"""Shared by the options of all families: the options of the training loop, and checks that name the option."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from graphlearn.errors import OptionError
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Options that the training loop reads. A family's dataclass adds its own and changes the defaults."""
+    """The options of the training loop. A family's dataclass adds options and changes defaults."""
 
-    # old name of an option -> what to write now; an old name is an error that says so
+    # old name of an option -> its replacement, which the error for the old name gives
     renamed: ClassVar[Mapping[str, str]] = {}
 
     epochs: int = 50
@@ -30,12 +30,12 @@ class Options:
     seed: int = 0
     """Seed of everything random."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where the model is trained; auto takes a GPU when there is one."""
+    """Where the model is trained; auto uses a GPU if there is one."""
     threads: int = 0
     """CPU threads; 0 keeps the default of PyTorch."""
 
     def __post_init__(self) -> None:
-        """Raises OptionError for a value out of range. Subclasses call this before their own checks."""
+        """Raise OptionError for a value out of range. Subclasses call this before their own checks."""
         for field in fields(self):
             value = getattr(self, field.name)
             if isinstance(value, float) and not math.isfinite(value):
@@ -51,7 +51,7 @@ class Options:
                 raise OptionError(f"{name} must be at least {bound}, not {getattr(self, name)}", key=name)
 
     def check_above(self, bound: int, *names: str) -> None:
-        """Raise OptionError for an option that does not exceed the bound."""
+        """Raise OptionError for an option at or below the bound."""
         for name in names:
             if getattr(self, name) <= bound:
                 raise OptionError(f"{name} must be greater than {bound}, not {getattr(self, name)}", key=name)
@@ -67,9 +67,9 @@ class Options:
         return bool(getattr(self, name) == type(self).__dataclass_fields__[name].default)
 
     def replace_defaults(self, paper: Mapping[str, object], free: Collection[str] = ()) -> None:
-        """For variant = 'paper': options left at their default take the paper's value.
+        """For variant = 'paper': set options that have their default to the paper's value.
 
-        Raises OptionError for an option with any other value, unless it is `free`.
+        Raises OptionError for an option with another value, unless it is in `free`.
         """
         for name, value in paper.items():
             given = getattr(self, name)
@@ -79,5 +79,5 @@ class Options:
                 raise OptionError(
                     f"variant = 'paper' has {name} = {value!r}, not {given!r}",
                     key=name,
-                    help=f"leave out {name}, or leave out variant",
+                    help=f"omit {name} or variant",
                 )

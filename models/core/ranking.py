@@ -1,6 +1,6 @@
-"""Link ranking: the filtered rank of true answers among candidates, and the metrics of ranks.
+"""Link ranking: the filtered rank of true answers among candidates, and ranking metrics.
 
-Other known answers do not compete ("filtered", Bordes et al. 2013), and ties take their mean rank ("realistic",
+Other known answers are not candidates ("filtered", Bordes et al. 2013), and ties get their mean rank ("realistic",
 Berrendorf et al. 2020). Shapes: B queries, E candidates.
 """
 
@@ -32,11 +32,11 @@ def filtered_ranks(
     pool: ThreadPoolExecutor | None = None,
     threads: int = 1,
 ) -> tuple[RankArray, RankArray]:
-    """The rank of each target, 1-based, and how many candidates were ranked, the target included. shape: [B], [B]
+    """The rank of each target, from 1, and the number of ranked candidates, including the target. shape: [B], [B]
 
-    `keys_B`: the keys of the queries in `known`. `allowed` limits the candidates, for all queries ([E] or [1, E]) or
-    for each ([B, E]); a target always competes. With a `pool`, rows are divided among `threads`.
-    Raises TrainingDiverged when a score is not finite.
+    `keys_B`: the keys of the queries in `known`. `allowed` restricts the candidates, for all queries ([E] or [1, E]) or
+    for each one ([B, E]); a target is always a candidate. With a `pool`, rows are divided among `threads`.
+    Raises TrainingDiverged if a score is not finite.
     """
     B = len(scores_BE)
     ranks, candidates = np.empty(B), np.empty(B)
@@ -62,7 +62,7 @@ def filtered_ranks(
 
     if sum(map(count, range(threads)) if pool is None else pool.map(count, range(threads))):
         raise TrainingDiverged(
-            "the model gives scores that are not finite numbers",
+            "the model returns scores that are not finite",
             help="lower learning_rate, or raise regularization",
         )
     return ranks, candidates
@@ -79,7 +79,7 @@ def _count(
     ranks_B: Any,
     candidates_B: Any,
 ) -> Any:
-    """`filtered_ranks` on one thread; returns the number of scores that are not finite. `allowed`: 0, 1 or B rows."""
+    """`filtered_ranks` on one thread; returns the number of non-finite scores. `allowed`: 0, 1 or B rows."""
     bad = 0
     E = scores_BE.shape[1]
     masked = allowed.shape[0] > 0
@@ -143,13 +143,13 @@ METRICS: dict[str, Callable[[RankArray, RankArray], float]] = {
     "hits_at_10": _hits(10),
     "auc": _auc,
 }
-"""What can be said of ranks, as means over queries with one true answer each.
+"""Ranking metrics, over queries with one true answer each.
 
-mr: the mean rank. amri: 1 - (mr - 1) / (expected mr of random scores - 1), so that 0 is chance and 1 perfect
+mr: the mean rank. amri: 1 - (mr - 1) / (expected mr of random scores - 1), so that 0 is chance and 1 is perfect
 (Berrendorf et al. 2020). auc: the share of the other candidates that rank below the answer.
 """
 
 
 def ranking_metrics(ranks: RankArray, candidates: RankArray, names: Iterable[str]) -> dict[str, float]:
-    """The named METRICS of `filtered_ranks`; NaN without any query. shape: [B], [B]"""
+    """The named METRICS of the result of `filtered_ranks`; NaN without queries. shape: [B], [B]"""
     return {name: METRICS[name](ranks, candidates) if len(ranks) else float("nan") for name in names}

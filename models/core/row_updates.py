@@ -1,7 +1,7 @@
-"""Compiled updates of touched rows of a table, in place: one pass over the rows instead of ten.
+"""Compiled in-place updates of the touched rows of a table, in one pass over the rows.
 
-Row `rows[u]` of the gradients `g` belongs to row `ids[rows[u]]` of the table; a call handles u = lo .. hi - 1, so that
-threads can share the work. Names: E rows of the table, D its width.
+Row `rows[u]` of the gradients `g` belongs to row `ids[rows[u]]` of the table. A call processes u = lo .. hi - 1, so
+that threads can share the work. Shapes: E rows of the table, D its width.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from graphlearn.types import FloatArray, IdArray
 def adagrad_rows(
     table: FloatArray, state_E: FloatArray, ids: IdArray, rows: IdArray, lo: int, hi: int, g: FloatArray, rate: float
 ) -> None:
-    """Row-wise Adagrad: an accumulator per row, the mean square of its gradients (as in DGL-KE, PyTorch-BigGraph)."""
+    """Row-wise Adagrad: one accumulator per row, of the mean square of its gradients (DGL-KE, PyTorch-BigGraph)."""
     eps = np.float32(1e-10)
     lr = np.float32(rate)
     D = table.shape[1]
@@ -65,9 +65,9 @@ def adam_rows(
     correct1: float,
     correct2: float,
 ) -> None:
-    """Row-wise Adam: the first moment per entry, the second per row; rows that a step does not touch do not move."""
+    """Row-wise Adam: the first moment per entry, the second per row. Rows that a step does not touch stay unchanged."""
     b1, b2, eps = np.float32(0.9), np.float32(0.999), np.float32(1e-8)
-    new1, new2 = np.float32(0.1), np.float32(0.001)  # not 1 - b2, which loses half of its digits
+    new1, new2 = np.float32(0.1), np.float32(0.001)  # not 1 - b2, which loses half of the digits
     D = table.shape[1]
     for u in range(lo, hi):
         i = rows[u]

@@ -1,4 +1,4 @@
-"""Tables of embeddings: rows that are read, moved against their gradients, and appended while training goes on."""
+"""Embedding tables, with rows that are read, updated by gradient steps, and appended during training."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ Optimizer: TypeAlias = Literal["adagrad", "row_adagrad", "row_adam"]
 Initial: TypeAlias = Callable[[int, torch.Generator], Tensor]
 
 BLOCK = 64
-"""New rows are drawn in blocks of so many."""
+"""New rows are drawn in blocks of this size."""
 
 
 class Table(Protocol):
-    """Rows with ids 0 .. len - 1 and their optimiser state, wherever they are kept. shape: [rows, ...]"""
+    """Rows with ids 0 .. len - 1 and their optimiser state, wherever they are stored. shape: [rows, ...]"""
 
     def __len__(self) -> int: ...
 
@@ -40,12 +40,12 @@ class Table(Protocol):
 class LocalTable:
     """A table in the memory of one device.
 
-    optimizer: adagrad keeps an accumulator per entry (Duchi et al. 2011); row_adagrad one per row, the mean square of
+    optimizer: adagrad has one accumulator per entry (Duchi et al. 2011), row_adagrad one per row, of the mean square of
     its gradients; row_adam is Adam (Kingma & Ba 2015) with one second moment per row. Rows that a step does not touch
-    do not move.
+    stay unchanged.
 
-    `initial` makes new rows. Row i depends on `seed` and i alone, however the table got to its size. With `parts` = 2
-    the table is two halves of equal length (relations and their inverses), and each half grows at its end.
+    `initial` creates new rows. Row i depends only on `seed` and i, however often the table has grown. With `parts` = 2,
+    the table consists of two halves of equal length (relations and their inverses), each of which grows at its end.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class LocalTable:
 
     @property
     def array(self) -> FloatArray:
-        """The weights themselves, on a CPU; another array after `grow`."""
+        """The weights themselves, on a CPU. `grow` replaces this array."""
         out: FloatArray = self.weights.numpy()
         return out
 
@@ -91,7 +91,7 @@ class LocalTable:
         self.update_rows(rows, every, 0, len(rows), gradients.contiguous().numpy(), rate)
 
     def begin(self) -> None:
-        """Count a step. `push` does; call it before the `update_rows` of a step."""
+        """Count a step. `push` calls this; before `update_rows`, call it once per step."""
         self.steps += 1
 
     def _corrections(self) -> tuple[float, float]:
@@ -99,9 +99,9 @@ class LocalTable:
         return 1 - 0.9**t, 1 - 0.999**t
 
     def update_rows(self, ids: IdArray, rows: IdArray, lo: int, hi: int, g: FloatArray, rate: float) -> None:
-        """Move rows of a matrix on a CPU, in place: `rows[lo:hi]` of `g` are gradients of the rows `ids[rows[lo:hi]]`.
+        """Update rows of a matrix on a CPU in place: rows `rows[lo:hi]` of `g` are the gradients of `ids[rows[lo:hi]]`.
 
-        Threads may share a step when no two of them have the same id.
+        Threads can share a step if their ids are disjoint.
         """
         table, square = self.array, self.square.numpy()
         if self.optimizer == "adagrad":
@@ -113,7 +113,7 @@ class LocalTable:
             row_updates.adam_rows(table, self.mean.numpy(), square, ids, rows, lo, hi, g, rate, *self._corrections())
 
     def _update(self, ids: Tensor | None, gradient: Tensor, rate: float) -> None:
-        """The same in tensors, for any device and number of dimensions."""
+        """The same update with tensors, for any device and number of dimensions."""
         rows = slice(None) if ids is None else ids
         touched = self.square[rows]
         if self.optimizer == "adagrad":
@@ -156,7 +156,7 @@ class LocalTable:
         return torch.cat([x for pair in zip(tensor.chunk(self.parts), fresh, strict=True) for x in pair])
 
     def _fresh(self, part: int, lo: int, hi: int) -> Tensor:
-        """Rows lo .. hi - 1 of a part. Whole blocks are drawn, each from the seed and its number."""
+        """New rows lo .. hi - 1 of a part. Whole blocks are drawn, each from the seed and its number."""
         assert self.initial is not None
         first, last = lo // BLOCK, (hi - 1) // BLOCK
         drawn = []

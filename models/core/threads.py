@@ -1,4 +1,4 @@
-"""How many CPU threads torch uses."""
+"""The number of CPU threads that torch uses."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 @contextmanager
 def threads(wanted: int) -> Iterator[None]:
-    """Torch uses this many threads inside the context; 0 leaves the number as it is."""
+    """Inside the block, torch uses this many threads; 0 leaves the number unchanged."""
     before = torch.get_num_threads()
     try:
         if wanted:

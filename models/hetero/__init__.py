@@ -1,1 +1,1 @@
-"""Heterogeneous graphs: the graph in memory, tasks, splits, features, metrics."""
+"""Heterogeneous graphs in memory: tasks, splits, features, metrics."""

@@ -1,4 +1,4 @@
-"""Node features as models read them: weighted once, then taken row by row onto the device."""
+"""Node features as models use them: weighted once, then copied to the device by rows."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from graphlearn.types import IdArray
 
 @dataclass(frozen=True)
 class FeatureBatch:
-    """Features of some nodes of a type on the device. dense: [N, D]; rows of the sparse part end at offset [N + 1]."""
+    """Features of nodes of a type, on the device. dense: [N, D]; offset: [N + 1], the ends of the sparse rows."""
 
     dense: Tensor | None
     offset: Tensor | None
     indices: Tensor | None
     values: Tensor | None
     nodes: Tensor
-    """Positions of the rows in their type, to look up learnt vectors."""
+    """Positions of the rows in their type, for looking up learnt vectors."""
     width: int = 0
-    """Columns of the sparse part."""
+    """The number of columns of the sparse part."""
 
 
 def _weights(features: Features, weighting: str) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
@@ -44,7 +44,7 @@ def _weights(features: Features, weighting: str) -> np.ndarray[tuple[int], np.dt
 
 
 class FeatureTable:
-    """Features of a type, weighted once; `take` puts rows on the device."""
+    """The weighted features of a type; `take` copies rows to the device."""
 
     def __init__(self, node: NodeType, weighting: str, device: torch.device) -> None:
         self.count, self.features, self.device = node.count, node.features, device
@@ -53,7 +53,7 @@ class FeatureTable:
             self.values = _weights(node.features, weighting)
 
     def take(self, nodes: IdArray | None = None) -> FeatureBatch:
-        """Rows of the nodes, by default of all."""
+        """The rows of the nodes, by default all."""
 
         def put(x: np.ndarray[tuple[int, ...], np.dtype[np.float32]] | IdArray) -> Tensor:
             return torch.from_numpy(np.ascontiguousarray(x)).to(self.device)

@@ -18,7 +18,7 @@ BLOCK = 512
 
 
 def affordable(node: NodeType) -> bool:
-    """Whether the nodes have features and are few enough to compare."""
+    """Whether the nodes have features and are few enough for comparing all pairs."""
     f = node.features
     if f is None or not node.count:
         return False
@@ -27,12 +27,12 @@ def affordable(node: NodeType) -> bool:
 
 
 def name_of(node: str) -> str:
-    """Name of the relation."""
+    """The name of the relation."""
     return f"similar {node}"
 
 
 def with_knn(graph: HeteroGraph, name: str, k: int, device: torch.device) -> HeteroGraph:
-    """The graph with the relation between each node of a type and its k nearest, in both directions, if affordable."""
+    """The graph with edges, in both directions, between each node of a type and its k nearest, if affordable."""
     node = graph.node(name)
     if k == 0 or not affordable(node):
         return graph
@@ -41,9 +41,9 @@ def with_knn(graph: HeteroGraph, name: str, k: int, device: torch.device) -> Het
 
 
 def nearest(node: NodeType, k: int, device: torch.device) -> tuple[IdArray, IdArray]:
-    """Pairs of nodes where one is among the k with the largest cosine to the other, in both directions.
+    """Pairs, in both directions, of nodes of which one is among the k with the largest cosine to the other.
 
-    Sparse features are weighted by tf-idf. A cosine of 0 or less makes no pair. shape: -> [E], [E]
+    Sparse features are weighted by tf-idf. Pairs with a cosine of 0 or less are left out. shape: -> [E], [E]
     """
     columns = FeatureTable(node, "tfidf", device).take()
     n, pairs = node.count, []
@@ -76,7 +76,7 @@ def _sparse(columns: FeatureBatch, n: int) -> Tensor | None:
 
 
 def _rows(columns: FeatureBatch, lo: int, hi: int) -> Tensor:
-    """Sparse features of nodes lo .. hi - 1 as a matrix. shape: [hi - lo, width]"""
+    """The sparse features of nodes lo .. hi - 1 as a matrix. shape: [hi - lo, width]"""
     assert columns.offset is not None
     assert columns.indices is not None
     assert columns.values is not None

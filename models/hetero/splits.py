@@ -18,7 +18,7 @@ def random_split(
     strata: npt.NDArray[Any] | None = None,
     known: BoolArray | None = None,
 ) -> SplitCodes:
-    """Random split codes; with strata, each stratum is split by the fractions. Rows that are not `known` get -1."""
+    """Random split codes. With strata, each stratum is split by the fractions. Rows that are not `known` get -1."""
     rng = np.random.default_rng([seed, 11])
     ids = np.flatnonzero(np.ones(count, np.bool_) if known is None else known)
     order = ids[rng.permutation(len(ids))]

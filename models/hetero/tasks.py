@@ -1,4 +1,4 @@
-"""What can be learnt on a graph; `split` holds split codes. Shapes: N nodes of a type, E edges, C classes."""
+"""Learning tasks on a graph. `split`: split codes. Shapes: N nodes of a type, E edges, C classes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Classification:
 
 @dataclass(frozen=True)
 class MultiLabel:
-    """Any number of classes per node. labels: [N, C]; split: [N], -1 = none or unknown."""
+    """Several classes per node. labels: [N, C]; split: [N], -1 = none or unknown."""
 
     type: str
     labels: BoolArray
@@ -32,15 +32,15 @@ class MultiLabel:
 
     @property
     def classes(self) -> int:
-        """Columns of the labels."""
+        """The number of classes."""
         return int(self.labels.shape[1])
 
 
 @dataclass(frozen=True)
 class LinkRanking:
-    """Targets of a relation are ranked for their sources. split: [E], -1 = only passes messages.
+    """Ranking the targets of a relation for its sources. split: [E], -1 = used for messages only.
 
-    Messages run along training edges and those of -1, never along validation and test edges.
+    Messages pass along training edges and those with -1, never along validation and test edges.
     """
 
     relation: str
@@ -49,7 +49,7 @@ class LinkRanking:
 
 @dataclass(frozen=True)
 class Unsupervised:
-    """Embeddings of every node from links alone. labels ([N], -1 = unknown) of one type only measure the clustering."""
+    """Embeddings of all nodes from links alone. labels ([N], -1 = unknown) of one type only evaluate the clustering."""
 
     type: str | None = None
     labels: IdArray | None = None
@@ -59,17 +59,17 @@ Task: TypeAlias = Classification | MultiLabel | LinkRanking | Unsupervised
 
 
 def check_task(graph: HeteroGraph, task: Task) -> None:
-    """Raises InputError for a task that does not fit the graph, or from which nothing could be learnt or measured."""
+    """Raise InputError for a task that does not fit the graph, or from which nothing can be learnt or measured."""
     if isinstance(task, Unsupervised):
         if not graph.edges:
             raise InputError("there are no edges to learn embeddings from")
         if task.labels is not None and (task.type is None or len(task.labels) != graph.node(task.type).count):
-            raise InputError("labels of the clustering report need a node type of as many nodes")
+            raise InputError("the labels for the clustering report need a node type with as many nodes")
         return
     if isinstance(task, LinkRanking):
         relation = graph.relation(task.relation)
         if relation.hubs is not None:
-            raise InputError(f"{relation.name} is a hub table, it has no targets to rank")
+            raise InputError(f"{relation.name} is a hub table and has no targets to rank")
         wanted, what = len(relation), f"edges of {relation.name}"
     else:
         wanted, what = graph.node(task.type).count, f"nodes of {task.type}"
@@ -79,15 +79,15 @@ def check_task(graph: HeteroGraph, task: Task) -> None:
         raise InputError(f"there are {wanted} {what}, but the split has {len(task.split)}")
     for split in (Split.TRAIN, Split.TEST):
         if not (task.split == split.code).any():
-            raise InputError(f"no {what} are in the {split} part", help=f"give some of them split = '{split}'")
+            raise InputError(f"no {what} are in the {split} split", help=f"give some of them split = '{split}'")
     if isinstance(task, Classification):
         used = task.labels[task.split >= 0]
         if used.min() < 0 or used.max() >= task.classes:
             raise InputError(f"{what} with a split need labels in 0 .. {task.classes - 1}")
         if len(np.unique(task.labels[task.split == Split.TRAIN.code])) < 2:
-            raise InputError(f"the train part of {what} has one class only", help="there is nothing to tell apart")
+            raise InputError(f"the train split of {what} has only one class", help="add nodes of other classes to it")
     if isinstance(task, MultiLabel):
         if task.labels.ndim != 2:
-            raise InputError("labels of several classes are a matrix [nodes, classes]")
+            raise InputError("labels with several classes per node must be a matrix [nodes, classes]")
         if not task.labels[task.split == Split.TRAIN.code].any():
-            raise InputError(f"no {what} in the train part has a label")
+            raise InputError(f"no {what} in the train split have a label")

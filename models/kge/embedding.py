@@ -103,7 +103,7 @@ class Embedding:
     ) -> Ranks:
         """Filtered ranks of both ends of each triple; see `models.core.ranking`.
 
-        `known` holds the answers that do not compete, for each side. Entities that are not `alive` (shape [E]) are no
+        `known` holds the answers that do not compete, for each side. Entities that are not `alive` (shape [E]) are not
         candidates, except as the answer itself. `memory_limit`: bytes for a block of scores. `threads`: 0 takes all
         cores. `progress` gets the number of triples done so far, where a side counts half.
         Raises TrainingDiverged when a score is not finite.

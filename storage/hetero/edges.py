@@ -1,4 +1,4 @@
-"""Edge tables and hub tables: rows in the users' keys become pairs of positions, each pair once."""
+"""Edge tables and hub tables: rows with the users' keys become pairs of positions, without duplicates."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ from graphlearn.text import counted
 from graphlearn.types import FloatArray, IdArray, Split, SplitCodes
 
 DENSE = 200
-"""So many edges a node on average, and what made them is better given as a hub."""
+"""With this many edges per node on average, a hub table is probably the better input."""
 
 
 @dataclass(frozen=True)
 class EdgeParts:
-    """The part that each edge was ever given, ordered by source and target. shape: src, dst, part: [P]"""
+    """The split of every edge that has ever had one, ordered by source and target. shape: src, dst, part: [P]"""
 
     src: IdArray
     dst: IdArray
     part: SplitCodes
 
     def find(self, src: IdArray, dst: IdArray) -> SplitCodes:
-        """The parts of edges, -1 for those that were given none. shape: [E], [E] -> [E]"""
+        """The splits of edges, -1 for those without one. shape: [E], [E] -> [E]"""
         width = 1 + max(int(self.dst.max(initial=0)), int(dst.max(initial=0)))
         known, asked = self.src * width + self.dst, src * width + dst
         places = np.minimum(np.searchsorted(known, asked), max(0, len(known) - 1))
@@ -47,7 +47,7 @@ class EdgeParts:
         return found
 
     def updated(self, src: IdArray, dst: IdArray, part: SplitCodes) -> EdgeParts:
-        """These and the edges that are now in a part. shape: [E], [E], [E]"""
+        """Add the edges that now have a split. shape: [E], [E], [E]"""
         new = (part >= 0) & (self.find(src, dst) < 0)
         src, dst = np.concatenate([self.src, src[new]]), np.concatenate([self.dst, dst[new]])
         order = np.lexsort((dst, src))
@@ -58,9 +58,9 @@ class EdgeParts:
 class EdgeTable:
     """Edges of one relation, ordered by source and target. shape: src, dst, weight, split: [E]
 
-    `hubs` are the keys of what nodes share, where dst are places among them and target is source. `fingerprint` is that
-    of all rows of the role that were read, empty where the table was stored. `assigned` remembers the parts of edges
-    that are learnt, also of those that are no longer in the table.
+    In a hub table, `hubs` are the keys of the hubs, dst are positions in them, and target equals source. `fingerprint`:
+    of all rows of the role; empty for a stored table. `assigned`: the splits of the edges of a link target, including
+    edges that are no longer in the table.
     """
 
     name: str
@@ -79,21 +79,21 @@ class EdgeTable:
         return len(self.src)
 
     def keep_parts(self, split: SplitCodes) -> SplitCodes:
-        """The parts, where edges that were given another before keep that. shape: [E] -> [E]"""
+        """The splits; edges that had a split before keep it. shape: [E] -> [E]"""
         if self.assigned is None:
             return split
         known = self.assigned.find(self.src, self.dst)
         return np.where(known >= 0, known, split)
 
     def remember(self, split: SplitCodes) -> EdgeTable:
-        """The table divided into parts, which later versions keep. shape: [E]"""
+        """The table with these splits, which later versions keep. shape: [E]"""
         none = np.empty(0, np.int64)
         before = self.assigned or EdgeParts(none, none, none.astype(np.int8))
         return replace(self, split=split, assigned=before.updated(self.src, self.dst, split))
 
     @property
     def paths(self) -> int:
-        """Pairs of nodes that share a hub, with both orders and each node itself."""
+        """Ordered pairs of nodes that share a hub, including each node with itself; the edges if there are no hubs."""
         if self.hubs is None:
             return len(self.src)
         degree = np.bincount(self.dst).astype(np.int64)
@@ -110,11 +110,11 @@ def read_edges(
 ) -> tuple[list[EdgeTable], EdgeReport]:
     """The relations of an edge table: one, or one for each value of its column `relation`, named `role.value`.
 
-    With a `base`, the relations of the version before, edges keep the part that they were ever given. `nodes` then
-    continue those of that version.
+    `base`: the relations of the previous version, whose edges keep their splits; `nodes` must continue the nodes of
+    that version.
 
-    Raises InputError (with the role) for no rows, ids that no node has (unless they are to be dropped), weights that
-    are negative or not finite.
+    Raises InputError (with the role) if there are no rows, for ids without a node (unless `unknown` is 'drop'), and for
+    weights that are negative or not finite.
     """
     with disk_errors("DuckDB's temporary files"):
         ingest = _EdgeIngest(cursor, role, nodes, base or {})
@@ -125,7 +125,7 @@ def read_edges(
 
 
 class _EdgeIngest:
-    """One run of `read_edges`."""
+    """One call of `read_edges`."""
 
     def __init__(
         self,
@@ -202,18 +202,18 @@ class _EdgeIngest:
             raise InputError(
                 f"{role.name} has {counted(bad, 'weight')} below 0 or not finite",
                 role=role.name,
-                help="weights are not negative; use abs(weight), or filter the rows out",
+                help="use abs(weight), or filter these rows out",
             )
 
     def hubs(self) -> Keys:
-        """Number the hubs in key order, in each version anew: nothing is learnt for a hub, so its id may change."""
+        """Number the hubs in key order. Their ids may change between versions, because nothing is learnt for a hub."""
         key_type = self.role.target.key_type
         keys = keep_keys(self.cursor, numbered(f"SELECT t AS key FROM {self.raw}", key_type), key_type)
         self.register(self.ends[1], keys.table())
         return keys
 
     def number(self, unknown: Literal["error", "drop"]) -> None:
-        """The table of ids, each pair of a relation once."""
+        """Create the table of ids, without duplicate pairs in a relation."""
         role, report = self.role, self.report
         source, target = self.ends
         joined = (
@@ -253,11 +253,11 @@ class _EdgeIngest:
         one = self.report.unknown_rows == 1
         raise InputError(
             f"{counted(self.report.unknown_rows, 'edge')} of {role.name} "
-            f"{'names a node that is' if one else 'name nodes that are'} not there: {' and '.join(texts)}",
+            f"{'refers to a node that does' if one else 'refer to nodes that do'} not exist: {' and '.join(texts)}",
             role=role.name,
             help="add them to the node table, filter them out, or drop such edges with OPTIONS (unknown = 'drop')"
             if kept
-            else "no edge would be left: are these the keys of another table?",
+            else "no edge would remain: are these the keys of another table?",
         )
 
     def relation(self, value: str | None, hubs: Keys | None) -> EdgeTable:

@@ -1,9 +1,9 @@
-"""The columns of a node table as features: which can be, and how they become arrays, in SQL.
+"""The features of a node table: which columns can be features, and how SQL turns them into arrays.
 
-numbers, booleans      one dense column each; NULL becomes 0, and a second column says where
-FLOAT[], DOUBLE[n]     a dense vector, of one length in all rows
-INTEGER[], VARCHAR[]   a bag: one sparse column for each value that occurs, 1 where the list holds it
-VARCHAR                a bag of its words, for columns that are named as text
+numbers, booleans      one dense column each; NULL becomes 0, marked in a second column
+FLOAT[], DOUBLE[n]     a dense vector of the same length in all rows
+INTEGER[], VARCHAR[]   a bag: one sparse column for each value that occurs, 1 where the list contains it
+VARCHAR                a bag of words, for columns listed in the option text
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ from graphlearn.types import FloatArray, IdArray
 
 Kind: TypeAlias = Literal["number", "vector", "bag", "text"]
 BAGS = ("bag", "text")
-"""Kinds that become sparse columns."""
+"""The kinds that become sparse columns."""
 Ask: TypeAlias = Callable[[str], pa.Table]
 
 WORDS = r"[\p{L}\p{N}]+"
 WORD_NODES = 2
-"""A word counts when so many nodes have it."""
+"""The number of nodes in which a word must occur to be a feature."""
 _VECTOR = re.compile(r"(FLOAT|DOUBLE|DECIMAL\(\d+,\d+\)|BOOLEAN)\[\d*\]|U?(TINY|SMALL|BIG|HUGE)?INT(EGER)?\[\d+\]")
 _BAG = re.compile(r"(U?(TINY|SMALL|BIG|HUGE)?INT(EGER)?|VARCHAR|ENUM\(.*\))\[\d*\]", re.DOTALL)
 
 
 @dataclass(frozen=True)
 class FeatureArrays:
-    """Features as they are in the table. dense: [N, D] or None; CSR of the sparse part: [N + 1], [nonzeros] or None."""
+    """The features of a node table. dense: [N, D] or None; sparse part in CSR: [N + 1], [nonzeros] or None."""
 
     dense: FloatArray | None = None
     indptr: IdArray | None = None
@@ -46,11 +46,11 @@ class FeatureArrays:
 
     @property
     def width(self) -> int:
-        """Columns of both parts."""
+        """The number of columns of both parts."""
         return (0 if self.dense is None else self.dense.shape[1]) + self.sparse_width
 
     def at(self, rows: IdArray, count: int) -> FeatureArrays:
-        """The features of the nodes at `rows` among `count` nodes, zeros for the others. shape: rows: [N]"""
+        """The features with row i moved to `rows[i]` of `count` rows, zeros in the others. shape: rows: [N]"""
         dense, indptr, indices = self.dense, self.indptr, self.indices
         if dense is not None:
             dense = np.zeros((count, dense.shape[1]), np.float32)
@@ -64,7 +64,7 @@ class FeatureArrays:
 
 
 def feature_kind(type_name: str) -> Kind | None:
-    """What a column of that type can be; None when it can be no feature."""
+    """The kind of feature that a column of this type is; None if it cannot be a feature."""
     if kind_of(type_name) in ("integer", "decimal", "float", "boolean"):
         return "number"
     if _VECTOR.fullmatch(type_name):
@@ -75,11 +75,10 @@ def feature_kind(type_name: str) -> Kind | None:
 
 
 def feature_kinds(role: NodeRole, text: Sequence[str], leave: str | None) -> dict[str, Kind]:
-    """The features of a node table; `text` are the columns to be read as words, `leave` is what is learnt.
+    """The features of a node table. `text`: columns whose words are features; `leave`: the target column, if any.
 
-    A column may be named with its table: 'title' or 'movie.title'.
-
-    Raises InputError for a column that cannot be a feature.
+    In `text`, a column may be qualified with its table: 'title' or 'movie.title'. Raises InputError for a column that
+    cannot be a feature.
     """
     found: dict[str, Kind] = {}
     words = [name.lower().removeprefix(f"{role.name.lower()}.") for name in text]
@@ -98,9 +97,9 @@ def feature_kinds(role: NodeRole, text: Sequence[str], leave: str | None) -> dic
             )
         if kind == "text" and name.lower() not in words:
             raise InputError(
-                f"{name} of {role.name} is {type_name}: a feature is a number or a list",
+                f"{name} of {role.name} is {type_name}: a feature must be a number or a list",
                 role=role.name,
-                help=f"leave it out, or let its words be features: text = ['{name}'], or split it: "
+                help=f"leave it out, or use its words as features: text = ['{name}'], or split it: "
                 f"string_split({name}, ' ') AS {name}",
             )
         found[name] = kind
@@ -110,9 +109,10 @@ def feature_kinds(role: NodeRole, text: Sequence[str], leave: str | None) -> dic
 def read_features(
     ask: Ask, table: str, count: int, role: str, kinds: dict[str, Kind], report: NodeReport
 ) -> FeatureArrays | None:
-    """The features of a table with a column `graphlearn_id`, 0 .. count - 1; None without columns.
+    """The features of a table with a column `graphlearn_id`, 0 .. count - 1; None if it has no feature columns.
 
-    Raises InputError (with the role) for NaN, infinity, vectors of several lengths, bags that are empty everywhere.
+    Raises InputError (with the role) for NaN, infinity, vectors of different lengths, and bags that are empty in every
+    row.
     """
     dense: list[FloatArray] = []
     numbers = [name for name, kind in kinds.items() if kind == "number"]
@@ -138,7 +138,7 @@ def read_features(
 
 
 def bag_values(name: str, kind: Kind) -> str:
-    """SQL for the list of values of a bag; of a text, its words in lower case."""
+    """SQL for the list of values of a bag; for a text, its words in lower case."""
     column = quoted(name)
     return f"regexp_extract_all(lower({column}::VARCHAR), '{WORDS}')" if kind == "text" else f"{column}[:]"
 
@@ -170,7 +170,7 @@ def _vector(ask: Ask, table: str, count: int, role: str, name: str, report: Node
         raise InputError(
             f"{name} of {role} has vectors of {len(lengths['n'])} lengths: {some}",
             role=role,
-            help="give all nodes vectors of one length; a list of what a node has is INTEGER[] or VARCHAR[]",
+            help="use vectors of equal length, or INTEGER[] or VARCHAR[] for lists of values",
         )
     width = lengths["n"][0] if lengths["n"] else 0
     if not width:
@@ -178,7 +178,7 @@ def _vector(ask: Ask, table: str, count: int, role: str, name: str, report: Node
     holes = f"SELECT count(*) AS n FROM {table} WHERE list_count({column}::DOUBLE[]) < len({column})"
     if ask(holes).column("n")[0].as_py():
         raise InputError(
-            f"{name} of {role} has NULLs inside its vectors", role=role, help="fill them, e.g. list_transform(…)"
+            f"{name} of {role} has NULLs inside its vectors", role=role, help="fill them, e.g. with list_transform(…)"
         )
     empty = f"list_resize([]::DOUBLE[], {width}, 0::DOUBLE)"
     found = ask(
@@ -192,7 +192,7 @@ def _vector(ask: Ask, table: str, count: int, role: str, name: str, report: Node
 
 
 def _bag(ask: Ask, table: str, role: str, name: str, kind: Kind, report: NodeReport) -> tuple[IdArray, IdArray, int]:
-    """(node, column) of the ones, and the number of columns."""
+    """(node, column) of each one, and the number of columns."""
     column = quoted(name)
     ones = f"(SELECT DISTINCT graphlearn_id AS node, unnest({bag_values(name, kind)}) AS value FROM {table})"
     least = WORD_NODES if kind == "text" else 1
@@ -204,7 +204,8 @@ def _bag(ask: Ask, table: str, role: str, name: str, kind: Kind, report: NodeRep
     nodes, places = (found.column(c).to_numpy().astype(np.int64) for c in ("node", "place"))
     if not len(nodes):
         raise InputError(
-            f"{name} of {role} holds " + ("no word that two nodes share" if kind == "text" else "nothing in any row"),
+            f"{name} of {role} "
+            + ("has no word that occurs in two nodes" if kind == "text" else "is empty in every row"),
             role=role,
             help="leave it out",
         )

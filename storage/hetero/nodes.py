@@ -1,4 +1,4 @@
-"""Node tables: a query with ids, features and what is learnt becomes keys by position and arrays."""
+"""Node tables: a query with ids, features and perhaps the target becomes keys by position and arrays."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ ID, KEY = "graphlearn_id", "graphlearn_key"
 
 @dataclass(frozen=True)
 class Keys:
-    """The keys of a table by position, in memory and in a file. Pickled with the content of the file.
+    """The keys of a table by position, in memory and in a file. Pickling includes the content of the file.
 
-    Keys of a job have an open file without a name, so that nothing is left of it however the process ends.
+    During a job, the file is an open unnamed one, which disappears with the process.
     """
 
     dictionary: Dictionary
@@ -44,7 +44,7 @@ class Keys:
 
     @classmethod
     def unnamed(cls, write: Callable[[Path], object]) -> Keys:
-        """The keys in the file that `write` makes, which loses its name once they are read."""
+        """The keys from the file that `write` creates, which is unlinked after reading."""
         with tempfile.TemporaryDirectory(prefix="graphlearn-") as folder:
             path = Path(folder) / "keys.parquet"
             with disk_errors(path):
@@ -60,7 +60,7 @@ class Keys:
         return keys_of_bytes, (self._content(),)
 
     def _content(self) -> bytes:
-        """The file."""
+        """The content of the file."""
         if self._file is None:
             return self.dictionary.path.read_bytes()
         self._file.seek(0)
@@ -77,7 +77,7 @@ class Keys:
                 shutil.copyfileobj(self._file, out, 1 << 22)
 
     def table(self, rows: IdArray | None = None) -> pa.Table:
-        """(id, key), of some ids only, to be registered: DuckDB reads keys of every type back as they were."""
+        """(id, key), by default of all ids, to be registered with DuckDB, which reads keys of every type exactly."""
         ids = np.arange(len(self)) if rows is None else rows
         keys = self.dictionary.keys if rows is None else self.dictionary.take(rows)
         schema = pa.schema([("id", pa.int64()), self.dictionary.field])
@@ -85,17 +85,17 @@ class Keys:
 
 
 def keep_keys(cursor: duckdb.DuckDBPyConnection, sql: str, key_type: str) -> Keys:
-    """The rows (id, key) of a query, in memory and in a file without a name."""
+    """The rows (id, key) of a query, in memory and in an unnamed file."""
     return Keys.unnamed(lambda path: interruptible(cursor, lambda: write_dictionary(cursor, sql, key_type, path)))
 
 
 def keys_of_bytes(content: bytes) -> Keys:
-    """The keys in the content of a dictionary's file."""
+    """The keys from the content of a dictionary file."""
     return Keys.unnamed(lambda path: path.write_bytes(content))
 
 
 def shown(keys: list[str], key_type: str) -> str:
-    """Some keys for people, texts in quotes: at most three of them."""
+    """Up to three keys as text for a message, with texts in quotes."""
     some = [repr(key) if kind_of(key_type) == "text" else key for key in keys[:3]]
     short = [key if len(key) <= 40 else f"{key[:39]}…" for key in some]
     return ", ".join([*short, *(["…"] if len(keys) > 3 else [])])
@@ -103,7 +103,7 @@ def shown(keys: list[str], key_type: str) -> str:
 
 @dataclass(frozen=True)
 class Labels:
-    """What is learnt of nodes. ids: [N], -1 = unknown (single); matrix: [N, C] (multi); the classes by place."""
+    """The labels of nodes. ids: [N], -1 = unknown (single); matrix: [N, C] (multi). `classes`: by position."""
 
     column: str
     kind: LabelKind
@@ -120,7 +120,7 @@ class Labels:
         return np.asarray(self.matrix.any(axis=1))
 
     def at(self, rows: IdArray, count: int) -> Labels:
-        """The labels of the nodes at `rows` among `count` nodes, of which the others have none. shape: rows: [N]"""
+        """The labels with node i moved to `rows[i]` of `count` nodes; the others have none. shape: rows: [N]"""
         if self.ids is not None:
             return replace(self, ids=spread(self.ids, rows, count, -1))
         assert self.matrix is not None
@@ -129,11 +129,11 @@ class Labels:
 
 @dataclass(frozen=True)
 class NodeTable:
-    """Nodes of a type: in key order, those of an earlier version first. split: [N] or None where the table has none.
+    """Nodes of a type in key order, nodes of earlier versions first. split: [N], None without a split column.
 
-    `fingerprint` is that of the rows that were read, empty where the table was stored. `present` are the nodes that the
-    table still has, None for all of them; the others keep their ids, without features, labels, part or edges.
-    `assigned` is the part that each node was ever given, -1 for none. shape: [N] each
+    `fingerprint`: of the rows; empty for a stored table. `present`: whether a node is still in the table, None for all;
+    other nodes keep their ids but have no features, label, split or edges. `assigned`: the split that each node was
+    assigned in any version, -1 for none. shape: [N] each
     """
 
     name: str
@@ -150,22 +150,22 @@ class NodeTable:
         return len(self.keys)
 
     def known_keys(self) -> pa.Table:
-        """(id, key) of the nodes that an edge may name, to be registered; see `Keys.table`."""
+        """(id, key) of the nodes that edges may refer to; see `Keys.table`."""
         return self.keys.table(None if self.present is None else np.flatnonzero(self.present))
 
     def keep_parts(self, split: SplitCodes) -> SplitCodes:
-        """The parts, where nodes that are in one and were given another before keep that. shape: [N] -> [N]"""
+        """The splits; nodes that have one and had another before keep the earlier one. shape: [N] -> [N]"""
         if self.assigned is None:
             return split
         return np.where((split >= 0) & (self.assigned >= 0), self.assigned, split)
 
     def remember(self, split: SplitCodes) -> NodeTable:
-        """The table divided into parts, which later versions keep. shape: [N]"""
+        """The table with these splits, which later versions keep. shape: [N]"""
         before = np.full(len(self), -1, np.int8) if self.assigned is None else self.assigned
         return replace(self, split=split, assigned=np.where(split >= 0, split, before))
 
     def continued(self, base: NodeTable, rows: IdArray) -> NodeTable:
-        """The same nodes at their ids `rows`, and those that only the base has. shape: rows: [present nodes]"""
+        """The nodes at their ids `rows`, together with nodes that only the base has. shape: rows: [present nodes]"""
         count = len(self.keys)
         present = spread(np.ones(len(rows), np.bool_), rows, count, False)
         assigned = np.full(count, -1, np.int8)
@@ -188,12 +188,12 @@ class NodeTable:
 
 
 def check_label(role: NodeRole, column: str) -> LabelKind:
-    """Whether a column holds one class or a list of them. Raises InputError when it can hold none."""
+    """Whether a column contains one class per node or a list. Raises InputError for a type that cannot be a class."""
     type_name = role.columns[column]
     inner = type_name.removesuffix("[]")
     if kind_of(inner) in (None, "float") or inner.endswith("]"):
         raise InputError(
-            f"{column} of {role.name} is {type_name}: a class is a text, a whole number, a date or the like",
+            f"{column} of {role.name} is {type_name}: a class must be text, a whole number, a date or similar",
             role=role.name,
             help=f"turn it into classes, e.g. CASE WHEN {column} > … THEN 'high' ELSE 'low' END AS {column}",
         )
@@ -208,12 +208,12 @@ def read_nodes(
     label: str | None,
     base: NodeTable | None = None,
 ) -> NodeTable:
-    """Read a node table. `kinds` are its features, `label` the column that is learnt.
+    """Read a node table. `kinds`: its features; `label`: the target column.
 
-    With a `base`, the table of the version before, nodes and classes keep its ids and new ones are appended in key
-    order; a node keeps the part that it was ever given, whatever a split column says.
+    `base`: the table of the previous version. Its nodes and classes keep their ids, and new ones are appended in key
+    order. A node keeps its split, even if a split column now gives another.
 
-    Raises InputError for NULL and repeated ids, labels of one class, a split of other words; see `read_features`.
+    Raises InputError for NULL or repeated ids, a single class, and unknown splits; see also `read_features`.
     """
     with disk_errors("DuckDB's temporary files"):
         ingest = _NodeIngest(cursor, role, base)
@@ -224,7 +224,7 @@ def read_nodes(
 
 
 class _NodeIngest:
-    """One run of `read_nodes`."""
+    """One call of `read_nodes`."""
 
     def __init__(self, cursor: duckdb.DuckDBPyConnection, role: NodeRole, base: NodeTable | None) -> None:
         self.cursor, self.role, self.base = cursor, role, base
@@ -296,7 +296,7 @@ class _NodeIngest:
                 f"{counted(rows - distinct, 'row')} of {name} {'repeats' if rows - distinct == 1 else 'repeat'} an id: "
                 f"{some}",
                 role=name,
-                help="a node is one row: SELECT DISTINCT, or GROUP BY id",
+                help="each node needs exactly one row: use SELECT DISTINCT or GROUP BY id",
             )
 
     def split(self) -> SplitCodes:
@@ -313,9 +313,11 @@ class _NodeIngest:
         numbers = numbered(f"SELECT class AS key FROM {rows} WHERE class IS NOT NULL", class_type, known)
         classes = keep_keys(self.cursor, numbers, class_type)
         if len(classes) < 2:
-            only = f"one class only, {classes.dictionary.keys[0].as_py()!r}" if len(classes) else "no value in any row"
+            only = f"only one class, {classes.dictionary.keys[0].as_py()!r}" if len(classes) else "no value in any row"
             raise InputError(
-                f"{name} of {role.name} has {only}", role=role.name, help="there is nothing to tell apart: check it"
+                f"{name} of {role.name} has {only}",
+                role=role.name,
+                help="add nodes of other classes, or choose another target",
             )
         found = self.ask(f"SELECT node, id FROM {rows} JOIN ({numbers}) k ON class = k.key")
         nodes, ids = (found.column(c).to_numpy().astype(np.int64) for c in ("node", "id"))
@@ -329,21 +331,21 @@ class _NodeIngest:
 
 
 def spread(values: npt.NDArray[Any], rows: IdArray, count: int, rest: Any) -> npt.NDArray[Any]:
-    """The values at `rows` of an array of `count`, the rest elsewhere. shape: [n, ...], [n] -> [count, ...]"""
+    """An array with the values at `rows` and `rest` elsewhere. shape: [n, ...], [n] -> [count, ...]"""
     out = np.full((count, *values.shape[1:]), rest, values.dtype)
     out[rows] = values
     return out
 
 
 def read_parts(ask: object, sql: str, role: str) -> SplitCodes:
-    """The rows (part) of a query as split codes; NULL is -1. Raises InputError for other words."""
+    """The rows (part) of a query as split codes; NULL is -1. Raises InputError for values that are not splits."""
     found = ask(sql).column("part").combine_chunks().cast(pa.string())  # type: ignore[operator]
     wrong = sorted({w for w in found.unique().to_pylist() if w is not None and w not in list(Split)})
     if wrong:
         raise InputError(
-            f"split of {role} holds {', '.join(map(repr, wrong[:3]))}",
+            f"split of {role} contains {', '.join(map(repr, wrong[:3]))}",
             role=role,
-            help="its values are 'train', 'valid', 'test' and NULL",
+            help="use 'train', 'valid', 'test' or NULL",
         )
     codes = np.full(len(found), -1, np.int8)
     for split in Split:

@@ -1,7 +1,7 @@
-"""Metapaths: relations made by following the edges of others.
+"""Metapaths: relations composed of the edges of other relations.
 
-A path `['writes', 'writes']` follows each table from where the last step ended: forward from its source, backward from
-its target. The first goes forward; `'-writes'` is always backward.
+Each step of a path such as `['writes', 'writes']` starts where the last one ended, and follows its table forward if
+that is the table's source, backward if it is the target. The first step goes forward; `'-writes'` is always backward.
 """
 
 from __future__ import annotations
@@ -39,18 +39,20 @@ class Metapath:
 
     @property
     def through(self) -> EdgeRole | None:
-        """The table of a path there and back over one table: a hub table, or one whose target could be the hub."""
+        """The table of a path that goes there and back over one table, which could be given as a hub table instead."""
         first, *rest = self.steps
         back = len(rest) == 1 and rest[0].role == first.role and rest[0].backward != first.backward
         return first.role if back else None
 
 
 def read_path(name: str, written: tuple[str, ...], roles: GraphRoles) -> Metapath:
-    """A path as the option `metapaths` writes it. Raises OptionError for steps that do not follow each other."""
+    """Parse a path of the option `metapaths`. Raises OptionError if a step does not start where the last one ended."""
     if name.lower() in {role.lower() for role in (*roles.nodes, *roles.edges)}:
-        raise OptionError(f"metapaths makes {name}, which is an input already", key="metapaths", help="rename it")
+        raise OptionError(f"metapaths defines {name}, which is already an input", key="metapaths", help="rename it")
     if len(written) < 2:
-        raise OptionError(f"the metapath {name} needs two steps or more", key="metapaths", help="['writes', '-writes']")
+        raise OptionError(
+            f"the metapath {name} needs at least two steps", key="metapaths", help="for example ['writes', '-writes']"
+        )
     steps: list[PathStep] = []
     place = start = ""
     for text in written:
@@ -68,7 +70,7 @@ def read_path(name: str, written: tuple[str, ...], roles: GraphRoles) -> Metapat
         if steps and leaves != place:
             at = "a hub" if place.startswith("hub ") else place
             raise OptionError(
-                f"the metapath {name} is at {at} and cannot follow {text}, which joins {ends[0]} and {ends[1]}",
+                f"the metapath {name} has reached {at} and cannot follow {text}, which joins {ends[0]} and {ends[1]}",
                 key="metapaths",
                 help="each step starts where the last one ended",
             )
@@ -90,9 +92,9 @@ def _ends(role: EdgeRole) -> tuple[str, str]:
 
 
 def count_walks(cursor: duckdb.DuckDBPyConnection, path: Metapath, tables: Mapping[str, str]) -> int:
-    """The number of walks along the path, an upper bound of its edges, from products of degrees: no walk is made.
+    """The number of walks along the path, an upper bound on its edges, computed from products of degrees.
 
-    `tables`: by edge role, a table with the keys of its edges as columns source and target.
+    `tables`: edge role -> table with the keys of its edges as columns source and target.
     """
     reached = ""
     for step in path.steps:
@@ -109,7 +111,7 @@ def count_walks(cursor: duckdb.DuckDBPyConnection, path: Metapath, tables: Mappi
 def build_path(
     cursor: duckdb.DuckDBPyConnection, path: Metapath, edges: list[EdgeTable]
 ) -> tuple[EdgeTable, EdgeReport]:
-    """The pairs of nodes that the path joins, each once; a node may be paired with itself."""
+    """The distinct pairs of nodes that the path joins, including pairs of a node with itself."""
     names = [f"graphlearn_step_{i}" for i in range(len(path.steps))]
     for name, step in zip(names, path.steps, strict=True):
         tables = [e for e in edges if e.role == step.role.name]

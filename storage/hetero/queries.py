@@ -19,16 +19,16 @@ from graphlearn.storage.hetero.target import find_target
 def read_graph(
     cursor: duckdb.DuckDBPyConnection, sql: Mapping[str, str], target: str | None = None, text: Sequence[str] = ()
 ) -> HeteroTables:
-    """The graph of queries by role. `target` names the labels (see `find_target`), `text` the columns read as words.
+    """The graph of queries by role. `target`: the labels (see `find_target`); `text`: columns whose words are features.
 
-    Raises InputError, OptionError for queries that do not run or are not a graph.
+    Raises InputError, OptionError for queries that fail or do not form a graph.
     """
     if not sql:
-        raise InputError("there are no queries", help="{'paper': 'FROM paper', 'writes': 'FROM writes'}")
+        raise InputError("there are no queries", help="for example {'paper': 'FROM paper', 'writes': 'FROM writes'}")
     try:
         columns = columns_of(cursor, sql)
     except duckdb.Error as error:
-        raise InputError(f"a query does not work: {error}", help="try it with session.sql") from error
+        raise InputError(f"a query failed: {error}", help="try it with session.sql") from error
     roles = measure_graph(cursor, sql, roles=read_roles(columns)).roles
     learnt = find_target(roles, target)
     nodes = {}

@@ -1,10 +1,10 @@
-"""What the inputs of a graph are: node, edge and hub tables, told apart by their columns.
+"""The inputs of a graph: node, edge and hub tables, distinguished by their columns.
 
-    id, [split], others…                                  a node table; the others are features, one may be the label
+    id, [split], others…                                  a node table; the others are features or the label
     source, target, [weight], [relation], [split]         an edge table
     source, hub, [weight], [relation]                     a hub table: nodes that share a hub are neighbours
 
-An end of an edge table may also be named after its node table: `writes AS (SELECT author, paper FROM …)`.
+An end of an edge table can also be named after its node table: `writes AS (SELECT author, paper FROM …)`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from graphlearn.errors import InputError, did_you_mean
 from graphlearn.storage.columns import check_key, compatible, describe, find_column, kind_of
 
 EXTRA = ("weight", "relation", "time", "split")
-"""Columns of an edge table that are not ends."""
+"""The columns of an edge table that are not ends."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +35,7 @@ class NodeRole:
 
 @dataclass(frozen=True, kw_only=True)
 class End:
-    """An end of an edge table: its column, the type of its keys, its node table (None: not known yet)."""
+    """An end of an edge table: its column, the type of its keys, its node table (None if not yet known)."""
 
     column: str
     key_type: str
@@ -44,7 +44,7 @@ class End:
 
 @dataclass(frozen=True, kw_only=True)
 class EdgeRole:
-    """An edge table, or a hub table, whose `target` is then the hub. Columns that it lacks are None."""
+    """An edge table, or a hub table, in which `target` is the hub. Missing columns are None."""
 
     name: str
     source: End
@@ -57,27 +57,27 @@ class EdgeRole:
 
     @property
     def ends(self) -> dict[str, End]:
-        """The ends that are nodes, by side: source and target, or the source of a hub table."""
+        """The ends that are nodes, by side: source and target; in a hub table, only source."""
         return {"source": self.source} if self.hub else {"source": self.source, "target": self.target}
 
     def with_nodes(self, names: Mapping[str, str | None]) -> EdgeRole:
-        """The same table, its ends (by side) of these node tables."""
+        """The same table with these node tables (by side) as its ends."""
         found = {side: replace(end, node=names[side]) for side, end in self.ends.items()}
         return replace(self, source=found["source"], target=found.get("target", self.target))
 
 
 @dataclass(frozen=True)
 class GraphRoles:
-    """All roles of a graph."""
+    """The roles of a graph."""
 
     nodes: dict[str, NodeRole]
     edges: dict[str, EdgeRole]
 
 
 def read_roles(columns: Mapping[str, Mapping[str, str]]) -> GraphRoles:
-    """Tell node, edge and hub tables apart (role -> column -> DuckDB type).
+    """Classify the inputs (role -> column -> DuckDB type) as node, edge and hub tables.
 
-    Raises InputError naming the role that is neither or both.
+    Raises InputError with the role of a table that is neither or both.
     """
     names = {role.lower(): role for role, there in columns.items() if find_column(there, "id") is not None}
     nodes = {role: _node_role(role, columns[role]) for role in names.values()}
@@ -119,7 +119,7 @@ def _edge_role(role: str, there: Mapping[str, str], nodes: Mapping[str, str]) ->
         raise InputError(
             f"{role} has both target and hub",
             role=role,
-            help="target links to another node; hub is what nodes share: keep one of the two",
+            help="keep one of them: target is another node, hub is something that nodes share",
         )
     named = [c for c in there if c.lower() in nodes and c.lower() not in (*EXTRA, *found)]
     last = found["target"] or found["hub"]
@@ -145,9 +145,9 @@ def _edge_role(role: str, there: Mapping[str, str], nodes: Mapping[str, str]) ->
     rest = [c for c in there if c not in ends and c.lower() not in EXTRA]
     if rest:
         raise InputError(
-            f"the edge table {role} has columns it has no use for: {', '.join(rest)}",
+            f"the edge table {role} has columns that are not used: {', '.join(rest)}",
             role=role,
-            help="select only the two ends and, if there are, weight, relation, time and split",
+            help="select only the two ends and, if present, weight, relation, time and split",
         )
     extra = {name: find_column(there, name) for name in EXTRA}
     for end in ends:
@@ -168,7 +168,7 @@ def _edge_role(role: str, there: Mapping[str, str], nodes: Mapping[str, str]) ->
 
 
 def _by_type(role: EdgeRole, known: dict[str, str]) -> EdgeRole:
-    """The edge table with the node tables of those ends whose keys fit only one."""
+    """The edge table with the node tables of the ends whose key type matches only one."""
 
     def settle(end: End) -> End:
         if end.node is not None:
@@ -183,7 +183,7 @@ def _by_type(role: EdgeRole, known: dict[str, str]) -> EdgeRole:
         if not fits:
             there = ", ".join(f"{name} {kind}" for name, kind in known.items())
             raise InputError(
-                f"{end.column} of {role.name} is {end.key_type}, and no node table has such keys ({there})",
+                f"{end.column} of {role.name} is {end.key_type}, but no node table has such keys ({there})",
                 role=role.name,
                 help=f"cast it, e.g. {end.column}::{next(iter(known.values()))} AS {end.column}",
             )
@@ -193,12 +193,12 @@ def _by_type(role: EdgeRole, known: dict[str, str]) -> EdgeRole:
 
 
 def candidates(end: End, known: Mapping[str, str]) -> list[str]:
-    """The node tables (name -> type of key) whose keys can be compared with those of the end."""
+    """The node tables (name -> key type) whose keys can be compared with those of the end."""
     return [name for name, key_type in known.items() if compatible(end.key_type, key_type)]
 
 
 def check_end(role: str, name: str, type_name: str) -> None:
-    """Raise InputError when a column cannot hold keys."""
+    """Raise InputError if a column cannot hold keys."""
     try:
         check_key(name, type_name)
     except InputError as error:
@@ -206,17 +206,17 @@ def check_end(role: str, name: str, type_name: str) -> None:
 
 
 def check_split(role: str, type_name: str) -> None:
-    """Raise InputError when a split is not text."""
+    """Raise InputError if a split column is not text."""
     if kind_of(type_name) != "text" and type_name.strip('"') != "NULL":
         raise InputError(
             f"split of {role} is {type_name}, not text",
             role=role,
-            help="give it the values 'train', 'valid' and 'test' (or NULL), or leave the column out",
+            help="use the values 'train', 'valid', 'test' or NULL, or leave the column out",
         )
 
 
 def plain(type_name: str) -> str:
-    """The type in which a key is kept: an ENUM becomes text."""
+    """The type in which a key is stored: an ENUM becomes text."""
     return "VARCHAR" if type_name.startswith("ENUM(") else type_name
 
 
@@ -226,10 +226,10 @@ def name_ends(
     sql: Mapping[str, str],
     given: Mapping[str, tuple[str, ...]],
 ) -> GraphRoles:
-    """The roles with the node table of every end that options, names or types of keys decide; None for the others.
+    """The roles with the node table of every end that options, names or key types determine; None for the others.
 
-    It is what `given` says (role -> names of node tables), else what the column is called, in the table or before AS,
-    else the only table with such keys. The queries are parsed, not executed.
+    It is the table in `given` (role -> names of node tables), else the one named like the column, either in the result
+    or before AS, else the only table with such keys. The queries are parsed, not executed.
     """
     known = {name: role.key_type for name, role in roles.nodes.items()}
     edges, listed = {}, {name.lower(): ends for name, ends in given.items()}
@@ -249,10 +249,10 @@ def name_ends(
 def settle_ends(roles: GraphRoles, lacks: Callable[[EdgeRole, str, str], int] | None = None) -> GraphRoles:
     """The roles with the node table of every end.
 
-    Where `name_ends` found none, it is the table that holds the most keys of the end: `lacks(role, side, node table)`
-    counts those that it does not have (None: nothing is known of the keys, and the first table that fits is taken).
-    Raises InputError where several tables do equally well, and for a node table to which no end belongs or, while
-    nothing is known, could belong.
+    If `name_ends` found none, it is the table with the most keys of the end: `lacks(role, side, node table)` counts the
+    missing ones. If `lacks` is None, the keys are not known, and the first possible table is used.
+    Raises InputError if several tables match equally well, and for a node table that has no end and, while the keys are
+    not known, could have none.
     """
     known = {name: role.key_type for name, role in roles.nodes.items()}
     undecided = [end for role in roles.edges.values() for end in role.ends.values() if end.node is None]
@@ -276,7 +276,7 @@ def settle_ends(roles: GraphRoles, lacks: Callable[[EdgeRole, str, str], int] | 
 def _settle(
     role: EdgeRole, side: str, known: Mapping[str, str], lacks: Callable[[EdgeRole, str, str], int] | None
 ) -> str:
-    """The node table (name -> type of key) of an end that its name does not tell."""
+    """The node table of an end, from its keys. `known`: node table -> key type."""
     end = role.ends[side]
     fits = candidates(end, known)
     if lacks is None:
@@ -285,7 +285,7 @@ def _settle(
     best = [name for name in fits if missing[name] == min(missing.values())]
     if len(best) == 1:
         return best[0]
-    does = "hold all of its keys" if not missing[best[0]] else "hold as many of its keys"
+    does = "have all of its keys" if not missing[best[0]] else "have equally many of its keys"
     raise InputError(
         f"{end.column} of {role.name} could be {' or '.join(best)}: both {does}"
         if len(best) == 2
@@ -297,7 +297,7 @@ def _settle(
 
 
 def _written_as(cursor: duckdb.DuckDBPyConnection, sql: str) -> dict[str, str]:
-    """Alias -> column of `SELECT column AS alias`, in lower case; only plain columns."""
+    """Alias -> column, in lower case, for each plain column in `SELECT column AS alias`."""
     text = cursor.execute("SELECT json_serialize_sql($1::VARCHAR)", [sql]).fetchall()[0][0]
     statements = json.loads(text).get("statements") or [{}]
     listed = statements[0].get("node", {}).get("select_list") or []
@@ -309,5 +309,5 @@ def _written_as(cursor: duckdb.DuckDBPyConnection, sql: str) -> dict[str, str]:
 
 
 def columns_of(cursor: duckdb.DuckDBPyConnection, sql: Mapping[str, str]) -> dict[str, dict[str, str]]:
-    """Columns and types of every input."""
+    """The columns and types of every input."""
     return {role: describe(cursor, query) for role, query in sql.items()}

@@ -1,4 +1,4 @@
-"""How large a graph is before it is encoded: rows, features, hubs, walks, and the node tables that edges join."""
+"""The size of a graph, measured before it is encoded: rows, features, hubs, walks, and the node tables of edges."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from graphlearn.storage.interrupt import interruptible
 from graphlearn.text import counted
 
 KEY = "graphlearn_key"
-"""Column of a copy that holds the keys of a node table, whose bags keep their own names."""
+"""The column with the keys of a node table in its copy, in which bags keep their names."""
 
 
 @dataclass(frozen=True)
 class NodeSize:
-    """A node table: its rows, dense columns, about how many sparse columns, and ones in them."""
+    """A node table: rows, dense columns, sparse columns (approximately), and ones in the sparse columns."""
 
     rows: int = 0
     dense: int = 0
@@ -35,21 +35,22 @@ class NodeSize:
 
     @property
     def bytes(self) -> int:
-        """Of the arrays: dense columns, indices of ones, and where each row ends."""
+        """Bytes of the arrays: dense columns, indices of ones, end of each row."""
         return 4 * self.rows * self.dense + 8 * self.ones + 8 * self.rows
 
     def text(self) -> str:
         """`4,019 nodes, about 1,902 sparse features`."""
         dense = [f"{self.dense:,} dense"] if self.dense else []
         kinds = [*dense, *([f"about {self.sparse:,} sparse"] if self.sparse else [])]
-        return counted(self.rows, "node") + (f", {' and '.join(kinds)} features" if kinds else ", vectors learnt")
+        return counted(self.rows, "node") + (f", {' and '.join(kinds)} features" if kinds else ", learnt vectors")
 
 
 @dataclass(frozen=True)
 class EdgeSize:
-    """A relation: its edges (of a metapath its walks, an upper bound), and the pairs of nodes they stand for.
+    """A relation. `edges`: for a metapath, the number of walks, which is an upper bound.
 
-    `hubs` is the number of hubs, None where there are none; `pairs` then counts the pairs of nodes that share one.
+    `hubs`: the number of hubs, None in other tables. `pairs`: in a hub table, the pairs of nodes that share a hub; else
+    the edges.
     """
 
     name: str
@@ -62,10 +63,10 @@ class EdgeSize:
 
 @dataclass(frozen=True, kw_only=True)
 class GraphSizes:
-    """What is known of a graph before it is encoded: all that a plan needs.
+    """The measurements of a graph before it is encoded, from which a run is planned.
 
-    `roles` has the node table of every end. `kinds` are the feature columns of each node table. `fingerprints` and
-    `rows` are by role; `edges` has the edge tables, and the metapaths by their names.
+    `roles`: with the node table of every end. `kinds`: the feature columns of each node table. `fingerprints`, `rows`:
+    by role. `edges`: edge tables and metapaths, by name.
     """
 
     roles: GraphRoles
@@ -78,16 +79,16 @@ class GraphSizes:
 
     @property
     def known(self) -> bool:
-        """Whether every input has rows; the ends and sizes of a graph with an empty input say nothing."""
+        """Whether every input has rows; otherwise ends and sizes are meaningless."""
         return all(self.rows.values())
 
     @property
     def bytes(self) -> int:
-        """Of all arrays in memory."""
+        """Bytes of all arrays in memory."""
         return sum(n.bytes for n in self.nodes.values()) + sum(16 * e.edges for e in self.edges.values())
 
     def check_rows(self) -> None:
-        """Raise InputError naming the first input without rows, node tables first."""
+        """Raise InputError with the first input that has no rows, checking node tables first."""
         empty = [name for name in (*self.roles.nodes, *self.roles.edges) if not self.rows[name]]
         if empty:
             raise InputError(f"{empty[0]} has no rows", role=empty[0], help="check its query")
@@ -102,16 +103,15 @@ def measure_graph(
     ends: Mapping[str, tuple[str, ...]] | None = None,
     metapaths: Mapping[str, tuple[str, ...]] | None = None,
 ) -> GraphSizes:
-    """Fingerprints and sizes of the inputs (role -> SQL), and what the edge tables join.
+    """Fingerprints and sizes of the inputs (role -> SQL), and the node tables of each edge table.
 
-    `roles` are read from the columns (`read_roles`), `kinds` are the features of each node table (`feature_kinds`),
-    `ends` and `metapaths` what the options of these names say. Each query is scanned once, into a temporary table of
-    its rows' hashes, bags, and, where ends are to be found, hubs or walks to be counted, keys; all counts are taken
-    from there.
+    `roles`: from `read_roles`. `kinds`: the features of each node table, from `feature_kinds`. `ends`, `metapaths`: the
+    options of these names. Each query is scanned once, into a temporary table with the hashes of its rows, its bags
+    and, if needed to find ends or to count hubs or walks, its keys. All counts are computed from these tables.
 
-    Raises InputError where ends cannot be told or a node table is linked by none, OptionError for metapaths whose steps
-    do not follow each other, WorkspaceError when the disk is full, duckdb.Error as the queries do. Empty inputs are
-    accepted, see `GraphSizes.check_rows`.
+    Raises InputError if the node table of an end cannot be determined or a node table has no edge table, OptionError
+    for invalid metapaths, WorkspaceError when the disk is full, and the duckdb.Error of the queries. Empty inputs are
+    accepted; see `GraphSizes.check_rows`.
     """
     roles = name_ends(cursor, roles, inputs, ends or {})
     with disk_errors(TEMPORARY):
@@ -123,7 +123,7 @@ def measure_graph(
 
 
 class _Measuring:
-    """One run of `measure_graph`: a temporary table of each input, by role."""
+    """One call of `measure_graph`, with a temporary table for each role."""
 
     def __init__(self, cursor: duckdb.DuckDBPyConnection, roles: GraphRoles, kinds: dict[str, dict[str, Kind]]) -> None:
         token = secrets.token_hex(6)
@@ -136,7 +136,7 @@ class _Measuring:
         return interruptible(self.cursor, lambda: self.cursor.execute(sql).fetchall())
 
     def count(self, sql: str) -> tuple[int, ...]:
-        """The row of counts that a query returns, NULL as 0."""
+        """The row of counts that a query returns, with NULL as 0."""
         return tuple(int(value or 0) for value in self.do(sql)[0])
 
     def drop(self) -> None:
@@ -157,7 +157,7 @@ class _Measuring:
         except OptionError:
             if known or not self.undecided:
                 raise
-            paths = ()  # they may fit once rows tell what the ends are
+            paths = ()  # they may be valid once the rows determine the ends
         sizes = [self.edge_size(role, rows[role.name]) for role in roles.edges.values()]
         return GraphSizes(
             roles=roles,
@@ -170,7 +170,7 @@ class _Measuring:
         )
 
     def node_columns(self, role: NodeRole) -> dict[str, str]:
-        """Name -> SQL of what a node table's sizes need, and of its keys where an end could be of it."""
+        """Name -> SQL of the columns that a node table's size depends on and, if an end could be of it, its keys."""
         columns = {name: quoted(name) for name, kind in self.kinds[role.name].items() if kind in BAGS}
         columns |= {name: f"len({quoted(name)})" for name, kind in self.kinds[role.name].items() if kind == "vector"}
         known = {role.name: role.key_type}
@@ -179,14 +179,14 @@ class _Measuring:
         return columns
 
     def edge_columns(self, role: EdgeRole, followed: bool) -> dict[str, str]:
-        """Name -> SQL of the keys that hubs, undecided ends and metapaths (`followed`) need."""
+        """Name -> SQL of the keys needed for hubs, undetermined ends and metapaths (`followed`)."""
         wanted = {side for side, end in role.ends.items() if end.node is None or followed}
         wanted |= {"target"} if role.hub else set()
         both = {"source": role.source, "target": role.target}
         return {side: key_sql(end.column, end.key_type) for side, end in both.items() if side in wanted}
 
     def copy(self, name: str, sql: str, kept: Mapping[str, str]) -> Measured:
-        """Read an input, once, into its table."""
+        """Scan an input once, into its table."""
         columns = describe(self.cursor, sql)
         listed = ", ".join(
             f"{value} AS {quoted(column)}" for column, value in {**kept, HASH: row_hash(columns)}.items()
@@ -197,7 +197,7 @@ class _Measuring:
         return interruptible(self.cursor, lambda: measure_copy(self.cursor, self.tables[name], columns, longest))
 
     def lacks(self, role: EdgeRole, side: str, node: str) -> int:
-        """How many keys of an end a node table does not have."""
+        """The number of keys of an end that a node table lacks."""
         keys = f"SELECT DISTINCT {side} AS k FROM {self.tables[role.name]} WHERE k IS NOT NULL"
         ids = f"SELECT {KEY} AS k FROM {self.tables[node]}"
         return self.count(f"SELECT count(*) FROM ({keys}) e ANTI JOIN ({ids}) n ON e.k = n.k")[0]
@@ -214,7 +214,7 @@ class _Measuring:
         return NodeSize(found.rows, numbers + sum(int(width or 0) for width in found.values), sparse, ones)
 
     def edge_size(self, role: EdgeRole, rows: int) -> EdgeSize:
-        """Of a hub table also the pairs of nodes that share a hub, by squares of degrees."""
+        """The size of an edge table. The pairs of a hub table are the sum of its squared degrees."""
         source = str(role.source.node)
         if not role.hub:
             return EdgeSize(role.name, source, str(role.target.node), rows, None, rows)

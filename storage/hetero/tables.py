@@ -1,8 +1,8 @@
-"""A graph of several node types and relations, as it is read, stored with a model, and read again to answer.
+"""A graph of several node types and relations, stored with a model and read to answer queries.
 
-node_<i>.parquet   keys of a node type by position       graph.safetensors   features, edges, labels, split
-hub_<i>.parquet    keys of a hub table                   graph.json          names, and which array is whose
-classes.parquet    classes by place
+node_<i>.parquet   keys of a node type by position       graph.safetensors   features, edges, labels, splits
+hub_<i>.parquet    keys of a hub table                   graph.json          names, and the arrays of each table
+classes.parquet    classes by position
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _EDGES = ("src", "dst", "weight", "split")
 
 @dataclass(frozen=True)
 class HeteroTables:
-    """All node types and relations. At most one node table has `labels`; `split` of what is learnt is in its table."""
+    """All node types and relations. At most one node table has `labels`. The `split` is in the target's table."""
 
     nodes: dict[str, NodeTable]
     edges: dict[str, EdgeTable]
@@ -40,7 +40,7 @@ class HeteroTables:
 
     @classmethod
     def of(cls, nodes: list[NodeTable], edges: list[EdgeTable], reports: dict[str, EdgeReport]) -> HeteroTables:
-        """The tables with what was counted, nodes without an edge included."""
+        """The tables with their report, which counts nodes without an edge."""
         linked = {table.name: np.zeros(len(table), np.bool_) for table in nodes}
         for edge in edges:
             linked[edge.source][edge.src] = True
@@ -57,9 +57,9 @@ class HeteroTables:
         return next((table for table in self.nodes.values() if table.labels is not None), None)
 
     def with_split(self, name: str, split: SplitCodes) -> HeteroTables:
-        """The same tables, the node type or relation of that name divided into parts, which the report counts.
+        """The same tables, with splits of the node type or relation of this name, which later versions keep.
 
-        The tables remember the parts for the versions to come.
+        The report counts them.
         """
         nodes = {n: t.remember(split) if n == name else t for n, t in self.nodes.items()}
         edges = {n: t.remember(split) if n == name else t for n, t in self.edges.items()}
@@ -69,11 +69,11 @@ class HeteroTables:
         return HeteroTables(nodes, edges, report)
 
     def manifest(self) -> Json:
-        """Its keys of a version's manifest."""
+        """The keys that it adds to a version's manifest."""
         return {"counts": self.report.to_json()}
 
     def write(self, folder: Path) -> None:
-        """Store the graph in an existing folder. Raises WorkspaceError when the disk is full or not writable."""
+        """Write the graph to an existing folder. Raises WorkspaceError when the disk is full or not writable."""
         from safetensors.numpy import save_file
 
         arrays: dict[str, Any] = {}
@@ -106,7 +106,7 @@ class HeteroTables:
 
 
 def read_hetero(folder: Path) -> HeteroTables:
-    """The graph that `HeteroTables.write` stored. Raises ArtifactError when it is missing, damaged or newer."""
+    """Read a graph written by `HeteroTables.write`. Raises ArtifactError if it is missing, damaged or newer."""
     from safetensors.numpy import load_file
 
     try:

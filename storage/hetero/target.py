@@ -1,4 +1,4 @@
-"""What of a graph is to be learnt: a column of a node table, or the links of an edge table."""
+"""The target of a graph model: a column of a node table, or the links of an edge table."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LABEL = "label"
 
 @dataclass(frozen=True)
 class Target:
-    """A column of a node table; or an edge table, or one of its relations (`value`); or nothing."""
+    """A column of a node table; an edge table or one of its relations (`value`); or nothing."""
 
     node: str | None = None
     column: str | None = None
@@ -23,19 +23,19 @@ class Target:
 
     @property
     def relation(self) -> str:
-        """The name of the relation whose links are learnt."""
+        """The name of the relation whose links are predicted."""
         return f"{self.edges}.{self.value}" if self.value is not None else str(self.edges)
 
     def label_of(self, role: str) -> str | None:
-        """The column of a node table that is a label, not a feature."""
+        """The column of a node table that is the label, not a feature."""
         return self.column if role == self.node else None
 
 
 def find_target(roles: GraphRoles, wanted: str | None) -> Target:
-    """What a name stands for: a column ('genre', 'movie.genre'), an edge table ('writes') or a relation of one
-    ('facts.value'). None: the column `label`, if a node table has one.
+    """The target of this name: a column ('genre', 'movie.genre'), an edge table ('writes') or a relation of one
+    ('facts.value'). Without a name: the column `label`, if a node table has one.
 
-    Raises OptionError when it names nothing or several things, InputError when several node tables have a label.
+    Raises OptionError if nothing or more than one thing has the name, InputError if several node tables have a label.
     """
     if wanted is None:
         return _label(roles)

@@ -64,7 +64,7 @@ class Freq:
     ticks: int = 0
 
     def text(self, type_name: str) -> str:
-        """For people, and for DuckDB where it is an interval: "1 month", "5 minutes", "10" (of an integer time)."""
+        """The step as text, valid in DuckDB if it is an interval: "1 month", "5 minutes", "10" (integer time)."""
         if self.months:
             years, months = divmod(self.months, 12)
             return _plural(self.months, "month") if months else _plural(years, "year")
@@ -80,7 +80,7 @@ class Freq:
 
 @dataclass(frozen=True)
 class Phase:
-    """Where in a cycle every step lies: `values` run from 0 to period - 1. shape: values: [count]"""
+    """The position of every step in a cycle. shape: values: [count], in 0 .. period - 1"""
 
     name: str
     period: int
@@ -89,10 +89,10 @@ class Phase:
 
 @dataclass(frozen=True, kw_only=True)
 class TimeAxis:
-    """`steps` equal steps from `start`; the steps before and after them are defined, too.
+    """`steps` equal steps from `start`; steps before and after them are also defined.
 
-    `type` is the DuckDB type of the stamps. `start` is a tick or, for months, the months since January 1970; `day` (1
-    to 31) and `time` (ticks since midnight) then say where in its month a step lies. `local`: ticks are of the local
+    `type`: the DuckDB type of the stamps. `start`: a tick or, for months, the months since January 1970; `day` (1 to
+    31) and `time` (ticks since midnight) are then the position of a step in its month. `local`: ticks are of the local
     clock of `zone`.
     """
 
@@ -110,7 +110,7 @@ class TimeAxis:
 
     @property
     def freq_text(self) -> str:
-        """The length of a step for people: "1 month", "5 minutes"."""
+        """The length of a step as text: "1 month", "5 minutes"."""
         return self.freq.text(self.type)
 
     @property
@@ -131,8 +131,8 @@ class TimeAxis:
     def stamps(self, first: int = 0, count: int | None = None) -> pa.Array:
         """The stamps of steps first, first + 1, … in the user's type; `first + count` may be past the end.
 
-        A day that begins inside the gap of a clock change (there is no midnight) has the first moment after it.
-        shape: [count]. Raises OptionError for a step that the type cannot hold.
+        A day without a midnight, because of a clock change, starts at the first moment after the gap.
+        shape: [count]. Raises OptionError for a step beyond the range of the type.
         """
         ticks = self.ticks(first, count)
         try:
@@ -150,7 +150,7 @@ class TimeAxis:
             ) from error
 
     def phases(self, first: int = 0, count: int | None = None) -> dict[str, Phase]:
-        """The cycles that make sense at this step length, by name; in local time where there is a zone.
+        """The meaningful cycles for this step length, by name; in local time if there is a zone.
 
         "time_of_day" (slots of one step) for steps shorter than a day, "day_of_week" (Monday 0) for steps shorter than
         a week or of days, "month_of_year" (January 0) for steps shorter than a year. Integer times have none.
@@ -184,13 +184,13 @@ class TimeAxis:
         return f"(({self._month_sql(column)} - {self.start}) // {self.freq.months})"
 
     def covers_sql(self, column: str) -> str:
-        """SQL for: the stamp is not before the start of the axis."""
+        """SQL for whether the stamp is at or after the start of the axis."""
         if not self.freq.months:
             return f"{self.tick_sql(column)} >= {self.start}"
         return f"{self._month_sql(column)} >= {self.start}"
 
     def moved_sql(self, column: str) -> str:
-        """SQL for: the stamp is not the start of a step."""
+        """SQL for whether the stamp is not the start of a step."""
         if not self.freq.months:
             return f"({self.tick_sql(column)} - {self.start}) % {self.freq.ticks} <> 0"
         within, edge = self._within_sql(column)
@@ -211,9 +211,9 @@ class TimeAxis:
         return f"make_timestamp({self.tick_sql(column)})"
 
     def position(self, stamp: Any) -> int:
-        """The step in which a stamp falls; it may be past the end. Raises OptionError before the start.
+        """The step that contains a stamp, possibly after the end. Raises OptionError before the start.
 
-        A stamp without a zone is one of the axis' own.
+        A stamp without a zone is in the zone of the axis.
         """
         query = (
             f"SELECT {self.step_sql('stamp')}, {self.covers_sql('stamp')} "
@@ -232,7 +232,7 @@ class TimeAxis:
             ) from error
         if not row[1]:
             first = self.stamps(0, 1)[0].as_py()
-            raise OptionError(f"at = {stamp} lies before the first step, {first}", key="at", help="choose a later one")
+            raise OptionError(f"at = {stamp} is before the first step, {first}", key="at", help="choose a later one")
         return int(row[0])
 
     def to_json(self) -> Json:

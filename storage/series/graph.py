@@ -1,4 +1,4 @@
-"""The graph of a mode: an edge table in the user's keys becomes ids within the mode, in coordinate form."""
+"""The graph of a mode: turns an edge table with the users' keys into ids of the mode, in coordinate form."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ ENDS = ("source", "target")
 
 @dataclass(frozen=True, kw_only=True)
 class ModeGraph:
-    """Weighted, directed edges between the ids of a mode, ordered by (source, target), each pair once.
+    """Weighted, directed edges between the ids of a mode, distinct and ordered by (source, target).
 
     `fingerprint` is the digest of the query's rows.
     shape: source, target, weight: [edges]
@@ -51,9 +51,9 @@ class ModeGraph:
 
 
 def check_graph_columns(columns: dict[str, str], key_type: str | None, *, role: str) -> None:
-    """Refuse a query that is not an edge table: source, target and perhaps weight.
+    """Check that a query is an edge table: source, target and, optionally, weight.
 
-    `key_type` is the DuckDB type of the mode's keys (None: not known yet). Raises InputError with the role.
+    `key_type`: the DuckDB type of the mode's keys, None if not yet known. Raises InputError with the role.
     """
     names = ", ".join(columns) or "none"
     for name in ENDS:
@@ -67,9 +67,9 @@ def check_graph_columns(columns: dict[str, str], key_type: str | None, *, role: 
     extra = [column for column in columns if column.lower() not in (*ENDS, "weight")]
     if extra:
         raise InputError(
-            f"the graph {role} has columns it has no use for: {', '.join(extra)}",
+            f"the graph {role} has columns that are not used: {', '.join(extra)}",
             role=role,
-            help="select only source, target and, if there is one, weight",
+            help="select only source, target and, if present, weight",
         )
     for name in ENDS:
         found = columns[str(find_column(columns, name))]
@@ -84,19 +84,19 @@ def check_graph_columns(columns: dict[str, str], key_type: str | None, *, role: 
         raise InputError(
             f"weight of the graph {role} is {columns[weight]}, not a number",
             role=role,
-            help="cast it, e.g. weight::DOUBLE AS weight, or leave it out: every edge then weighs 1",
+            help="cast it, e.g. weight::DOUBLE AS weight, or leave it out, so that every weight is 1",
         )
 
 
 def encode_mode_graph(
     cursor: duckdb.DuckDBPyConnection, sql: str, mode: Mode, *, role: str | None = None, emit: Emit
 ) -> ModeGraph:
-    """Read an edge table (source, target, perhaps weight) in the keys of a mode.
+    """Read an edge table (source, target and, optionally, weight) with the keys of a mode.
 
-    Weights are not negative; without the column every row weighs 1. Rows with a NULL, and rows with a key that the
-    series lacks, are dropped and counted; the weights of rows with the same ends are added. Edges keep their direction.
-    `role` names the input in messages (None: the mode's name). Raises InputError for unusable columns, negative or
-    non-finite weights, and where no edge is left; duckdb.Error as the query does.
+    Without the column, every weight is 1. Rows with a NULL or with a key that the series lacks are dropped and counted.
+    The weights of rows with the same ends are added. Edges keep their direction. `role`: the input's name in messages,
+    by default the mode's. Raises InputError for unusable columns, for negative or non-finite weights, and if no edge is
+    left; the duckdb.Error of the query.
     """
     role = role or mode.label
     columns = describe(cursor, sql)
@@ -106,7 +106,7 @@ def encode_mode_graph(
 
 
 class _GraphIngest:
-    """One run of `encode_mode_graph`."""
+    """One call of `encode_mode_graph`."""
 
     def __init__(self, cursor: duckdb.DuckDBPyConnection, columns: dict[str, str], mode: Mode, role: str) -> None:
         self.cursor, self.mode, self.role = cursor, mode, role
@@ -199,11 +199,11 @@ class _GraphIngest:
                 f"the graph {self.role} has {counted(count, 'weight')} below 0 or not finite: {listed}"
                 f"{', …' if count > 3 else ''}",
                 role=self.role,
-                help="weights are not negative; use abs(weight), or filter the rows out",
+                help="use abs(weight), or filter these rows out",
             )
 
 
 def _plain(columns: dict[str, str], name: str) -> str:
-    """The type of an end as a key: an ENUM is text."""
+    """The type of an end as a key: an ENUM becomes text."""
     found = columns[str(find_column(columns, name))]
     return "VARCHAR" if found.startswith("ENUM(") else found

@@ -1,4 +1,4 @@
-"""What was found in a series input: the counts to look at before trusting a forecast."""
+"""The report on a series input: counts to check before trusting a forecast."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ SPARSE = 0.9
 
 @dataclass(kw_only=True)
 class SeriesReport:
-    """Counts of one series input.
+    """Counts of a series input.
 
     rows = null_rows + before_start + null_values + nonfinite_values + duplicate_rows + observed. `null_rows` have a
-    NULL key or a NULL or infinite time; `before_start` lie before the declared start; `null_values` and
+    NULL key or a NULL or infinite time; `before_start` are before the declared start; `null_values` and
     `nonfinite_values` (NaN, infinite) are cells without a reading; `duplicate_rows` are readings merged into another of
     their cell. `moved_rows` were not at the start of a step. Of the `series` (cells of one step): `empty_series`
     have no reading at all, `constant_series` have one value, `late_series` begin after the first step, and `gap_cells`
-    are unobserved between the first and last reading of their series. `empty_steps` hold no reading of any
-    series. `vanished_keys` (counted in `modes`) are known from earlier versions only.
+    are unobserved between the first and last reading of their series. `empty_steps` have no reading of any
+    series. `vanished_keys` (counted in `modes`) occur only in earlier versions.
     """
 
     rows: int = 0
@@ -63,7 +63,7 @@ class SeriesReport:
 
     @classmethod
     def from_json(cls, value: Json) -> SeriesReport:
-        """The report of a manifest; unknown names are ignored."""
+        """The report from a manifest; ignores unknown names."""
         return cls(**{name: value[name] for name in cls.__dataclass_fields__ if name in value})
 
     def line(self) -> str:
@@ -73,7 +73,7 @@ class SeriesReport:
         return f"{self.rows:,} rows: {self.steps:,} steps of {self.freq}{sizes}, {part} observed"
 
     def lines(self) -> list[str]:
-        """The report for people, one fact per line."""
+        """The report as text, one line per count."""
         return [self.line(), f"from {self.first} to {self.last}", *(message for message, _ in self.notes())]
 
     def notes(self) -> list[tuple[str, str]]:
@@ -112,7 +112,7 @@ class SeriesReport:
 
 @dataclass(kw_only=True)
 class GraphReport:
-    """Counts of one graph of a mode.
+    """Counts of the graph of a mode.
 
     rows = null_rows + unknown_rows + duplicate_rows + edges. `null_rows` have a NULL end or weight; `unknown_rows` name
     one of the `unknown_keys`, which the series lacks; `duplicate_rows` were added to another row of the same ends.

@@ -1,4 +1,4 @@
-"""How large a series is, known before it is built."""
+"""The size of a series, measured before it is encoded."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from graphlearn.storage.series.source import SeriesSource, check_series_columns,
 
 @dataclass(frozen=True, kw_only=True)
 class SeriesSizes:
-    """What is known of a series before it is built: all that a plan needs.
+    """The measurements of a series before it is encoded, from which a run is planned.
 
-    `time`, `value` and the keys of `modes` (name -> number of keys) are columns as the query spells them. `readings`
-    counts finite values on the time axis, duplicates included. An empty query has `rows`, `steps` and `readings` 0.
+    `time`, `value` and the keys of `modes` (name -> number of keys) are columns as the query spells them. `readings`:
+    finite values on the time axis, including duplicates. For an empty query, `rows`, `steps` and `readings` are 0.
     """
 
     fingerprint: str
@@ -47,11 +47,11 @@ class SeriesSizes:
 
     @property
     def density(self) -> float:
-        """Upper bound of the observed part of the cells, 0 to 1."""
+        """An upper bound on the share of observed cells, 0 to 1."""
         return min(1.0, self.readings / self.cells) if self.cells else 0.0
 
     def text(self) -> str:
-        """For people: "35,040 steps of 15 minutes x 8,600 sensor = 301,344,000 cells, 1,150 MiB"."""
+        """ "35,040 steps of 15 minutes x 8,600 sensor = 301,344,000 cells, 1,150 MiB"."""
         sizes = "".join(f" x {size:,} {name}" for name, size in self.modes.items())
         return f"{self.steps:,} steps of {self.freq}{sizes} = {self.cells:,} cells, {self.bytes / (1 << 20):,.0f} MiB"
 
@@ -61,7 +61,7 @@ class SeriesSizes:
             raise no_rows()
 
     def check_memory(self, limit: int, what: str) -> None:
-        """Raise ResourceError when the tensor has more than `limit` bytes; `what` says what sets the limit."""
+        """Raise ResourceError if the tensor has more than `limit` bytes; `what` names the limit."""
         if self.bytes > limit:
             raise ResourceError(
                 f"the series would be {self.text()}, at most {self.density:.2%} of them observed; "
@@ -80,14 +80,14 @@ def measure_series(
     freq: Any = None,
     start: Any = None,
 ) -> SeriesSizes:
-    """The fingerprint of the query and the sizes of the tensor that `encode_series` would build from it.
+    """The fingerprint of the query and the size of the tensor that `encode_series` would build from it.
 
     The query is scanned once, into a temporary table, on which the same counts run as in `encode_series`. (Aggregates
     alone would not do: an axis needs the rows of each distinct stamp, and with a million stamps DuckDB's `histogram`
     takes 50 times as long as the copy; one pass with GROUPING SETS takes twice as long.)
 
-    Raises what `encode_series` raises for columns, values, stamps, freq and start, but accepts an empty query (see
-    `SeriesSizes.check_rows`); WorkspaceError when the disk is full; duckdb.Error as the query does.
+    Raises the errors of `encode_series` for columns, values, stamps, freq and start, but accepts an empty query (see
+    `SeriesSizes.check_rows`); WorkspaceError when the disk is full; the duckdb.Error of the query.
     """
     columns = describe(cursor, sql)
     check_series_columns(columns, time, modes, value)
@@ -108,7 +108,7 @@ def measure_series(
 
 
 def sizes_of(source: SeriesSource, fingerprint: str, axis: TimeAxis | None, keys: list[int]) -> SeriesSizes:
-    """The sizes of a source that has been counted, `keys` by mode; `axis` is None where there are no rows."""
+    """The sizes of a counted source. `keys`: their number by mode. `axis`: None without rows."""
     report = source.report
     dropped = report.null_rows + report.before_start + report.null_values + report.nonfinite_values
     return SeriesSizes(

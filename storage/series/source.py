@@ -23,16 +23,16 @@ TIMES = ("date", "timestamp", "timestamp with time zone")
 _STAMPS = 20_000_000
 """The axis is found from this many distinct stamps."""
 FAR, COARSE = 1e4, 0.02
-"""Readings beyond FAR are checked: rounding to float32 must move them by less than COARSE of their series' range."""
+"""Series with readings beyond FAR are checked: rounding to float32 must be less than COARSE of the series' range."""
 _STEPS = 1 << 40
-"""More steps than any machine holds."""
+"""More steps than fit in any machine."""
 
 
 def check_series_columns(columns: dict[str, str], time: str, modes: Sequence[str], value: str) -> None:
-    """Refuse a query that does not have exactly the time, mode and value columns, of usable types.
+    """Check that a query has exactly the time, mode and value columns, of usable types.
 
-    Column names are compared case-insensitively. Raises OptionError when the options name a column twice, InputError
-    (role "series") naming the column that is missing, unknown or of an unusable type, with what to do about it.
+    Column names are compared case-insensitively. Raises OptionError if the options name a column twice, InputError
+    (role "series") for a column that is missing, unknown or of an unusable type.
     """
     roles = [("time", time), *(("modes", mode) for mode in modes), ("value", value)]
     names = [name.lower() for _, name in roles]
@@ -75,7 +75,7 @@ def check_series_columns(columns: dict[str, str], time: str, modes: Sequence[str
 class SeriesSource:
     """A relation with a time, modes and a value, and the counts of its rows.
 
-    `columns` are those of the relation (name -> DuckDB type). Every method but `copy` and `check` scans the relation.
+    `columns`: of the relation (name -> DuckDB type). All methods except `copy` and `check` scan the relation.
     """
 
     _large: int
@@ -110,16 +110,16 @@ class SeriesSource:
 
     @property
     def valid(self) -> str:
-        """SQL for: the row has a finite time and all its keys."""
+        """SQL for whether a row has a finite time and all keys."""
         nulls = (f"{quoted(name)} IS NOT NULL" for name in self.modes)
         return " AND ".join([f"{tick_sql(self.time, self.type)} IS NOT NULL", *nulls])
 
     def covered(self, axis: TimeAxis) -> str:
-        """The relation and WHERE clause of the rows on the axis, fit for a FROM."""
+        """The rows on the axis, as a relation and WHERE clause for use after FROM."""
         return f"{self.relation} WHERE {self.valid} AND {axis.covers_sql(self.time)}"
 
     def copy(self, sql: str) -> None:
-        """Create the relation as a temporary table of the query's rows: the only scan of the query."""
+        """Copy the query's rows into the relation, a temporary table. This is the only scan of the query."""
         self.execute(f"CREATE TEMP TABLE {self.relation} AS SELECT * FROM {subquery(sql)}")
 
     def count(self) -> str:
@@ -143,9 +143,9 @@ class SeriesSource:
         return found.fingerprint
 
     def check(self, *, kept: bool = False) -> None:
-        """Raise InputError where `count` found nothing usable, values beyond float32, or NaN keys.
+        """Raise InputError if `count` found nothing usable, values beyond float32, or NaN keys.
 
-        `kept`: the readings go into the tensor, so float32 must tell them apart.
+        `kept`: the readings are stored in the tensor, so float32 must distinguish them.
         """
         report = self.report
         if not report.rows:
@@ -181,7 +181,7 @@ class SeriesSource:
         return [name for name, type_ in zip(self.modes, self.key_types, strict=True) if kind_of(type_) == "float"]
 
     def _check_precision(self) -> None:
-        """Raise InputError for series whose readings differ by little more than float32 resolves at their size."""
+        """Raise InputError for series whose variation is close to the resolution of float32 at their magnitude."""
         names = [quoted(name) for name in self.modes]
         value, coarse = (
             self.value,
@@ -204,9 +204,9 @@ class SeriesSource:
             )
 
     def find_axis(self, freq: Any, start: Any, base: TimeAxis | None = None) -> TimeAxis:
-        """The axis; reports the rows before it and off its steps, and its ends.
+        """The axis. Counts the rows before it and off its steps, and reports its ends.
 
-        With the axis of an earlier version, its start and step are taken.
+        The start and step of an earlier version's axis are kept.
         """
         step: Freq | None
         if base is not None:
@@ -242,8 +242,8 @@ class SeriesSource:
         if before:
             self._recount(axis)
         if not left and base is not None:
-            message = f"no reading lies at or after the first step of the model, {base.stamps(0, 1)[0]}"
-            raise InputError(message, role="series", help="check the query, or start anew with CREATE OR REPLACE MODEL")
+            message = f"there is no reading at or after the first step of the model, {base.stamps(0, 1)[0]}"
+            raise InputError(message, role="series", help="check the query, or start over with CREATE OR REPLACE MODEL")
         if not left:
             raise OptionError(
                 f"there is no reading at or after start = {start}", key="start", help="choose an earlier one"
@@ -256,14 +256,14 @@ class SeriesSource:
         return list(self.execute(f"SELECT {', '.join(counts)}")[0]) if self.keys else []
 
     def _recount(self, axis: TimeAxis) -> None:
-        """Count NULL and non-finite values again, on the axis only: rows before it are dropped rows already."""
+        """Count NULL and non-finite values again, only on the axis, because rows before it are counted as dropped."""
         counts = (f"count(*) FILTER ({value})" for value in (f"{self.value} IS NULL", f"NOT isfinite({self.value})"))
         self.report.null_values, self.report.nonfinite_values = self.execute(
             f"SELECT {', '.join(counts)} FROM {self.covered(axis)}"
         )[0]
 
     def _start(self, start: Any) -> tuple[int, int]:
-        """The tick of the declared start, and that of the local clock."""
+        """The tick of the declared start, absolute and of the local clock."""
         local = tick_sql("stamp", self.type, local=self.type == WITH_ZONE)
         try:
             found = self.cursor.execute(

@@ -1,4 +1,4 @@
-"""A series as one dense array with the axis and the keys that give users their stamps and keys back; as files, too.
+"""A series as a dense array, with the axis and keys to translate positions back to stamps and keys; also as files.
 
 series.npy      float32 [T, N1, ..., NM], NaN where not observed      time.parquet    (id, key) the stamps
 mode_<i>.parquet   (id, key) the keys of a mode, by id                series.json     everything else
@@ -50,9 +50,9 @@ class Mode:
 class SeriesTensor:
     """A dense series: `values` [T, N1, ..., NM], float32, NaN where not observed; read-only, mapped from a file.
 
-    A series without keys has one mode of size 1 whose name is None. The array and the keys wait in unnamed temporary
-    files (nothing is left behind, however the process ends) until `write`. `borders` are the first steps of the
-    validation and of the test part, once they are known: later versions keep them.
+    A series without keys has one mode of size 1 whose name is None. Until `write`, the array and the keys are in
+    unnamed temporary files, which disappear with the process. `borders`: the first steps of the validation and test
+    splits, once they are known; later versions keep them.
     """
 
     values: FloatArray
@@ -100,20 +100,20 @@ class SeriesTensor:
             )
 
     def manifest(self) -> Json:
-        """Its keys of a version's manifest."""
+        """The keys that it adds to a version's manifest."""
         return {"data_fingerprint": self.fingerprint, "counts": self.report.to_json()}
 
     def close(self) -> None:
-        """Release the temporary files; `write` is impossible afterwards, `values` stay until they are forgotten."""
+        """Release the temporary files, which `write` needs; `values` remain valid."""
         for file in (self._file, *(mode._file for mode in self.modes)):
             if file is not None:
                 file.close()
 
 
 def read_series(folder: Path) -> SeriesTensor:
-    """The series that `SeriesTensor.write` stored, its values mapped read-only: opening reads no value.
+    """Read a series written by `SeriesTensor.write`, with its values mapped read-only.
 
-    Raises ArtifactError when a file is missing, damaged or of a newer version.
+    Raises ArtifactError if a file is missing, damaged or of a newer version.
     """
     try:
         stored = read_json(folder / SERIES)

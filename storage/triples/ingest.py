@@ -1,13 +1,15 @@
-"""Ingest: any query with head, relation and tail becomes dense id arrays, split into train, valid and test.
+"""Ingest: turns a query with head, relation and tail into dense id arrays, split into train, valid and test.
 
-The way: the query is materialised once in a temporary table, with a 64-bit hash beside each key; the distinct keys,
-numbered in key order, are the dictionaries; joins translate keys to ids, by hash alone when no two keys of a dictionary
-share one (else by key); a sort by (relation, head, tail) makes the result independent of the order of the rows. All of
-it is DuckDB's, on all its threads, and spills to `temp_directory` above `memory_limit`; only the finished ids (13 bytes
-a row) and masks come to numpy. Duplicates, leaks and hold-out are settled on the ids.
+1. The query is materialised once, in a temporary table with a 64-bit hash of each key.
+2. The distinct keys, numbered in key order, become the dictionaries.
+3. Joins translate keys to ids: by hash if the keys of a dictionary have distinct hashes, else by key.
+4. Sorting by (relation, head, tail) makes the result independent of the order of the rows.
+5. Duplicates, leaks and hold-out are processed on the ids, in numpy.
 
-A new version of a model continues a base: ids and splits of what the base knows stay, and a join finds which facts that
-is.
+DuckDB does steps 1 to 4, on all its threads, and spills to `temp_directory` above `memory_limit`. Only ids (13 bytes
+per row) and masks are copied to numpy.
+
+A new version of a model continues a base: its keys keep their ids, and its facts, found by a join, their splits.
 """
 
 from __future__ import annotations
@@ -60,7 +62,7 @@ __all__ = [
 BATCH_ROWS = 1 << 20
 KEY_HASH = "hash({})"
 INT32_IDS = 1 << 31
-"""Up to this many entities ids are int32, above int64."""
+"""Ids are int32 up to this many entities, int64 above."""
 
 _SPLIT_WORDS = {"train": 0, "valid": 1, "validation": 1, "dev": 1, "test": 2}
 _UNKNOWN_SPLIT = 9
@@ -68,12 +70,12 @@ _UNKNOWN_SPLIT = 9
 
 @dataclass(frozen=True, kw_only=True)
 class EncodedTriples:
-    """Triples as ids, with everything needed to give users their keys back.
+    """Triples as ids, and the dictionaries to translate them back to keys.
 
-    Within a split, triples are unique and ordered by (relation, head, tail). Ids run from 0 in key order, after those
-    of the base if there is one. `alive` says which entities are in a fact; the others are known from earlier versions
-    only, and no candidates. shape: alive: [E]. The two dictionaries wait in unnamed temporary files (nothing is left
-    behind, however the process ends) until `write`.
+    Within a split, triples are unique and ordered by (relation, head, tail). Ids start at 0, or after those of the
+    base, in key order. `alive`: whether an entity occurs in a fact; the others occur only in earlier versions and are
+    not candidates. shape: alive: [E]. Until `write`, the dictionaries are in unnamed temporary files, which disappear
+    with the process.
     """
 
     report: IngestReport
@@ -100,7 +102,7 @@ class EncodedTriples:
         write_snapshot(folder / SNAPSHOT, self.splits, self._removed)
 
     def manifest(self) -> Json:
-        """Its keys of a version's manifest."""
+        """The keys that it adds to a version's manifest."""
         return {
             "data_fingerprint": self.fingerprint,
             "entity_type": self.entity_type,
@@ -109,7 +111,7 @@ class EncodedTriples:
         }
 
     def close(self) -> None:
-        """Release the temporary files; `write` is impossible afterwards."""
+        """Release the temporary files, which `write` needs."""
         self._entities.close()
         self._relations.close()
 
@@ -124,19 +126,19 @@ def encode_triples(
     memory_limit: int | None = None,
     emit: Emit,
 ) -> EncodedTriples:
-    """Read a query of triples (columns head, relation, tail and perhaps split) into id arrays.
+    """Read a query of triples (columns head, relation, tail and, optionally, split) into id arrays.
 
-    The same rows in any order give the same ids and splits. Rows with a NULL key are dropped and counted; of equal
-    triples one is kept, the train row before the valid row before the test row. Without a split column `holdout` =
-    (valid, test) fractions are held out by a hash of keys and `seed`, so a triple stays where it is when others are
-    added; held-out triples whose head, tail or relation would not occur in train go to train.
+    Ids and splits do not depend on the order of the rows. Rows with a NULL key are dropped and counted. Of equal
+    triples one is kept, preferably in train, else in valid. Without a split column, the fractions `holdout` = (valid,
+    test) are held out by a hash of keys and `seed`, so that a triple stays in its split when others are added; held-out
+    triples whose head, tail or relation would be missing in train are moved to train.
 
-    With a `base`, keys keep its ids and new ones are appended in key order, and facts keep its splits, also those that
-    were removed and return: only new facts are drawn, moved, or take the value of a split column.
+    With a `base`, its keys keep their ids, new keys are appended in key order, and its facts keep their splits, even if
+    they were removed and return. Only new facts are held out, moved, or placed by a split column.
 
-    `memory_limit` bounds DuckDB's memory in bytes while it works (see `bounded_memory`); the arrays come on top.
-    Raises InputError for a query that is empty, lacks columns or holds unusable values; OptionError for impossible
-    fractions; ResourceError and WorkspaceError when memory or the disk is exhausted; duckdb.Error as the query does.
+    `memory_limit` limits DuckDB's memory in bytes (see `bounded_memory`), not that of the arrays.
+    Raises InputError for a query that is empty, lacks columns or has unusable values; OptionError for invalid
+    fractions; ResourceError or WorkspaceError if memory or disk space is exhausted; the duckdb.Error of the query.
     """
     valid, test = holdout
     if not (valid >= 0 and test >= 0 and valid + test < 1):
@@ -154,7 +156,7 @@ def encode_triples(
 
 
 class _Ingest:
-    """One run of `encode_triples`: its temporary tables and what was counted."""
+    """One call of `encode_triples`: its temporary tables and counts."""
 
     def __init__(
         self, cursor: duckdb.DuckDBPyConnection, columns: dict[str, str], base: TripleBase | None, emit: Emit
@@ -207,8 +209,8 @@ class _Ingest:
             self.report.moved_to_train = keep_seen(triples, codes, *sizes, None if self.base is None else rows < 0)
         if self.base is not None and self.split is None and codes.all():
             raise InputError(
-                "every fact that is left was held out by an earlier version, so there is none to train on",
-                help="check the query, or start anew with CREATE OR REPLACE MODEL",
+                "all remaining facts were held out by an earlier version, so there is none to train on",
+                help="check the query, or start over with CREATE OR REPLACE MODEL",
             )
         splits = divide(triples, codes, self.report, covered=self.split is None and self.base is None)
         del triples, codes, rows
@@ -233,7 +235,7 @@ class _Ingest:
         )
 
     def materialise(self, sql: str) -> str:
-        """Run the query once, into the raw table; count and check its rows. Returns the fingerprint."""
+        """Run the query once, into the raw table, and count and check its rows. Returns the fingerprint."""
         keys = {name: self.relation_type if name == "relation" else self.entity_type for name in REQUIRED}
         parts = [f"{key_sql(str(find_column(self.columns, name)), type_)} AS {name}" for name, type_ in keys.items()]
         if self.split is not None:
@@ -289,7 +291,7 @@ class _Ingest:
         return " WHERE head IS NOT NULL AND relation IS NOT NULL AND tail IS NOT NULL"
 
     def number_keys(self) -> None:
-        """Make the dictionaries: distinct keys numbered in key order, from 0 or after those of the base."""
+        """Create the dictionaries: distinct keys, numbered in key order from 0 or after those of the base."""
         ends = " UNION ALL ".join(f"SELECT {end} AS key FROM {self.raw}{self.where}" for end in ("head", "tail"))
         links = f"SELECT relation AS key FROM {self.raw}{self.where}"
         for table, keys in (
@@ -305,9 +307,9 @@ class _Ingest:
         self.by_hash = all(keys == hashes for keys, hashes in counts)
 
     def ids(self, e_type: str, r_type: str) -> tuple[Triples, Codes, IdArray]:
-        """Translate keys to ids, ordered by (relation, head, tail, split), with the place of each fact in the base.
+        """Triples as ids and their split codes, ordered by (relation, head, tail, split), and positions in the base.
 
-        The place is -1 for new facts; without a base there are none. shape: [rows] each
+        The position of a new fact is -1; without a base, the array of positions is empty. shape: [rows] each
         """
         n = self.report.rows - self.report.null_rows
         code = "split" if self.split is not None else "0::UTINYINT"
@@ -353,7 +355,7 @@ class _Ingest:
         return Triples(heads, relations, tails), codes, rows
 
     def settle(self, rows: IdArray, codes: Codes) -> Codes:
-        """The codes with those of the base for the facts that it knows. shape: [n], [n] -> [n]"""
+        """The split codes; facts of the base keep theirs. shape: [n], [n] -> [n]"""
         assert self.base is not None
         settled = self.base.settle(rows, codes)
         if self.split is not None:
@@ -361,7 +363,7 @@ class _Ingest:
         return settled
 
     def count_vanished(self, triples: Triples, removed: dict[Split, Triples]) -> BoolArray:
-        """Count what the base knows and no fact holds any more; returns which entities are in a fact. shape: [E]"""
+        """Count keys and facts of the base that no longer occur; returns which entities occur in a fact. shape: [E]"""
         report = self.report
         entities, relations = seen(triples, report.entities, report.relations)
         report.removed = sum(map(len, removed.values()))
@@ -375,7 +377,7 @@ class _Ingest:
         return np.asarray(self.cursor.sql(query).fetchnumpy()["hash"])
 
     def store(self, table: str, key_type: str, id_type: str) -> IO[bytes]:
-        """The dictionary as a Parquet file without a name, which vanishes with the process."""
+        """The dictionary as an unnamed Parquet file, which disappears with the process."""
         with tempfile.TemporaryDirectory(prefix="graphlearn-") as folder:
             path = Path(folder) / "keys.parquet"
             write_dictionary(self.cursor, f"SELECT id::{id_type} AS id, key FROM {table}", key_type, path)

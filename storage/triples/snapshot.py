@@ -1,10 +1,10 @@
-"""What a model was trained on: id triples and the two dictionaries, as Parquet files anyone can query.
+"""The data that a model was trained on: id triples and two dictionaries, as Parquet files.
 
 entities.parquet   (id, key)   relations.parquet   (id, key)      sorted by id
 snapshot.parquet   (head, relation, tail, split, present)         sorted by split, relation, head, tail
 
-Facts of earlier versions that the input no longer holds follow at the end, `present` false: they keep their split for
-the case that they return.
+Facts of earlier versions that are no longer in the input follow at the end, with `present` = false, so that they keep
+their split if they return.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _ROWS = 1 << 20
 
 
 def write_snapshot(path: Path, splits: dict[Split, Triples], removed: dict[Split, Triples] | None = None) -> None:
-    """Write triples as one Parquet file. Raises WorkspaceError when the disk is full or not writable."""
+    """Write triples to a Parquet file. Raises WorkspaceError when the disk is full or not writable."""
     parts = [
         (split.code, present, found[split])
         for found, present in ((splits, True), (removed or {}, False))
@@ -62,9 +62,9 @@ def write_snapshot(path: Path, splits: dict[Split, Triples], removed: dict[Split
 
 
 def read_snapshot(folder: Path) -> dict[Split, Triples]:
-    """The triples a model was trained on, per split, in the order they were written; removed ones are left out.
+    """The triples of the current input by split, in stored order.
 
-    Raises ArtifactError when the file is missing or damaged.
+    Raises ArtifactError if the file is missing or damaged.
     """
     facts, codes, present = read_facts(folder)
     count = int(np.count_nonzero(present))
@@ -73,9 +73,9 @@ def read_snapshot(folder: Path) -> dict[Split, Triples]:
 
 
 def read_facts(folder: Path) -> tuple[Triples, Codes, BoolArray]:
-    """All triples of the snapshot with their split codes, and which are present. shape: [n] each
+    """All triples of the snapshot, their split codes, and whether they are present. shape: [n] each
 
-    Raises ArtifactError when the file is missing or damaged.
+    Raises ArtifactError if the file is missing or damaged.
     """
     path = folder / SNAPSHOT
     try:

@@ -1,7 +1,7 @@
-"""Duplicates, leaks and hold-out, settled on ids.
+"""Duplicates, leaks and hold-out, on ids.
 
-Everywhere here, triples are ordered by (relation, head, tail), and `codes` are split codes (0 train, 1 valid, 2 test)
-beside them. The functions count what they find in the report. shape: triples, codes: [n]
+In this file, triples are ordered by (relation, head, tail), and `codes` are their split codes (0 train, 1 valid, 2
+test). Functions that take a report add their counts to it. shape: triples, codes: [n]
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _BLOCK = 1 << 20
 
 
 def deduplicate(triples: Triples, codes: Codes, report: IngestReport) -> slice | IdArray:
-    """The first row of every run of equal triples. Runs must be ordered by code, so train goes before valid."""
+    """The first row of every run of equal triples. Within a run, rows must be ordered by code."""
     same = np.ones(len(triples) - 1, np.bool_)
     for column in (triples.heads, triples.tails, triples.relations):
         same &= column[1:] == column[:-1]
@@ -41,7 +41,7 @@ def deduplicate(triples: Triples, codes: Codes, report: IngestReport) -> slice |
 def hold_out(
     triples: Triples, entity_hash: Hashes, relation_hash: Hashes, holdout: tuple[float, float], seed: int
 ) -> Codes:
-    """Draw (valid, test) fractions by a hash of the triple's keys and the seed: the same triple, the same draw.
+    """Hold out (valid, test) fractions by a hash of keys and seed, so that the split depends on the triple alone.
 
     shape: entity_hash: [E], relation_hash: [R] -> [n]
     """
@@ -60,7 +60,7 @@ def hold_out(
 def keep_seen(
     triples: Triples, codes: Codes, n_entities: int, n_relations: int, movable: BoolArray | None = None
 ) -> int:
-    """Move held-out triples whose head, tail or relation train would lack to train, in place; returns how many.
+    """Move held-out triples whose head, tail or relation is missing in train there, in place; returns how many.
 
     `movable`: the triples that may be moved, None for all. shape: [n]
     """
@@ -73,9 +73,9 @@ def keep_seen(
 
 
 def divide(triples: Triples, codes: Codes, report: IngestReport, *, covered: bool) -> dict[Split, Triples]:
-    """The triples of each split, their order kept. Raises InputError when train would be empty.
+    """The triples of each split, in order. Raises InputError if train would be empty.
 
-    `covered`: train is known to hold every entity and relation, so none needs to be looked for.
+    `covered`: train is known to contain every entity and relation, so unseen ones need not be counted.
     """
     report.self_loops = int(np.count_nonzero(triples.heads == triples.tails))
     bounds = [0, *np.cumsum(np.bincount(codes, minlength=len(Split))).tolist()]
@@ -95,9 +95,9 @@ def divide(triples: Triples, codes: Codes, report: IngestReport, *, covered: boo
 def seen(
     triples: Triples, n_entities: int, n_relations: int, codes: Codes | None = None
 ) -> tuple[BoolArray, BoolArray]:
-    """Masks of the entities and relations that occur (with `codes`, in train). shape: [E], [R]"""
+    """Masks of the entities and relations that occur, with `codes` only in train. shape: [E], [R]"""
     entities, relations = np.zeros(n_entities, np.bool_), np.zeros(n_relations, np.bool_)
-    for start in range(0, len(triples), _BLOCK):  # blocks stay in the cache
+    for start in range(0, len(triples), _BLOCK):  # blocks fit in the cache
         part = triples[start : start + _BLOCK]
         if codes is not None:
             part = part[np.flatnonzero(codes[start : start + _BLOCK] == 0)]
@@ -108,7 +108,7 @@ def seen(
 
 
 def _mix(x: Hashes) -> Hashes:
-    """splitmix64's finaliser, element by element, modulo 2^64."""
+    """The finaliser of splitmix64, elementwise, modulo 2^64."""
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))

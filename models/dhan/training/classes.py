@@ -66,7 +66,7 @@ class ClassTraining(HeteroTraining):
             if self.single
             else "classes with a probability of at least 0.5, or the most probable one"
         )
-        self.protocol = f"macro and micro F1 of {what} over the labelled {task.type} of a part"
+        self.protocol = f"macro and micro F1 of {what} over the labelled {task.type} of a split"
         if not mlp:
             graph = with_knn(graph, task.type, options.knn, choose_device(options.device))
         super().__init__(graph, task, options, fitted, mlp=mlp)

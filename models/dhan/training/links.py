@@ -26,7 +26,7 @@ ROWS = 512
 
 
 def known_targets(relation: Relation, sources: int) -> KnownAnswers:
-    """The targets of each source in any part, and the source itself where it is of the same type."""
+    """The targets of each source in any split and, if it has the same type, the source itself."""
     src, dst = relation.src, relation.dst
     if relation.source == relation.target:
         own = np.arange(sources, dtype=dst.dtype)
@@ -75,7 +75,7 @@ class LinkTraining(PairTraining):
         n = options.candidates
         against = f"{min(n, self.targets - 1)} random {r.target}" if n else f"every {r.target}"
         self.protocol = (
-            f"each edge of a part (at most {MEASURED}, drawn with the seed) is ranked against {against}, other known "
+            f"each edge of a split (at most {MEASURED}, drawn with the seed) is ranked against {against}, other known "
             "targets of its source left out, ties at their mean rank; means over edges"
         )
 
@@ -143,7 +143,7 @@ class LinkTraining(PairTraining):
     def predict(
         self, nodes: IdArray | None = None, k: int = 10, exclude_known: bool = True
     ) -> tuple[IdArray, FloatArray]:
-        """The k best targets of each source and their scores; -1 where there are not so many. shape: [B] -> [B, k]"""
+        """The k best targets of each source and their scores, padded with -1. shape: [B] -> [B, k]"""
         ids = np.arange(self.counts[self.relation.source]) if nodes is None else np.asarray(nodes, np.int64)
         k = min(k, self.targets)
         found, best = np.full((len(ids), k), -1, np.int64), np.full((len(ids), k), -np.inf, np.float32)
@@ -160,7 +160,7 @@ class LinkTraining(PairTraining):
         return found, best
 
     def measured(self, split: Split) -> IdArray:
-        """Edges of a part that are measured."""
+        """The edges of a split that are evaluated."""
         edges = np.flatnonzero(self.split == split.code)
         if len(edges) > MEASURED:
             chosen = np.random.default_rng([self.options.seed, 7]).permutation(len(edges))[:MEASURED]
@@ -195,7 +195,7 @@ class LinkTraining(PairTraining):
         return np.asarray(draw <= np.partition(draw, n - 1, axis=1)[:, n - 1 : n])
 
     def score(self) -> float:
-        """Minus the MRR of the validation part, or of the train part without one."""
+        """Minus the MRR on the validation split or, if that is empty, on the train split."""
         split = Split.VALID if (self.split == Split.VALID.code).any() else Split.TRAIN
         return -self.evaluate(split)["mrr"]
 

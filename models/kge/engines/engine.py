@@ -46,7 +46,7 @@ class Engine(ABC):
 
     @property
     def embedding(self) -> Embedding:
-        """The model as it is now. It shares memory with the tables, until they grow."""
+        """The current model. It shares memory with the tables until they grow."""
         dense = {name: table.weights for name, table in self.dense.items()}
         return Embedding(self.scorer, self.entities.weights, self.relations.weights, dense, self.n_relations)
 

@@ -1,4 +1,4 @@
-"""Which scoring function a TYPE name stands for. Modules are imported when a name is asked for."""
+"""The scoring functions by TYPE name. Modules are imported when a scorer is requested."""
 
 from __future__ import annotations
 

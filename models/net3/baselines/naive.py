@@ -15,7 +15,7 @@ from graphlearn.types import FloatArray, IdArray
 
 
 def carry_forward(x: FloatArray, start: FloatArray) -> FloatArray:
-    """The last known value of each series at the end of the window, `start` where there is none.
+    """The last known value of each series at the end of the window, `start` if there is none.
 
     shape: [B, W, N...], [N...] -> [B, N...]
     """
@@ -27,7 +27,7 @@ def carry_forward(x: FloatArray, start: FloatArray) -> FloatArray:
 
 @dataclass(frozen=True)
 class LastValue:
-    """Every step ahead is the last known value in the window; the training mean where there is none."""
+    """Every step ahead is the last known value in the window or, if there is none, the training mean."""
 
     values: FloatArray
     scaler: Scaler

@@ -51,7 +51,7 @@ def pearson(
 
     Each series is first scaled to mean 0 and deviation 1 over its values in `train`, so that series of other modes in
     other units can be pooled; two nodes are compared over the cells that both observed. Edges have r > `threshold`
-    (|r| with `absolute`) and are no self-loops; with `top_k`, an edge must be among the k strongest of either end, so
+    (|r| with `absolute`) and are not self-loops; with `top_k`, an edge must be among the k strongest of either end, so
     the graph stays symmetric. Nodes with fewer than 3 common cells, or constant there, are not linked. One pass over
     the training values in blocks; about 100 bytes per pair, for 1,024 nodes with all others at a time.
 
