@@ -1,4 +1,4 @@
-"""The command line, as a person and as a script would use it."""
+"""The command line, as used by people and by scripts."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def write_toy(folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a job that has run; tests must leave its models alone."""
+    """A folder with a job that has run; tests must not change its models."""
     folder = tmp_path_factory.mktemp("home")
     write_toy(folder)
     before = Path.cwd()
@@ -114,7 +114,7 @@ def test_json_is_json_lines_and_nothing_else(fresh: Path) -> None:
     assert {row["split"] for row in records[-1]["rows"]} == {"valid", "test"}
 
 
-def test_tensorboard_files_stand_in_the_run_folder(home: Path) -> None:
+def test_tensorboard_files_are_in_the_run_folder(home: Path) -> None:
     pytest.importorskip("tensorboard")
     assert list((home / "kg.graphlearn" / "runs").glob("*/tensorboard/events.out.tfevents.*"))
 
@@ -141,7 +141,7 @@ def test_select_and_resume_choose_among_files(fresh: Path) -> None:
     assert "up to date" in run("run", "one.sql", "two.sql").stderr
 
 
-def test_a_file_that_is_not_there_makes_no_workspace(fresh: Path) -> None:
+def test_a_missing_file_creates_no_workspace(fresh: Path) -> None:
     assert run("run", "missing.sql").exit_code == 2
     assert not (fresh / "kg.duckdb").exists()
 
@@ -227,7 +227,7 @@ def test_several_errors_of_a_file_are_all_shown(capsys: pytest.CaptureFixture[st
 
 @pytest.fixture
 def stopped(fresh: Path) -> tuple[Path, str]:
-    """A folder where Ctrl-C has stopped a run after its first epoch, and what was said."""
+    """A folder in which Ctrl-C has stopped a run after its first epoch, and the output."""
     (fresh / "endless.sql").write_text(ENDLESS)
     command = [sys.executable, "-m", "graphlearn.cli", "run", "endless.sql", "--json", "--set", "dim=4"]
     with subprocess.Popen(command, cwd=fresh, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
@@ -274,7 +274,7 @@ def test_the_resume_command_is_what_was_typed(monkeypatch: pytest.MonkeyPatch, t
     assert running.resume_command(Path("nowhere"), None) == expected
 
 
-def test_a_run_that_was_begun_otherwise_is_offered_as_it_was_begun(stopped: tuple[Path, str]) -> None:
+def test_a_run_is_offered_with_the_command_that_started_it(stopped: tuple[Path, str]) -> None:
     folder, _ = stopped
     (run_id,) = (json.loads(line)["run"] for line in run("runs", "--json").stdout.splitlines())
     again = "run endless.sql --json --set dim=4 --resume " + run_id
@@ -286,20 +286,20 @@ def test_a_run_that_was_begun_otherwise_is_offered_as_it_was_begun(stopped: tupl
 
 
 def offered(*arguments: str) -> str:
-    """The command that a run offers before it begins."""
+    """The resume command that a run offers when it starts."""
     done = run(*arguments)
     assert done.exit_code == 0, done.output
     return next(line for line in done.stderr.splitlines() if "to continue it instead" in line)
 
 
-def test_why_a_run_failed_is_said_once(fresh: Path) -> None:
+def test_the_reason_of_a_failure_is_printed_once(fresh: Path) -> None:
     (fresh / "wild.sql").write_text(
         "CREATE MODEL wild TYPE transe OPTIONS (learning_rate = 1e38, epochs = 3) AS FROM 'toy.parquet';"
     )
     assert run("run", "wild.sql").stderr.count("learning_rate") == 1
 
 
-# asking
+# queries
 
 
 def test_query_prints_a_box(here: Path) -> None:
@@ -337,7 +337,7 @@ def test_query_answers_table_functions_and_system_tables(here: Path) -> None:
     answers = [json.loads(line) for line in done.stdout.splitlines()]
     assert [answer["rank"] for answer in answers] == [1, 2, 3]
     assert "kg.toy" in run("query", "SELECT model FROM models").stdout
-    assert run("query", "DROP MODEL IF EXISTS nobody").stdout == "model nobody: there is none\n"
+    assert run("query", "DROP MODEL IF EXISTS nobody").stdout == "model nobody does not exist\n"
 
 
 def test_query_reads_stdin(here: Path) -> None:
@@ -370,7 +370,7 @@ def test_query_needs_a_workspace(fresh: Path) -> None:
     done = run("query", "SELECT 1")
     assert done.exit_code == 2
     assert "workspace kg.duckdb does not exist" in done.stderr
-    assert not (fresh / "kg.duckdb").exists(), "asking makes no file"
+    assert not (fresh / "kg.duckdb").exists(), "a query creates no file"
     assert run("query", "SELECT 1", "--workspace", ":memory:").exit_code == 0
 
 
@@ -379,7 +379,7 @@ def test_query_needs_a_workspace(fresh: Path) -> None:
 
 @pytest.fixture
 def locked(here: Path) -> Iterator[Path]:
-    """The workspace, held by another process."""
+    """The workspace, opened by another process."""
     program = "import duckdb, sys; c = duckdb.connect('kg.duckdb'); print('ready', flush=True); sys.stdin.read()"
     with subprocess.Popen(
         [sys.executable, "-c", program], cwd=here, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -420,14 +420,14 @@ def test_a_query_that_changes_what_another_process_holds_is_refused(locked: Path
     assert done.stdout == ""
 
 
-def test_unknown_keys_are_said_on_stderr(here: Path) -> None:
+def test_unknown_keys_are_reported_on_stderr(here: Path) -> None:
     done = run("query", "SELECT rank FROM predict('kg.toy', (SELECT 'nobody' AS head, 'r1' AS relation))", "--csv")
     assert done.stdout == 'rank\n""\n'
     said = "predict: kg.toy has never seen a key of 1 of 1 questions ('nobody'); their rank and score are NULL"
     assert done.stderr == f"warning: {said}\n"
 
 
-def test_run_says_who_holds_the_database(locked: Path) -> None:
+def test_run_names_the_process_that_has_the_database_open(locked: Path) -> None:
     done = run("run", "job.sql", "--set", "path=toy.parquet")
     assert done.exit_code == 2
     assert "in use by process" in done.stderr
@@ -457,7 +457,7 @@ def test_show(here: Path) -> None:
     ("arguments", "message"),
     [(["kg.toi"], "did you mean: kg.toy"), (["kg.toy", "--version", "7"], "its versions: 1")],
 )
-def test_show_what_is_not_there(here: Path, arguments: list[str], message: str) -> None:
+def test_show_of_missing_models_and_versions(here: Path, arguments: list[str], message: str) -> None:
     done = run("show", *arguments)
     assert done.exit_code == 2
     assert message in done.stderr
@@ -474,7 +474,7 @@ def test_catalog_without_a_workspace(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert "no model is stored yet" in run("models", "-w", "other.duckdb").stderr
 
 
-def test_the_workspace_can_stand_in_the_environment(
+def test_the_workspace_can_be_set_in_the_environment(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -530,8 +530,8 @@ def test_output_without_unicode(here: Path, command: list[str]) -> None:
     assert done.stderr == b"", "nothing leaks at exit"
 
 
-def test_nothing_is_said_at_exit(here: Path) -> None:
-    """DuckDB's Python client complains about objects that are alive at exit."""
+def test_nothing_is_printed_at_exit(here: Path) -> None:
+    """DuckDB's Python client prints errors about objects that still exist at exit."""
     job = ["run", "job.sql", "-q", "--set", "path=toy.parquet"]
     for command in (["query", "FROM models"], ["query", "SELECT nope"], ["runs"], job):
         done = subprocess.run(

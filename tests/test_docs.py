@@ -1,4 +1,4 @@
-"""The pages under docs/ say what the code does."""
+"""The pages in docs/ agree with the code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Several processes in one workspace: they train at the same time, and query while others train."""
+"""Several processes in one workspace train at the same time, and run queries while others train."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ KEEP = "kept = connect('kg.duckdb', emit=silent)"
 
 @pytest.fixture
 def other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Peer]:
-    """A second process in the folder of a workspace, with `run(sql)`; whoever has to wait says so at once."""
+    """A second process in the folder of a workspace, with a function `run(sql)`; waiting is reported at once."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(locks, "_QUIET", 0.0)
     with duckdb.connect("kg.duckdb") as connection:
@@ -43,7 +43,7 @@ def other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Peer]:
 
 
 def training(act: Callable[[], object]) -> Callable[[Event], None]:
-    """An `emit` that acts once, when training begins."""
+    """An `emit` that calls `act` once, when training starts."""
     acts = [act]
 
     def emit(event: Event) -> None:
@@ -108,7 +108,7 @@ def test_a_model_is_stored_even_when_the_file_cannot_be_opened_again(
     with connect("kg.duckdb", emit=training(lambda: other.run(KEEP))) as session:
         with pytest.raises(WorkspaceError, match=f"kg.duckdb is in use by process {other.pid}") as caught:
             _ = session.run_file("job.sql") if as_file else session.sql(job)
-        assert caught.value.__notes__ == ["stored before that: m version 1"]
+        assert caught.value.__notes__ == ["already stored: m version 1"]
         assert len(ArtifactStore(session.workspace.folder).versions("m")) == 1
         other.run("kept.close()")
         assert session.connection.execute("SELECT count(*) FROM triples").fetchall() == [(12,)]

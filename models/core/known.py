@@ -64,7 +64,7 @@ class KnownAnswers:
         return rows, self.answers[np.repeat(start, count) + within]
 
     def contain(self, anchors: IdArray, relations: IdArray, answers: IdArray) -> BoolArray:
-        """Which answers are known ones of their queries. shape: [n] each -> [n]"""
+        """Whether each answer is a known answer of its query. shape: [n] each -> [n]"""
         keys = self.keys(anchors, relations)
         distinct: IdArray = np.unique(keys)
         rows, found = self.rows(distinct)

@@ -1,4 +1,4 @@
-"""What must hold of every model family. A subclass describes one; see tests/jobs/test_families.py."""
+"""The contract that every model family must meet. A subclass describes one family; see tests/jobs/test_families.py."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ EPOCHS = 4
 
 @dataclass(frozen=True)
 class Ask:
-    """A call of a table function: the SQL of its relation (None: it has none), its named arguments.
+    """A call of a table function: the SQL of its relation (None without a relation), its named arguments.
 
-    `unknown` is a relation with a key that the model has never seen.
+    `unknown`: a relation with a key unknown to the model.
     """
 
     function: str
@@ -50,7 +50,7 @@ class Ask:
 
 @dataclass(frozen=True)
 class Variant:
-    """Options of a model, and the calls that it answers. `inputs`: queries by role, those of the case by default."""
+    """Options of a model, and the calls that it answers. `inputs`: queries by role, by default those of the case."""
 
     options: str
     asks: tuple[Ask, ...]
@@ -58,21 +58,21 @@ class Variant:
 
 
 class FamilyCase:
-    """The contract of `Family`. `tables` makes the tables that the inputs read, in any order of rows."""
+    """The contract of `Family`. `tables`: SQL that creates the tables that the inputs read."""
 
     name: ClassVar[str]
     tables: ClassVar[str]
     inputs: ClassVar[Mapping[str, str]]
     variants: ClassVar[Mapping[str, Variant]]
 
-    # what a case is made of
+    # the parts of a case
 
     @property
     def family(self) -> Family:
         return family(self.name)
 
     def statement(self, variant: str, *, force: bool = False, model: str = "m") -> str:
-        """CREATE MODEL with a variant's options."""
+        """CREATE MODEL with the options of a variant."""
         chosen = self.variants[variant]
         inputs = chosen.inputs or self.inputs
         query = next(iter(inputs.values())) if len(inputs) == 1 else None
@@ -99,7 +99,7 @@ class FamilyCase:
     @pytest.fixture(scope="class")
     @classmethod
     def trained(cls, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
-        """A session with a model of each variant, named after it."""
+        """A session with a model for each variant, named after it."""
         case = cls()
         with case.open(tmp_path_factory.mktemp(cls.name)) as session:
             for variant in cls.variants:
@@ -108,7 +108,7 @@ class FamilyCase:
 
     @pytest.fixture
     def variant(self) -> str:
-        """The variant that tests use which need only one."""
+        """The variant for tests that need only one."""
         return next(iter(self.variants))
 
     def artifact(self, session: Session, model: str) -> Artifact:
@@ -127,7 +127,7 @@ class FamilyCase:
         with pytest.raises(OptionError):
             kind.options_type(epochs=0)
 
-    def test_every_function_is_asked_and_every_option_is_documented(self) -> None:
+    def test_every_function_is_called_and_every_option_is_documented(self) -> None:
         asked = {ask.function for variant in self.variants.values() for ask in variant.asks}
         assert asked == set(self.family.functions)
         page = runpy.run_path(str(ROOT / "docs" / "make_options.py"))
@@ -152,7 +152,7 @@ class FamilyCase:
             create_model(session.workspace, request, emit=lambda _: None, sizes=sizes, cursor=session.connection)
             assert {role: scans.taken() for role, scans in counted.items()} == {r: (1, n) for r, n in rows.items()}
 
-    def test_a_plan_is_pure_and_its_tasks_can_be_sent(self, tmp_path: Path, variant: str) -> None:
+    def test_a_plan_is_pure_and_its_tasks_can_be_pickled(self, tmp_path: Path, variant: str) -> None:
         with self.open(tmp_path) as session:
             request = self.request(session, variant)
             sizes = pickle.loads(pickle.dumps(measure(session.connection, request)))
@@ -164,7 +164,7 @@ class FamilyCase:
             sent = pickle.loads(pickle.dumps(operator.task))
             assert (type(sent), vars(sent)) == (type(operator.task), vars(operator.task))
             assert set(operator.inputs) <= {name for other in plan.operators for name in other.outputs}
-        assert [o.name for o in plan.operators if not o.needs.driver], "something can run elsewhere"
+        assert [o.name for o in plan.operators if not o.needs.driver], "some task can run in another process"
         assert all(set(o.needs.devices) <= {"cpu", "cuda"} and o.needs.workers >= 1 for o in plan.operators)
         assert all(o.needs.memory == o.estimate.memory for o in plan.operators)
         assert plan.operators[-1].needs.workspace
@@ -178,8 +178,8 @@ class FamilyCase:
 
     # running
 
-    def test_tasks_run_in_processes_of_their_own(self, tmp_path: Path, variant: str) -> None:
-        """The same numbers as in this process, and the same events."""
+    def test_tasks_run_in_separate_processes(self, tmp_path: Path, variant: str) -> None:
+        """They give the same numbers and events as in this process."""
         results, logs = [], []
         for executor in (None, spawned):
             events: list[Event] = []
@@ -197,7 +197,7 @@ class FamilyCase:
 
     @staticmethod
     def said(event: Event) -> Any:
-        """What an event says that does not depend on the time; None for the others."""
+        """The content of an event, without times; None for events that depend on time."""
         match event:
             case Step():
                 return ("step", event.epoch, event.step, event.loss) if event.epoch_done else None
@@ -210,7 +210,7 @@ class FamilyCase:
             case _:
                 return None
 
-    def test_a_run_that_was_stopped_ends_with_the_same_numbers(self, tmp_path: Path, variant: str) -> None:
+    def test_a_resumed_run_ends_with_the_same_numbers(self, tmp_path: Path, variant: str) -> None:
         (tmp_path / "whole").mkdir()
         (tmp_path / "stopped").mkdir()
         with self.open(tmp_path / "whole") as session:
@@ -250,7 +250,7 @@ class FamilyCase:
                 found.append((manifest["fingerprint"], manifest["metrics"], manifest["files"]["weights.safetensors"]))
         assert found[0] == found[1]
 
-    def test_unchanged_it_is_not_trained_again_and_changed_it_is(self, tmp_path: Path, variant: str) -> None:
+    def test_only_a_changed_model_is_trained_again(self, tmp_path: Path, variant: str) -> None:
         events: list[Event] = []
         with self.open(tmp_path, events.append) as session:
             session.sql(self.statement(variant))
@@ -262,8 +262,8 @@ class FamilyCase:
 
     # answers
 
-    def test_answers_have_the_columns_that_were_predicted(self, tmp_path: Path, trained: Session) -> None:
-        """A file can use a model that it creates itself: its answers bind before there is any."""
+    def test_answers_have_the_predicted_columns(self, tmp_path: Path, trained: Session) -> None:
+        """A file can use a model that it creates: calls bind before the model exists."""
         with self.open(tmp_path) as session:
             binder = session._binder
             for model, variant in self.variants.items():
@@ -285,7 +285,7 @@ class FamilyCase:
 
     @staticmethod
     def named(session: Session, ask: Ask) -> dict[str, Any]:
-        """The named arguments as values."""
+        """The named arguments as Python values."""
         return {
             name: session.connection.execute(f"SELECT {value}").fetchall()[0][0] for name, value in ask.named.items()
         }
@@ -297,7 +297,7 @@ class FamilyCase:
                 assert rows, ask
                 assert rows == trained.sql(ask.sql(model, ask.relation)).fetchall(), "twice the same"  # type: ignore[union-attr]
 
-    def test_unknown_keys_are_answered_with_null_and_said(self, trained: Session) -> None:
+    def test_unknown_keys_are_answered_with_null_and_reported(self, trained: Session) -> None:
         asked = 0
         for model, variant in self.variants.items():
             for ask in variant.asks:
@@ -314,14 +314,14 @@ class FamilyCase:
                 assert all(None in row for row in rows), ask
         assert asked or not any(function.argument != "none" for function in self.family.functions.values())
 
-    def test_functions_and_arguments_it_lacks_are_named(self, trained: Session, variant: str) -> None:
+    def test_unknown_functions_and_arguments_are_named(self, trained: Session, variant: str) -> None:
         for ask in self.variants[variant].asks:
             with pytest.raises(OptionError, match='has no argument "nothing"'):
                 trained.sql(Ask(ask.function, ask.relation, {"nothing": "1"}).sql(variant, ask.relation))
             with pytest.raises(UserError, match="has no version 99"):
                 trained.sql(Ask(ask.function, ask.relation, {"version": "99"}).sql(variant, ask.relation))
 
-    # what is shown
+    # display
 
     def test_every_metric_is_measured_by_a_variant_and_listed(self, trained: Session) -> None:
         measured: set[str] = set()

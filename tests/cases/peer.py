@@ -1,4 +1,4 @@
-"""A second process that a test leads step by step, so that nothing has to wait for a time."""
+"""A second process that a test controls step by step, without sleeping."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ for line in sys.stdin:
 
 
 class Peer:
-    """Runs pieces of Python in a process of its own; what they assign to `answer` comes back."""
+    """Runs pieces of Python in another process and returns what they assign to `answer`."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self.pid = process.pid
         self._process = process
 
     def begin(self, code: str) -> None:
-        """Start a piece without waiting for its end."""
+        """Start a piece without waiting for it."""
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(code) + "\n")
         self._process.stdin.flush()
 
     def end(self) -> Any:
-        """The answer of the piece that was begun. Raises RuntimeError with the error it ended in."""
+        """Wait for the piece that was started and return its answer. Raises RuntimeError with its error."""
         assert self._process.stdout is not None
         said = json.loads(self._process.stdout.readline())
         if "error" in said:
@@ -57,7 +57,7 @@ class Peer:
 
 @contextmanager
 def peer(start: str = "") -> Iterator[Peer]:
-    """A process that has run `start`; it is killed at the end of the block."""
+    """A process that has run `start`. It is killed at the end of the block."""
     with subprocess.Popen(
         [sys.executable, "-c", _PROGRAM], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:

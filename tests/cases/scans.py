@@ -9,10 +9,10 @@ import pyarrow as pa
 
 
 class CountedScans:
-    """A table to be registered as a view. `scans` counts the scans that read from it, `rows` the rows they read.
+    """A table to be registered as a view. `scans` counts the scans that read from it, `rows` the rows that they read.
 
-    DuckDB asks for the stream to learn the schema, too, so a scan counts from its first batch. A stream has all columns
-    and all rows whatever the query selects: projections and filters do not hide a scan.
+    DuckDB also opens the stream to read its schema, so a scan is counted at its first batch. The stream contains all
+    columns and rows whatever the query selects, so that projections and filters do not hide a scan.
     """
 
     def __init__(self, table: pa.Table, batch: int = 64) -> None:
@@ -36,7 +36,7 @@ class CountedScans:
 
 
 def count_scans(cursor: duckdb.DuckDBPyConnection, name: str, sql: str) -> CountedScans:
-    """The rows of a query as a view of that name that counts its scans."""
+    """Create a view with the rows of a query that counts its scans."""
     counted = CountedScans(cursor.sql(sql).to_arrow_table())
     cursor.register(name, counted)
     return counted

@@ -1,4 +1,4 @@
-"""An executor that runs every task which does not need the driver in a process of its own, as a cluster would."""
+"""An executor that runs every task that does not need the driver in a separate process, as a cluster would."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from graphlearn.jobs.execute import Context, run_here
 
 
 def spawned(operator: Operator, data: Data, context: Context) -> Data:
-    """The outputs of the task, which travels with its inputs as bytes; its events come back as they happen."""
+    """The outputs of the task, which is pickled with its inputs; events are passed on as they occur."""
     if operator.needs.driver:
         return run_here(operator, data, context)
     here, there = get_context("spawn").Pipe()

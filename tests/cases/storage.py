@@ -1,4 +1,4 @@
-"""Ways to break a disk or a process that the storage tests share."""
+"""Shared by storage tests: simulated failures of disks and processes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from typing import Any
 
 @contextmanager
 def limited_file_size(size: int) -> Iterator[None]:
-    """Inside the block no file may grow beyond `size` bytes: what a full disk does, without filling one."""
+    """Inside the block, no file can grow beyond `size` bytes, which simulates a full disk."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
@@ -29,7 +29,7 @@ def limited_file_size(size: int) -> Iterator[None]:
 
 
 def write_format_1(models: Path, model: str) -> Path:
-    """A version as the first stored format had it: a manifest without a digest of its own, one file."""
+    """A version in the first stored format: one file, and a manifest without its own digest."""
     folder = models / model / "1"
     folder.mkdir(parents=True)
     (folder / "weights.safetensors").write_bytes(b"weights")
@@ -44,7 +44,7 @@ _TOUCHES_DISK = {"open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.t
 
 
 def die_at(step: int, work: Callable[[], Any]) -> bool:
-    """Do the work in a child that kills itself with SIGKILL before its `step`-th file operation; False once it ends."""
+    """Do the work in a child that is killed before its `step`-th file operation; False if it finishes earlier."""
     child = os.fork()
     if child == 0:
         try:
@@ -70,7 +70,7 @@ def die_at(step: int, work: Callable[[], Any]) -> bool:
 
 @contextmanager
 def in_child(hold: Callable[[], Any]) -> Iterator[int]:
-    """Run `hold` in a child process, which then waits, keeping what it made, until the end of the block; its pid."""
+    """Run `hold` in a child process, which keeps the result until the end of the block; yields its pid."""
     ready, done = os.pipe(), os.pipe()
     child = os.fork()
     if child == 0:

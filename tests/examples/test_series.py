@@ -1,4 +1,4 @@
-"""The examples of series: the generator of the small one, and that all of them are jobs that can start."""
+"""The examples of time series: the generator of the small one works, and all jobs can start."""
 
 from __future__ import annotations
 

@@ -160,7 +160,7 @@ def test_interrupt_saves_and_names_the_run(tmp_path: Path, undisturbed: tuple[di
         assert run is not None
         assert f"--resume {run}" in str(caught.value.help)
         assert list_runs(w.folder)[0]["status"] == "interrupted"
-        # checkpoint_seconds is part of the job, so the run resumes with the job it was
+        # checkpoint_seconds is part of the job's definition, so it must be the same when the run resumes
         create_model(w, request(**options), emit=silent, resume=run)
     assert outcome(tmp_path)[:2] == undisturbed[:2]
 
@@ -172,13 +172,13 @@ def test_result_and_events(tmp_path: Path) -> None:
         assert (result.version, result.status, result.family) == (1, "done", "complex")
         assert 0 < result.metrics["mrr"] <= 1
         assert create_model(w, request(seed=1), emit=silent).version == 2
-    assert sum(isinstance(e, Evaluated) for e in events) == 4  # twice while training, valid and test at the end
+    assert sum(isinstance(e, Evaluated) for e in events) == 4  # twice during training, valid and test at the end
     finished = events[-1]
     assert isinstance(finished, JobFinished)
     assert finished.metrics == result.metrics
 
 
-def test_fingerprint_sees_options_and_rows_but_not_their_order(tmp_path: Path) -> None:
+def test_the_fingerprint_depends_on_options_and_rows_but_not_their_order(tmp_path: Path) -> None:
     with workspace(tmp_path) as w:
         c = w.cursor()
         same = fingerprint(c, request())
@@ -249,7 +249,7 @@ def test_unusable_inputs(tmp_path: Path, sql: str, message: str) -> None:
     ],
     ids=["one triple", "self-loops", "integers", "one relation", "unicode", "10 MB keys", "only in test"],
 )
-def test_strange_graphs_train(tmp_path: Path, sql: str) -> None:
+def test_unusual_graphs_train(tmp_path: Path, sql: str) -> None:
     with workspace(tmp_path) as w:
         result = create_model(w, request(sql=sql, epochs=2), emit=silent)
         assert result.version == 1
@@ -307,7 +307,7 @@ def test_without_held_out_triples_there_are_no_metrics(tmp_path: Path) -> None:
     assert result.metrics == {}
 
 
-def test_cuda_without_a_gpu_is_one_clear_error(tmp_path: Path) -> None:
+def test_cuda_without_a_gpu_gives_one_clear_error(tmp_path: Path) -> None:
     import torch
 
     if torch.cuda.is_available():

@@ -1,4 +1,4 @@
-"""Every family under the contract of cases/family.py, the one of the tutorial in CONTRIBUTING.md too."""
+"""Every family meets the contract in cases/family.py, including the one in the tutorial in CONTRIBUTING.md."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def tutorial_code() -> str:
 
 @contextmanager
 def tutorial(folder: Path) -> Iterator[None]:
-    """The tutorial's code as an installed module, its family registered."""
+    """The tutorial's code as an installed module with its family registered."""
     path = folder / "mean_family.py"
     path.write_text(tutorial_code(), encoding="utf-8")
     spec = spec_from_file_location("mean_family", path)
@@ -136,7 +136,7 @@ def tutorial(folder: Path) -> Iterator[None]:
     assert spec.loader is not None
     module = sys.modules["mean_family"] = module_from_spec(spec)
     spec.loader.exec_module(module)
-    sys.path.insert(0, str(folder))  # for the processes that tasks are sent to
+    sys.path.insert(0, str(folder))  # for the processes in which tasks run
     try:
         with registered(module.MeanFamily):
             yield
@@ -146,7 +146,7 @@ def tutorial(folder: Path) -> Iterator[None]:
 
 
 class TestTutorial(FamilyCase):
-    """The family of CONTRIBUTING.md, which no other file knows."""
+    """The family in CONTRIBUTING.md, which no other file mentions."""
 
     name = "mean"
     tables = "CREATE TABLE readings AS SELECT 'k' || i % 7 AS key, i % 7 + (i % 5) / 10 AS value FROM range(200) t(i)"
@@ -166,7 +166,7 @@ class TestTutorial(FamilyCase):
     def test_its_code_is_short(self) -> None:
         assert sum(bool(line.strip()) for line in tutorial_code().splitlines()) < 80
 
-    def test_nothing_else_knows_it(self) -> None:
+    def test_no_other_file_mentions_it(self) -> None:
         sources = [p for top in ("graphlearn", "jobs", "models", "storage") for p in Path(ROOT / top).rglob("*.py")]
         assert sources
         assert not [p for p in sources if "mean_family" in p.read_text(encoding="utf-8")]

@@ -165,6 +165,6 @@ def test_errors_do_not_stay_json(connection: duckdb.DuckDBPyConnection) -> None:
 
 
 @pytest.mark.parametrize("hint", [int, float, bool, str, Literal["a"], tuple[int, ...], int | str, dict[str, int]])
-def test_null_needs_permission(hint: Any) -> None:
+def test_null_is_accepted_only_by_optional_fields(hint: Any) -> None:
     with pytest.raises(ValueError, match=r"\w+"):
         convert(None, hint)

@@ -1,4 +1,4 @@
-"""Stored models: whole or absent, verified, named as DuckDB names things."""
+"""Stored models: complete or absent, verified, with names compared as in DuckDB."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_staged_files_vanish_unless_committed(store: ArtifactStore) -> None:
             staged.commit({})
 
 
-def test_two_stages_at_once_get_versions_of_their_own(store: ArtifactStore) -> None:
+def test_two_stages_at_once_get_different_versions(store: ArtifactStore) -> None:
     with store.stage("m") as first, store.stage("m") as second:
         (first.path / "x").write_text("first")
         (second.path / "x").write_text("second")
@@ -88,7 +88,7 @@ def test_two_stages_at_once_get_versions_of_their_own(store: ArtifactStore) -> N
 
 
 @given(st.lists(st.text(min_size=1, max_size=60).filter(lambda name: "\0" not in name), min_size=2, max_size=2))
-def test_models_share_a_folder_only_when_duckdb_takes_them_for_one(names: list[str]) -> None:
+def test_models_share_a_folder_only_if_duckdb_considers_their_names_equal(names: list[str]) -> None:
     folders = [folder_name(name) for name in names]
     fold = [artifacts.fold(name) for name in names]
     assert (folders[0] == folders[1]) == (fold[0] == fold[1])
@@ -205,7 +205,7 @@ def test_a_damaged_model_is_named_and_the_others_stay(store: ArtifactStore, harm
     assert store.load("other").damage is None
     listed = {a.model: a.damage for a in store.models()}
     assert listed["other"] is None
-    # a list looks at sizes; that bytes have changed in place is seen when the model is used
+    # lists check only sizes; bytes changed in place are detected when the model is used
     assert (listed["kg.medical"] is None) == message.startswith("weights.bin has changed")
     assert put(store) == 3
     assert store.load("kg.medical").version == 3
@@ -272,7 +272,7 @@ def test_a_full_disk_changes_nothing(store: ArtifactStore, size: int) -> None:
     assert store.load("kg.medical").version == 1
     assert left_over(store) == []
     with limited_file_size(0):
-        store.drop("kg.medical")  # dropping models is how one makes room
+        store.drop("kg.medical")  # dropping models must work, because it frees space
     assert store.models() == []
 
 
@@ -326,7 +326,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(folder)], check=True)
 
 
-def test_a_disk_that_is_really_full_then_read_only(small_disk: Path) -> None:
+def test_a_full_and_then_read_only_file_system(small_disk: Path) -> None:
     store = ArtifactStore(small_disk / "kg.graphlearn")
     put(store)
     with pytest.raises(WorkspaceError, match="the disk is full"):
@@ -353,7 +353,7 @@ def test_a_disk_that_is_really_full_then_read_only(small_disk: Path) -> None:
 
 @pytest.mark.parametrize("what", ["first", "second", "drop", "prune"])
 def test_killed_at_any_file_operation(tmp_path: Path, what: str) -> None:
-    """After SIGKILL before the n-th file operation, for every n: the old state or the new, and later no rest."""
+    """After SIGKILL before the n-th file operation, for every n: the old or new state, and no lasting leftovers."""
 
     def change() -> None:
         store = ArtifactStore(tmp_path / str(step))
@@ -413,7 +413,7 @@ def test_an_older_version_becomes_current_again(store: ArtifactStore) -> None:
     put(store)
     put(store, content=b"better")
     left = store.folder / "kg.medical" / "2" / "model.json"
-    left.write_text('{"model": "kg.medical", "current": 2}')  # as a crash between the two renames leaves it
+    left.write_text('{"model": "kg.medical", "current": 2}')  # the state after a crash between the two renames
     assert store.make_current("KG.medical", 1).version == 1
     assert (store.current("kg.medical").version, store.load("kg.medical").version) == (1, 1)
     assert [a.version for a in store.versions("kg.medical")] == [1, 2]

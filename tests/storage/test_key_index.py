@@ -1,4 +1,4 @@
-"""Keys to ids without joins, against the join of SQL, for keys and questions of every type."""
+"""The index of keys compared with a SQL join, for keys and questions of every type."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def cursor() -> Iterator[duckdb.DuckDBPyConnection]:
 
 
 def store(cursor: duckdb.DuckDBPyConnection, path: Path, type_name: str, texts: list[str]) -> Dictionary:
-    """A dictionary of the texts that are keys of the type."""
+    """A dictionary of those texts that are valid keys of the type."""
     cursor.register("texts", pa.table({"text": texts}))
     given = f"SELECT TRY_CAST(text AS {type_name}) AS given FROM texts"
     real = " AND NOT isnan(given)" if type_name in ("FLOAT", "DOUBLE") else ""
@@ -54,13 +54,13 @@ def store(cursor: duckdb.DuckDBPyConnection, path: Path, type_name: str, texts: 
 
 
 def ask(cursor: duckdb.DuckDBPyConnection, type_name: str, texts: list[str]) -> pa.ChunkedArray:
-    """The texts as questions of a type, NULL where they are none."""
+    """The texts as questions of a type, NULL where they are not valid."""
     cursor.register("texts", pa.table({"text": texts}))
     return cursor.sql(f"SELECT TRY_CAST(text AS {type_name}) AS key FROM texts").to_arrow_table().column("key")
 
 
 def joined(cursor: duckdb.DuckDBPyConnection, dictionary: Dictionary, keys: pa.ChunkedArray) -> list[int]:
-    """What a join finds."""
+    """The ids that a join finds."""
     cursor.register("asked", pa.table({"row": range(len(keys)), "key": keys}))
     kind = cursor.execute("DESCRIBE asked").fetchall()[1][1]
     equal = f"d.key = TRY_CAST(a.key AS {dictionary.type})"
@@ -138,7 +138,7 @@ def test_text_of_every_arrow_form(
 
 
 @pytest.mark.parametrize("keys", [pa.array([], pa.string()), pa.nulls(3), pa.nulls(2, pa.string())])
-def test_nothing_is_asked(cursor: duckdb.DuckDBPyConnection, tmp_path: Path, keys: pa.Array) -> None:
+def test_no_keys(cursor: duckdb.DuckDBPyConnection, tmp_path: Path, keys: pa.Array) -> None:
     dictionary = store(cursor, tmp_path / "keys.parquet", "INTEGER", ["1"])
     assert dictionary.ids(keys).tolist() == [-1] * len(keys)
 
@@ -152,9 +152,7 @@ def test_stamps_are_cast_in_the_time_zone_of_the_session(cursor: duckdb.DuckDBPy
     assert dictionary.ids(local).tolist() == joined(cursor, dictionary, pa.chunked_array([local]))
 
 
-def test_threads_ask_at_once_and_a_closed_index_is_built_again(
-    cursor: duckdb.DuckDBPyConnection, tmp_path: Path
-) -> None:
+def test_concurrent_lookups_and_rebuilding_a_closed_index(cursor: duckdb.DuckDBPyConnection, tmp_path: Path) -> None:
     dictionary = store(cursor, tmp_path / "keys.parquet", "INTEGER", [str(n) for n in range(2000)])
     start, wrong = threading.Barrier(8), []
 

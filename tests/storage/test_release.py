@@ -1,4 +1,4 @@
-"""One workspace, several processes: files released and taken back, and who waits for whom."""
+"""Several processes in one workspace: releasing and reopening the file, and waiting for each other."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ RELEASE = "released = mine.released(); released.__enter__()"
 
 @pytest.fixture
 def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A database file with a table t of one row; whoever has to wait says so at once."""
+    """A database file with a table t of one row; waiting is reported at once."""
     monkeypatch.setattr(locks, "_QUIET", 0.0)
     with duckdb.connect(str(tmp_path / "kg.duckdb")) as connection:
         connection.execute("CREATE TABLE t AS SELECT 1 AS x")
@@ -32,7 +32,7 @@ def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def other(path: Path) -> Iterator[Peer]:
-    """A second process, with `open(**options)` for the same workspace."""
+    """A second process with a function `open(**options)` for the same workspace."""
     with peer(f"{OPEN}\ndef open(**options): return Workspace.open({str(path)!r}, **options)") as started:
         yield started
 
@@ -123,7 +123,7 @@ def test_a_file_that_something_depends_on_stays_open(path: Path, other: Peer, de
 
 def test_rows_that_another_cursor_has_not_read_are_named(path: Path) -> None:
     with Workspace.open(path) as opened:
-        cursor = opened.connection.cursor()  # one that the workspace does not know
+        cursor = opened.connection.cursor()  # a cursor unknown to the workspace
         with opened.released():
             pass
         cursor.execute("FROM t, range(100000)")
@@ -168,7 +168,7 @@ def test_any_file_name(tmp_path: Path, stem: str) -> None:
 # --- the same file twice in a process -----------------------------------------------------------------------------
 
 
-def test_two_sessions_of_one_process_share_tables_but_nothing_of_their_own(path: Path, other: Peer) -> None:
+def test_two_sessions_of_one_process_share_tables_but_no_session_state(path: Path, other: Peer) -> None:
     with Workspace.open(path) as first, Workspace.open(path.parent / "." / "kg.duckdb") as second:
         first.connection.execute("CREATE TEMP TABLE mine AS SELECT 1; SET VARIABLE v = 1; INSERT INTO t VALUES (2)")
         first.connection.register("frame", pa.table({"f": [9]}))
@@ -232,7 +232,7 @@ def test_next_to_a_plain_connection_of_the_process(path: Path) -> None:
 # --- waiting ------------------------------------------------------------------------------------------------------
 
 
-def test_a_process_waits_for_the_file_and_says_for_whom(path: Path, other: Peer) -> None:
+def test_a_process_waits_for_the_file_and_names_the_holder(path: Path, other: Peer) -> None:
     other.run("mine = open(); mine.connection.execute('INSERT INTO t VALUES (2)')")
     said: list[str] = []
 
@@ -255,7 +255,7 @@ def test_after_a_release_the_next_use_waits(path: Path, other: Peer) -> None:
         other.end()
 
 
-def test_waiting_has_an_end(path: Path, other: Peer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_waiting_times_out(path: Path, other: Peer, monkeypatch: pytest.MonkeyPatch) -> None:
     with Workspace.open(path) as opened:
         with opened.released():
             other.run("mine = open()")
@@ -302,7 +302,7 @@ def test_other_programs_are_not_waited_for(path: Path, other: Peer) -> None:
     assert not (path.parent / "kg.graphlearn").exists()
 
 
-def test_a_folder_without_locks_or_write_access_is_no_obstacle(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_opens_in_a_folder_without_locks_or_write_access(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise OSError("no locks here")
 
@@ -317,7 +317,7 @@ def test_a_folder_without_locks_or_write_access_is_no_obstacle(path: Path, monke
 
 
 @pytest.mark.parametrize("where", ["", "released()", "training('m')", "writing()"])
-def test_a_killed_process_leaves_everything_free(path: Path, other: Peer, where: str) -> None:
+def test_a_killed_process_releases_all_locks(path: Path, other: Peer, where: str) -> None:
     other.run("mine = open(); mine.connection.execute('INSERT INTO t VALUES (2)')")
     if where:
         other.run(f"held = mine.{where}; held.__enter__()")

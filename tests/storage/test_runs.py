@@ -1,4 +1,4 @@
-"""Run folders: readable while they grow and after any crash."""
+"""Run folders: readable during a run and after any crash."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_a_run_from_start_to_end(tmp_path: Path) -> None:
     assert run.info()["status"] == "done"
 
 
-def test_runs_of_one_second_have_ids_of_their_own(tmp_path: Path) -> None:
+def test_runs_in_the_same_second_have_different_ids(tmp_path: Path) -> None:
     runs = [create(tmp_path, name) for name in ("m", "m", "m", "a/b", "日本" * 60)]
     assert len({run.id for run in runs}) == 5
     started = [info["started_at"] for info in list_runs(tmp_path)]

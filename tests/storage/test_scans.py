@@ -1,4 +1,4 @@
-"""The counter of scans that other tests rely on."""
+"""The counter of scans, which other tests rely on."""
 
 from __future__ import annotations
 

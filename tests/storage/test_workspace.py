@@ -1,4 +1,4 @@
-"""Workspaces: opening, locking, closing, and every way the disk can say no."""
+"""Workspaces: opening, locking, closing, and failures of the disk."""
 
 from __future__ import annotations
 
@@ -129,14 +129,14 @@ def test_what_cannot_be_opened_says_why(tmp_path: Path) -> None:
             Workspace.open(path, read_only=read_only)
         assert caught.value.message.startswith(message)
         assert caught.value.help
-    with pytest.raises(WorkspaceError, match="in memory cannot be read-only"):
+    with pytest.raises(WorkspaceError, match="in-memory workspace cannot be read-only"):
         Workspace.open(read_only=True)
 
 
 # --- the writer lock ----------------------------------------------------------------------------------------------
 
 
-def test_a_second_writing_process_is_refused_and_told_whom_to_wait_for(tmp_path: Path) -> None:
+def test_a_second_writer_is_refused_and_the_first_is_named(tmp_path: Path) -> None:
     folder = tmp_path / "kg.graphlearn"
     folder.mkdir()
 
@@ -150,7 +150,7 @@ def test_a_second_writing_process_is_refused_and_told_whom_to_wait_for(tmp_path:
             with pytest.raises(WorkspaceError, match=f"process {pid} is writing to {folder} since 20") as caught:
                 workspace.writing(patience=0).__enter__()
             assert caught.value.help == f"wait until it ends, or stop it: kill {pid}"
-        with workspace.writing():  # the holder is gone, and with it the lock
+        with workspace.writing():  # the holder has ended, which releases the lock
             assert holder_of(folder / "lock")["pid"] == os.getpid()
 
 
@@ -205,7 +205,7 @@ def test_forked_children_do_not_keep_a_lock(tmp_path: Path) -> None:
     assert is_free(tmp_path / "never")
 
 
-def test_staging_removes_what_the_dead_left(tmp_path: Path) -> None:
+def test_staging_removes_the_files_of_dead_processes(tmp_path: Path) -> None:
     staging = Staging(tmp_path / "staging")
     names: list[str] = []
 
@@ -221,7 +221,7 @@ def test_staging_removes_what_the_dead_left(tmp_path: Path) -> None:
         names.append((tmp_path / "name").read_text())
         with staging.claim() as mine:
             mine.mkdir()
-            assert (staging.folder / names[0] / "half").exists()  # its process lives
+            assert (staging.folder / names[0] / "half").exists()  # its process is running
         assert not mine.exists()
     with staging.claim():
         assert not (staging.folder / names[0]).exists()
@@ -263,6 +263,6 @@ def test_json_files_are_replaced_whole(tmp_path: Path, monkeypatch: pytest.Monke
         (ValueError("x"), ValueError, "x"),
     ],
 )
-def test_failures_of_the_disk_are_told_apart(error: Exception, kind: type[BaseException], message: str | None) -> None:
+def test_disk_failures_are_distinguished(error: Exception, kind: type[BaseException], message: str | None) -> None:
     with pytest.raises(kind, match=message), disk_errors("here"):
         raise error

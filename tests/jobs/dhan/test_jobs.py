@@ -1,4 +1,4 @@
-"""TYPE dhan from SQL: what its functions answer, what it refuses, its plan, resume; its metrics against SQL."""
+"""TYPE dhan in SQL: answers, errors, plan and resuming; its metrics are compared with SQL."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ ROLES = ", ".join([PAPER, AUTHOR, WRITES, SUBJECT])
 
 
 def model(options: str = "target = 'area'", roles: str = ROLES, name: str = "m") -> str:
-    """CREATE MODEL with small options, where none are given."""
+    """CREATE MODEL with small default options."""
     given = {part.partition("=")[0].strip() for part in options.split(", ")}
     rest = [part for part in SMALL.split(", ") if part.partition("=")[0].strip() not in given]
     return (
@@ -69,7 +69,7 @@ def request(session: Session, statement: str) -> ModelRequest:
 
 
 def planned(session: Session, statement: str, call: str, argument: str | None = None, **named: Any) -> list[Any]:
-    """The columns of a call on a model that does not exist yet, as the check of a job file sees them."""
+    """The columns of a call on a model that does not exist yet, as in the dry run of a job file."""
     bound = session._binder.model(parse(Source("<sql>", statement))[0])  # type: ignore[arg-type]
     shape = family("dhan").shape(bound.request, bound.columns)
     with session.workspace.cursor() as cursor:
@@ -103,7 +103,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
         yield opened
 
 
-# what the functions answer
+# answers
 
 
 def test_every_node_gets_a_class(trained: Session) -> None:
@@ -125,7 +125,7 @@ def test_k_classes_in_order(trained: Session) -> None:
     assert best == found[::3]
 
 
-def test_unknown_nodes_come_back_as_they_were_asked(trained: Session) -> None:
+def test_unknown_nodes_are_returned_unchanged(trained: Session) -> None:
     heard: list[Event] = []
     trained._binder.warn = lambda text, _: heard.append(Note(message=text))
     try:
@@ -219,7 +219,7 @@ CALLS: list[tuple[str, str, str | None, dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize(("name", "function", "argument", "named"), CALLS)
-def test_columns_are_known_before_the_model_is(
+def test_columns_are_known_before_training(
     trained: Session, name: str, function: str, argument: str | None, named: dict[str, Any]
 ) -> None:
     listed = [f"'{name}'", *([f"({argument})"] if argument else []), *(f"{k} := {v!r}" for k, v in named.items())]
@@ -227,8 +227,8 @@ def test_columns_are_known_before_the_model_is(
     assert planned(trained, MODELS[name], function, argument, **named) == there
 
 
-def test_planned_links_lead_where_the_query_says(session: Session) -> None:
-    """Keys of both tables are whole numbers: only `author AS source` tells the tables apart."""
+def test_planned_links_have_the_node_tables_of_the_query(session: Session) -> None:
+    """Keys of both tables are whole numbers, so only `author AS source` distinguishes the tables."""
     roles = (
         "paper AS (SELECT i AS id, [i % 5] AS w FROM range(40) t(i)), "
         "author AS (SELECT i::INTEGER AS id, [i % 3] AS w FROM range(30) t(i)), "
@@ -258,7 +258,7 @@ def test_planned_links_lead_where_the_query_says(session: Session) -> None:
         ),
     ],
 )
-def test_wrong_questions(trained: Session, call: str, message: str) -> None:
+def test_invalid_calls(trained: Session, call: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         trained.sql(f"FROM {call}")
 
@@ -267,7 +267,7 @@ def test_wrong_questions(trained: Session, call: str, message: str) -> None:
 
 
 @pytest.mark.parametrize("split", ["valid", "test"])
-def test_f1_is_what_sql_says_of_the_predictions(trained: Session, split: str) -> None:
+def test_f1_equals_that_computed_in_sql(trained: Session, split: str) -> None:
     counts = f"""
         WITH p AS (FROM predict('area') JOIN paper ON id = paper WHERE split = '{split}'),
         c AS (SELECT unnest(['theory', 'systems', 'data']) AS class),
@@ -280,7 +280,7 @@ def test_f1_is_what_sql_says_of_the_predictions(trained: Session, split: str) ->
     np.testing.assert_allclose(rows(trained, stored.format(split))[0], by_sql, rtol=1e-6)
 
 
-def test_majority_is_what_sql_says(trained: Session) -> None:
+def test_majority_equals_that_computed_in_sql(trained: Session) -> None:
     top = "(SELECT mode(area) FROM paper WHERE split = 'train')"
     by_sql = rows(trained, f"SELECT avg((area = {top})::INTEGER) FROM paper WHERE split = 'test'")[0][0]
     stored = rows(trained, "SELECT accuracy FROM evaluate('area') WHERE method = 'majority' AND split = 'test'")[0][0]
@@ -308,7 +308,7 @@ def test_baselines_are_measured_like_the_model(
     assert (shown[3] is None) == (name == "free")
 
 
-def test_result_says_it_in_a_line(session: Session) -> None:
+def test_the_result_is_one_line(session: Session) -> None:
     result = session.sql(MODELS["area"])
     assert "macro-F1" in repr(result)
     assert "baseline" in repr(result)
@@ -316,10 +316,10 @@ def test_result_says_it_in_a_line(session: Session) -> None:
     assert session.sql(MODELS["area"]).status == "unchanged"  # type: ignore[union-attr]
 
 
-# the same graph, written in other ways
+# the same graph in different forms
 
 
-def test_ways_to_write_it_are_one(session: Session) -> None:
+def test_equivalent_inputs_give_the_same_model(session: Session) -> None:
     ends = "writes AS (SELECT paper, author FROM writes)"
     cases = [ROLES, ROLES.replace(WRITES, ends)]
     found = []
@@ -329,7 +329,7 @@ def test_ways_to_write_it_are_one(session: Session) -> None:
     assert found[0] == found[1]
 
 
-def test_rows_in_another_order_train_the_same(session: Session) -> None:
+def test_the_order_of_rows_does_not_matter(session: Session) -> None:
     session.sql(model(name="a"))
     for table in ("paper", "author", "writes", "about"):
         session.connection.execute(f"CREATE OR REPLACE TABLE {table} AS FROM {table} ORDER BY hash({table})")
@@ -348,7 +348,7 @@ STRANGE = {
 
 
 @pytest.mark.parametrize("kind", STRANGE)
-def test_keys_come_back_as_they_were(session: Session, kind: str) -> None:
+def test_keys_are_returned_unchanged(session: Session, kind: str) -> None:
     key = STRANGE[kind]
     here, there = key.format("i"), key.format("(i * 7 % 30)")
     roles = (
@@ -370,7 +370,7 @@ def test_keys_come_back_as_they_were(session: Session, kind: str) -> None:
     assert other == [(*rows(session, f"SELECT {key.format(77)}")[0], None, None, None)]
 
 
-def test_times_are_keys_in_the_time_zone_of_whoever_asks(session: Session) -> None:
+def test_keys_that_are_times_use_the_time_zone_of_the_session(session: Session) -> None:
     stamp = "TIMESTAMPTZ '2024-01-01 12:00:00+00' + to_hours(i)"
     roles = (
         f"thing AS (SELECT {stamp} AS id, i % 5 AS x, i % 3 AS y FROM range(30) t(i)), "
@@ -409,7 +409,7 @@ def test_a_plan_knows_every_relation(session: Session) -> None:
     assert "knn relation of 10 neighbours per node" in prepare["detail"]
 
 
-def test_a_metapath_is_counted_before_it_is_made(session: Session) -> None:
+def test_a_metapath_is_counted_before_it_is_built(session: Session) -> None:
     path = "target = 'area', metapaths = {'psp': ['subject', 'subject']}"
     with pytest.raises(ResourceError) as caught:
         session.sql(model(path + ", edge_cap = 1000"))
@@ -437,7 +437,7 @@ def test_neighbours_can_be_sampled(session: Session) -> None:
     assert rows(session, "SELECT count(*) FROM predict('m')") == [(90,)]
 
 
-# what it refuses, and what it counts
+# errors and counts
 
 
 def test_notes_name_what_was_dropped(session: Session) -> None:
@@ -447,11 +447,11 @@ def test_notes_name_what_was_dropped(session: Session) -> None:
     none = ROLES.replace("FROM writes", "FROM (SELECT author + 1000 AS author, paper FROM writes)")
     with pytest.raises(InputError) as all_lost:
         session.sql(model("target = 'area', unknown = 'drop'", none))
-    assert all_lost.value.help == "no edge would be left: are these the keys of another table?"
+    assert all_lost.value.help == "no edge would remain: are these the keys of another table?"
     session.sql(model("target = 'area', unknown = 'drop'", ROLES.replace("FROM writes", f"FROM ({more})")))
     notes = [e.message for e in heard if isinstance(e, Note)]
     assert "writes: dropped 1 row with a NULL" in notes
-    assert "writes: dropped 1 row with 1 key that no node has" in notes
+    assert "writes: dropped 1 row with 1 unknown key" in notes
     assert any("baseline" in text for text in notes)
 
 
@@ -513,7 +513,7 @@ def test_options_of_the_job_change_it(session: Session) -> None:
     expected = "SELECT count(*) FROM writes WHERE author % 2 = 0 AND author % 3 = 2"
     stored = rows(session, "SELECT count FROM evaluate('m') WHERE method = 'dhan' AND split = 'test'")
     assert stored == rows(session, expected)
-    assert "rates: time is read, but the model does not use it" in [e.message for e in heard if isinstance(e, Note)]
+    assert "rates: the model does not use the column time" in [e.message for e in heard if isinstance(e, Note)]
     with pytest.raises(OptionError, match=r"target = 'rates\.god' is not a relation of rates"):
         session.sql(model("target = 'rates.god'", roles))
 
@@ -540,7 +540,7 @@ with connect(sys.argv[1], emit=emit) as session:
 
 
 @pytest.mark.parametrize("kind", ["area", pytest.param("links", marks=pytest.mark.slow)])
-def test_killed_and_resumed_it_has_the_same_numbers(tmp_path: Path, kind: str) -> None:
+def test_a_killed_and_resumed_run_has_the_same_numbers(tmp_path: Path, kind: str) -> None:
     long = MODELS[kind].replace("epochs = 4", "epochs = 6").replace(" OPTIONS (", " OPTIONS (checkpoint_seconds = 0, ")
     answers = []
     for folder in ("whole", "killed"):
@@ -578,13 +578,13 @@ def test_networkx_has_every_edge_by_key(trained: Session) -> None:
     ("queries", "message"),
     [({}, "there are no queries"), ({"n": "FROM nowhere"}, "nowhere"), ({"n": "SELEC 1"}, "syntax")],
 )
-def test_queries_that_do_not_work_are_one_clear_error(session: Session, queries: dict[str, str], message: str) -> None:
+def test_failing_queries_give_one_clear_error(session: Session, queries: dict[str, str], message: str) -> None:
     with pytest.raises(GraphLearnError, match=message):
         graphlearn.to_networkx(session, queries)
 
 
 @pytest.mark.parametrize(("name", "extra"), [("to_pyg", "pyg"), ("to_dgl", "dgl")])
-def test_a_missing_library_is_one_clear_error(
+def test_a_missing_library_gives_one_clear_error(
     trained: Session, name: str, extra: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "torch_geometric", None)

@@ -1,4 +1,4 @@
-"""The dataflow of TYPE dhan: its times, what it reads, what its tasks pass on and say."""
+"""The dataflow of TYPE dhan: time estimates, inputs, and the data and events of its tasks."""
 
 from __future__ import annotations
 

@@ -87,7 +87,7 @@ def test_known_and_exclude_known(trained: Workspace) -> None:
     assert {r[:3] for r in new} == {r[:3] for r in everything if not r[3]}
 
 
-def test_question_columns_come_along_and_collisions_are_named(trained: Workspace) -> None:
+def test_question_columns_are_kept_and_collisions_are_named(trained: Workspace) -> None:
     source = ask(trained, "predict", "m", "SELECT 7 AS id, 'p7' AS HEAD, 'knows' AS relation, [1, 2] AS list", k=1)
     assert source.schema.names == ["id", "head", "relation", "list", "tail", "rank", "score", "known"]
     assert rows(trained, source)[0][0:4] == (7, "p7", "knows", [1, 2])
@@ -114,7 +114,7 @@ def test_keys_keep_their_types(trained: Workspace) -> None:
     assert rows(trained, cast, "SELECT tail FROM answer") == rows(trained, source, "SELECT tail FROM answer")
 
 
-def test_a_value_that_a_cast_would_round_is_no_key(trained: Workspace) -> None:
+def test_a_value_that_a_cast_would_round_is_not_a_key(trained: Workspace) -> None:
     source = ask(trained, "predict", "numbers", "SELECT 5.7 AS head, 1.5 AS relation", k=2)
     assert rows(trained, source, "SELECT tail, score FROM answer") == [(None, None)]
     assert rows(trained, ask(trained, "similar", "numbers", "SELECT 5.7"), "SELECT neighbour FROM answer") == [(None,)]
@@ -142,7 +142,7 @@ def test_evaluate_stored_and_given(trained: Workspace) -> None:
     )
 
 
-def test_evaluate_on_nothing_it_knows(trained: Workspace) -> None:
+def test_evaluate_on_unknown_keys_only(trained: Workspace) -> None:
     with pytest.raises(InputError, match="no triple"):
         list(ask(trained, "evaluate", "m", "SELECT 'x' AS head, 'y' AS relation, 'z' AS tail").batches())
     with pytest.raises(InputError, match="has no rows"):
@@ -201,7 +201,7 @@ def test_wrong_relations(trained: Workspace, function: Any, argument: str | None
         ask(trained, function, "m", argument)
 
 
-def test_models_still_to_be_trained_bind_to_the_right_columns(trained: Workspace) -> None:
+def test_models_bind_to_the_right_columns_before_training(trained: Workspace) -> None:
     columns = {"head": "VARCHAR", "relation": "VARCHAR", "tail": "VARCHAR", "split": "VARCHAR"}
     cases: list[tuple[Any, str | None]] = [
         ("predict", "SELECT 'p7' AS head, 'knows' AS relation"),
@@ -245,7 +245,7 @@ def test_a_damaged_model_is_named_and_others_work(tmp_path: Path) -> None:
         assert rows(w, ask(w, "embeddings", "other"))
 
 
-def test_an_arrow_source_is_scanned_anew_each_time() -> None:
+def test_an_arrow_source_computes_its_rows_at_every_scan() -> None:
     schema = pa.schema([("x", pa.int64())])
     scans: list[int] = []
 
@@ -260,7 +260,7 @@ def test_an_arrow_source_is_scanned_anew_each_time() -> None:
     assert pa.RecordBatchReader.from_stream(source.empty()).read_all().num_rows == 0
 
 
-def test_times_are_keys_in_the_time_zone_of_whoever_asks(tmp_path: Path) -> None:
+def test_keys_that_are_times_use_the_time_zone_of_the_session(tmp_path: Path) -> None:
     with workspace(tmp_path) as w:
         w.connection.execute(
             "CREATE TABLE shifts AS SELECT (start + to_hours(i))::VARCHAR AS head, 'then' AS relation, "
@@ -273,7 +273,7 @@ def test_times_are_keys_in_the_time_zone_of_whoever_asks(tmp_path: Path) -> None
             made.execute(f"SET SESSION TimeZone = '{zone}'")
             return made
 
-        # a time with a zone is written as the session sees it, and only then is it one of the keys
+        # a time with a zone is converted to text in the session's time zone, and only then is it one of the keys
         question = "SELECT (TIMESTAMPTZ '2024-01-01 05:00:00+00')::TIMESTAMP AS head, 'then' AS relation"
         for zone in ("UTC", "Asia/Tokyo"):
             call = Call("predict", question, {"k": 1}, lambda zone=zone: cursor(zone))

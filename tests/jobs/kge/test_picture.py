@@ -1,4 +1,4 @@
-"""The picture of a run: right curves, a map of any entities, for finished, running and empty runs alike."""
+"""The picture of a run: correct curves and a map of entities, for finished, running and empty runs."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_history(tmp_path: Path) -> None:
 
 @pytest.fixture
 def version(tmp_path: Path) -> Path:
-    """Files of a stored version: a star of integers, and awkward keys."""
+    """The files of a stored version: a star of integers, and awkward keys."""
     folder = tmp_path / "version"
     folder.mkdir()
     rows = [f"('$x_{i}$', 'knows', 'hub')" for i in range(30)] + [

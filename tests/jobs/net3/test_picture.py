@@ -1,4 +1,4 @@
-"""What a person sees of a model of series: its picture, its lines in listings and system tables, its words."""
+"""The display of a time series model: its picture, and its lines in lists, system tables and messages."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def run(*arguments: str) -> str:
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A workspace with two models of series and one of triples."""
+    """A workspace with two time series models and a knowledge graph model."""
     folder = tmp_path_factory.mktemp("series")
     (folder / "job.sql").write_text(JOB)
     output = run("run", str(folder / "job.sql"), "-w", str(folder / "w.duckdb"))
@@ -62,7 +62,7 @@ def stored(home: Path, model: str) -> Path:
 # the picture
 
 
-def test_every_run_has_its_picture(home: Path) -> None:
+def test_every_run_has_a_picture(home: Path) -> None:
     pytest.importorskip("matplotlib")
     pictures = list(home.with_suffix(".graphlearn").glob("runs/*/report.png"))
     assert len(pictures) == 3
@@ -70,7 +70,7 @@ def test_every_run_has_its_picture(home: Path) -> None:
     assert "could not be drawn" not in (home.parent / "output.txt").read_text()
 
 
-def test_a_forecast_is_drawn_at_the_steps_it_is_for(home: Path) -> None:
+def test_a_forecast_is_drawn_at_its_steps(home: Path) -> None:
     found = picture.read_stored(stored(home, "ahead"))
     assert (found.task, found.horizon, found.freq, found.value) == ("forecast", 2, "1 hour", "value")
     assert len(found.panels) == 4
@@ -110,7 +110,7 @@ def test_series_are_chosen_with_variety() -> None:
     assert len(picture.choose_series(np.full((3, 2), np.nan, np.float32), 4)) == 2
 
 
-def test_times_that_no_calendar_holds_are_numbers() -> None:
+def test_times_outside_the_calendar_are_numbers() -> None:
     whole = TimeAxis(type="BIGINT", freq=Freq(ticks=5), start=7, steps=3)
     assert picture.times_of(whole, 1, 2).tolist() == [12, 17]
     far = TimeAxis(type="TIMESTAMP", freq=Freq(ticks=86_400_000_000), start=300_000_000_000_000_000, steps=3)
@@ -144,8 +144,8 @@ def test_a_run_without_a_stored_version(tmp_path: Path, count: int) -> None:
 
 ODD = {
     "one series without keys": ("SELECT h AS t, sin(h) AS value FROM range(60) r(h)", "time = 't', horizon = 1"),
-    "no test part": ("SELECT h AS t, sin(h) AS value FROM range(60) r(h)", "time = 't', split = [0.8, 0.2, 0]"),
-    "train part only": ("SELECT h AS t, sin(h) AS value FROM range(60) r(h)", "time = 't', split = [1, 0, 0]"),
+    "no test split": ("SELECT h AS t, sin(h) AS value FROM range(60) r(h)", "time = 't', split = [0.8, 0.2, 0]"),
+    "train split only": ("SELECT h AS t, sin(h) AS value FROM range(60) r(h)", "time = 't', split = [1, 0, 0]"),
     "constant and empty series": (
         "SELECT DATE '2024-01-01' + h::INT AS t, k, CASE k WHEN 'a' THEN 1 WHEN 'b' THEN sin(h) END AS value "
         "FROM range(60) r(h), (VALUES ('a'), ('b'), ('c')) v(k)",

@@ -1,4 +1,4 @@
-"""The run of a NET3 model, from sizes to tasks, for every task it can be trained for."""
+"""The run of a NET3 model, from sizes to tasks, for every value of the option `task`."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_a_plan_is_pure(workspace: Workspace, task: str, monkeypatch: pytest.Mon
     workspace.close()
 
     def unusable(*_: object, **__: object) -> Any:
-        raise AssertionError("a plan looks at nothing")
+        raise AssertionError("a plan does no I/O")
 
     monkeypatch.setattr(duckdb, "connect", unusable)
     for name in ("memory_available", "gemm_flops", "cores"):
@@ -101,7 +101,7 @@ def test_a_plan_is_pure(workspace: Workspace, task: str, monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize("task", TASKS)
 def test_tasks_that_need_no_database_run_elsewhere(workspace: Workspace, task: str) -> None:
-    """Tasks and data are pickled on the way there and back; weights, metrics and events are the same."""
+    """Tasks and data are pickled in both directions; weights, metrics and events are the same."""
     sent: list[str] = []
 
     def elsewhere(operator: Operator, data: Data, context: Context) -> Data:

@@ -1,4 +1,4 @@
-"""Known answers against a dictionary."""
+"""Known answers compared with a dictionary."""
 
 from __future__ import annotations
 

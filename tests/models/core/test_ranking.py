@@ -1,4 +1,4 @@
-"""Filtered ranks against plain Python, and metrics by hand."""
+"""Filtered ranks compared with plain Python, and metrics computed by hand."""
 
 from __future__ import annotations
 

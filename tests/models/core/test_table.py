@@ -1,4 +1,4 @@
-"""Tables: the compiled update against the tensor form, what an update must not touch, and growth."""
+"""Tables: the compiled update compared with the tensor form, rows that must not change, and growth."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def copies(one: LocalTable) -> dict[str, Tensor]:
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("every", [False, True])
 def test_the_compiled_update_is_the_tensor_update(optimizer: Optimizer, every: bool) -> None:
-    """A table of three dimensions takes the tensor form; the numbers are the same."""
+    """A three-dimensional table uses the tensor form; the numbers are the same."""
     generator = torch.Generator().manual_seed(1)
     matrix = table(optimizer)
     cube = LocalTable(matrix.weights.clone().view(30, 7, 1), optimizer)
@@ -102,7 +102,7 @@ def test_a_new_row_depends_on_the_seed_and_its_place_alone(parts: int) -> None:
 
 
 def test_rows_are_updated_in_the_grown_table() -> None:
-    """`update_rows` moves rows of the grown array, not of the one before."""
+    """`update_rows` changes rows of the new array, not of the one before `grow`."""
     one = table("row_adagrad")
     one.grow(40)
     before = one.weights.clone()

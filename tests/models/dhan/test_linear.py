@@ -1,4 +1,4 @@
-"""The linear part of DHAN's classifiers, and the relation of similar nodes that it reads most from."""
+"""The linear part of DHAN's classifiers, and the relation of similar nodes, its most important input."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ OPTIONS = DhanOptions(hidden=8, heads=2, epochs=3, device="cpu")
 
 
 @given(st.integers(0, 1000), st.integers(1, 5), st.booleans(), st.booleans())
-def test_similar_nodes_are_those_of_the_largest_cosine(seed: int, k: int, words: bool, vectors: bool) -> None:
+def test_similar_nodes_have_the_largest_cosine(seed: int, k: int, words: bool, vectors: bool) -> None:
     rng = np.random.default_rng(seed)
     n, ends = 9, np.arange(10) * 3
     indices = np.concatenate([rng.choice(12, 3, replace=False) for _ in range(n)])
@@ -74,7 +74,7 @@ def test_a_type_that_is_too_large_or_has_no_features_gets_no_similar_nodes(monke
 @pytest.mark.parametrize("shape", [(12, 30), (40, 7)])
 @pytest.mark.parametrize("single", [True, False])
 def test_regression_is_where_the_gradient_is_zero(shape: tuple[int, int], single: bool) -> None:
-    """With fewer rows than features, and with more."""
+    """Both with fewer rows than features and with more."""
     rng = np.random.default_rng(0)
     x = torch.from_numpy(rng.normal(size=shape).astype(np.float32))
     actual = torch.eye(3)[torch.from_numpy(rng.integers(3, size=shape[0]))]
@@ -90,7 +90,7 @@ def test_regression_is_where_the_gradient_is_zero(shape: tuple[int, int], single
         assert float(b.grad.abs().max()) < 3e-3
 
 
-def test_rows_averaged_one_by_one_are_what_the_linear_part_averages() -> None:
+def test_the_linear_part_averages_rows_as_a_plain_loop_does() -> None:
     graph = small_graph()
     training = ClassTraining(graph, small_task(graph), OPTIONS)
     linear, batch = training.head.linear, training.full_batch()
@@ -117,8 +117,8 @@ def test_a_sketch_keeps_inner_products() -> None:
     assert float((wide["author"] @ wide["paper"].T).abs().max()) < 0.1 * float(wanted.abs().max())
 
 
-def test_channels_that_say_something_count_more() -> None:
-    """Friends are mostly of a node's class; noise joins nodes at random."""
+def test_informative_channels_get_more_weight() -> None:
+    """Friends are mostly in a node's class; noise connects nodes at random."""
     graph, task = blocks_graph()
     rng = np.random.default_rng(1)
     noise = Relation("noise", "node", "node", rng.integers(300, size=3000), rng.integers(300, size=3000))
@@ -135,7 +135,7 @@ def test_channels_that_say_something_count_more() -> None:
     assert mixed > training.evaluate(Split.TEST)["macro_f1"]
 
 
-def test_without_validation_part_a_linear_part_is_fitted_too() -> None:
+def test_a_linear_part_is_fitted_without_a_validation_split() -> None:
     graph, task = blocks_graph()
     task = replace(task, split=np.where(task.split == 1, -1, task.split))
     training = ClassTraining(graph, task, OPTIONS)

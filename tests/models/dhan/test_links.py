@@ -1,4 +1,4 @@
-"""How links are ranked: what does not compete, and how many candidates are drawn."""
+"""Link ranking: excluded candidates, and the number of candidates that are drawn."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_figures_equal_a_plain_loop(same: bool) -> None:
 
 
 def test_each_edge_is_ranked_against_the_drawn_candidates() -> None:
-    """With equal scores a rank is the middle of the candidates."""
+    """With equal scores, every rank is the middle of the candidates."""
     links = training(same=True, candidates=6)
     equal = np.zeros((SOURCES, links.targets), np.float32)
     assert links.figures(Split.TEST, lambda nodes: equal[nodes])["mrr"] == pytest.approx(1 / (1 + 6 / 2))

@@ -1,4 +1,4 @@
-"""The encoder of DHAN against plain loops."""
+"""The encoder of DHAN compared with plain loops."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def batch_of(graph: HeteroGraph, options: DhanOptions) -> Batch:
 
 
 def softmax(values: list[Tensor]) -> list[Tensor]:
-    """Of tensors of one shape, entry by entry."""
+    """Elementwise, over tensors of the same shape."""
     top = torch.stack(values).max(0).values
     raised = [(v - top).exp() for v in values]
     total = sum(raised)
@@ -47,7 +47,7 @@ def softmax(values: list[Tensor]) -> list[Tensor]:
 def loop_level(
     level: Level, options: DhanOptions, sources: dict[str, Tensor], target: Tensor, channels: list, edges: dict
 ) -> Tensor:
-    """Dual hierarchical attention as the paper writes it: relation by relation, node by node, pair by pair."""
+    """Dual hierarchical attention as in the paper: relation by relation, node by node, pair by pair."""
     d, H = options.hidden, options.heads
     K = d // H
     rows = []
@@ -67,7 +67,7 @@ def loop_level(
                 for e in np.flatnonzero(a.src == i):
                     members = np.flatnonzero(a.dst == a.dst[e])
                     states = [sources[c.source][a.src[m]].view(H, K) for m in members]
-                    if options.attention == "linear":  # every pair for itself: the metapath, never built otherwise
+                    if options.attention == "linear":  # each pair separately, as in the metapath
                         neighbours += [(x, (vector * x).sum(-1), 1.0) for x in states]
                     else:
                         share = softmax([(vector * x).sum(-1) for x in states])
@@ -156,7 +156,7 @@ def test_encoder_is_the_loop(form: dict) -> None:
 
 
 def test_a_hub_is_the_materialised_metapath() -> None:
-    """In linear attention; a pair counts once for each hub it shares."""
+    """In linear attention, a pair counts once for each shared hub."""
     rng = np.random.default_rng(3)
     n, hubs = 30, 6
     code = np.unique(rng.integers(n * hubs, size=70))

@@ -107,7 +107,7 @@ def task_of(kind: str, graph: HeteroGraph) -> Task:
 
 @pytest.mark.parametrize("fanout", [(), (2, 2)])
 @pytest.mark.parametrize("kind", ["classes", "links", "embeddings"])
-def test_a_resumed_training_goes_on_bit_for_bit(kind: str, fanout: tuple[int, ...]) -> None:
+def test_a_resumed_training_continues_bit_for_bit(kind: str, fanout: tuple[int, ...]) -> None:
     graph = small_graph()
     options, task = DhanOptions(**SMALL, fanout=fanout, batch_size=8), task_of(kind, graph)
     whole = make_training(graph, task, options)
@@ -141,7 +141,7 @@ def test_a_pickled_training_continues_bit_for_bit(
     assert (training.embeddings("paper") == later.embeddings("paper")).all()
 
 
-def test_no_label_but_the_train_part_is_seen() -> None:
+def test_only_labels_of_the_train_split_are_used() -> None:
     graph = small_graph()
     task = small_task(graph)
     hidden = np.where(task.split == 0, task.labels, (task.labels + 1) % 3)
@@ -206,7 +206,7 @@ def test_multi_label() -> None:
     assert training.evaluate(Split.TEST)["macro_f1"] > found["majority"]["test"]["macro_f1"] + 0.2
 
 
-def test_the_graph_beats_the_perceptron_and_that_beats_the_majority() -> None:
+def test_the_graph_beats_the_mlp_which_beats_the_majority() -> None:
     graph, task = blocks_graph()
     training = make_training(graph, task, DhanOptions(hidden=16, heads=2, epochs=60, device="cpu"))
     fit(training)
@@ -285,8 +285,8 @@ def test_what_cannot_be_learnt_is_refused() -> None:
     graph = small_graph()
     task = small_task(graph)
     for bad, words in (
-        (replace(task, labels=np.zeros(24, np.int64)), "one class"),
-        (replace(task, split=np.where(task.split == 2, -1, task.split)), "test part"),
+        (replace(task, labels=np.zeros(24, np.int64)), "only one class"),
+        (replace(task, split=np.where(task.split == 2, -1, task.split)), "test split"),
         (replace(task, type="film"), "no node type film"),
         (LinkRanking("topic", np.zeros(30, np.int8)), "hub table"),
     ):

@@ -1,4 +1,4 @@
-"""Graphs of several node types, their splits, and the figures measured on them."""
+"""Graphs with several node types, their splits and metrics."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_metrics_are_those_of_scikit_learn() -> None:
     assert adjusted_rand_index(a, b) == pytest.approx(metrics.adjusted_rand_score(a, b))
 
 
-def test_metrics_at_their_ends() -> None:
+def test_metrics_at_their_extremes() -> None:
     a = np.array([0, 0, 1, 1, 2])
     assert normalised_mutual_information(a, (a + 1) % 3) == pytest.approx(1)
     assert adjusted_rand_index(a, (a + 1) % 3) == pytest.approx(1)
@@ -71,7 +71,7 @@ def test_random_split_is_stratified() -> None:
         (lambda: HeteroGraph((NodeType("a", 3), NodeType("a", 3)), ()), "called a"),
         (
             lambda: HeteroGraph((NodeType("a", 3),), (Relation("r", "a", "b", np.arange(2), np.arange(2)),)),
-            "no node type",
+            "not a node type",
         ),
         (lambda: HeteroGraph((NodeType("a", 1),), (Relation("r", "a", "a", np.arange(2), np.arange(2)),)), "0 .. 0"),
     ],

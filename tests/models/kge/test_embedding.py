@@ -1,4 +1,4 @@
-"""An embedding's ranks, best answers and scores against plain Python."""
+"""The ranks, best answers and scores of an embedding compared with plain Python."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_constant_scores_rank_at_chance() -> None:
 
 
 def test_vanished_entities_do_not_count_in_amri() -> None:
-    """With constant scores the rank is that of chance among the entities that are alive."""
+    """With constant scores, the rank is that of chance among the entities that are alive."""
     m = model("distmult", 0)
     m.entities.zero_()
     alive = np.arange(E) < 5

@@ -1,4 +1,4 @@
-"""The fused step against autograd, independence of threads, and that every option does something."""
+"""The fused step compared with autograd, independence of the number of threads, and the effect of every option."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ VARIANTS: list[dict[str, Any]] = [
 @pytest.mark.parametrize("model", [*FUSED, "transe-l2"])
 def test_fused_equals_autograd(model: str, variant: dict[str, Any]) -> None:
     name, extra = (model[:-3], {"norm": 2}) if model.endswith("-l2") else (model, {})
-    # row-wise state by default: Adagrad's first move per entry is the sign of a sum that may be rounding noise
+    # row-wise state by default: Adagrad's first step per entry is the sign of a sum that may be rounding noise
     if "sides" in variant:
         extra = {**extra, "reciprocal": False}
     s = scorer(name, **({"optimizer": "row_adagrad"} | variant | extra))
@@ -84,7 +84,7 @@ def test_threads_do_not_change_a_bit(model: str) -> None:
     assert torch.equal(one.relations.weights, three.relations.weights)
 
 
-def test_one_vs_all_equals_sampling_everybody() -> None:
+def test_one_vs_all_equals_sampling_all_entities() -> None:
     """Softmax over all entities, grouped by query, is the plain cross-entropy of each triple."""
     train = graph()
     s = scorer("complex", negatives=0, batch_size=10_000, sides="tail")
@@ -255,7 +255,7 @@ def test_growth_while_training(model: str, options: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("kind", [AutogradEngine, FusedEngine])
 def test_a_grown_engine_continues_from_its_checkpoint(kind: type[Engine]) -> None:
-    """An engine that is made at the grown size and takes over the state trains and grows on alike."""
+    """A new engine of the grown size that loads the state trains and grows in the same way."""
     s = scorer("complex", optimizer="row_adam", reciprocal=True, filter_negatives=True)
     one = fresh(kind, s)
     for batch in Sampler(graph(), E, R, s.options).epoch(0):

@@ -1,4 +1,4 @@
-"""What a task carries to another process comes back the same: options, scorers, samplers, filters, embeddings."""
+"""What a task sends to another process is unchanged by pickling: options, scorers, samplers, filters, embeddings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every model: its equation against a plain reference, and the agreement of its three access patterns."""
+"""Every model: its equation compared with a plain reference, and the agreement of its three access patterns."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""NET3 against a plain-loop reference, at its edges, and as training uses it."""
+"""NET3 compared with a plain-loop reference, on edge cases, and in training."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ def test_graphs_are_normalised() -> None:
     assert torch.allclose(
         a[:3, :3], torch.tensor([[0, 1, 0], [1, 0, 2], [0, 2, 0.0]]) / (degrees[:, None] * degrees).sqrt()
     )
-    assert float(a[3].abs().sum() + a[:, 3].abs().sum()) == 0  # a node that the graph lacks
+    assert float(a[3].abs().sum() + a[:, 3].abs().sum()) == 0  # a node that is not in the graph
     one_way = (np.array([0]), np.array([1]), np.array([2.0], np.float32))
     along, against = normalise(one_way, 2, directions="both")
     assert along.tolist() == [[0, 0], [1, 0]]
@@ -218,7 +218,7 @@ def test_losses_and_empty_masks(kind: str) -> None:
 
 
 def graph_var(T: int = 240, n: int = 8, k: int = 2, seed: int = 0) -> np.ndarray:
-    """Each cell follows its ring neighbours' last values, in the square: an AR cannot see them."""
+    """Each cell depends on the squares of its ring neighbours' last values, which an AR does not use."""
     generator = np.random.default_rng(seed)
     x = np.zeros((T, n, k), np.float32)
     for t in range(1, T):
@@ -241,7 +241,7 @@ def test_beats_last_value_and_ar_on_a_graph_var() -> None:
 
 def test_smooth_recovery_beats_its_completion_and_causal() -> None:
     noise = np.random.default_rng(0).normal(size=(100, 24, 2)).astype(np.float32)
-    x = sum(np.roll(noise, k, 1) for k in range(4))  # a cell is much like its neighbours of the same step
+    x = sum(np.roll(noise, k, 1) for k in range(4))  # a cell resembles its neighbours at the same step
     assert isinstance(x, np.ndarray)
     found = {}
     for recovery in ("smooth", "causal"):
@@ -263,7 +263,7 @@ def test_smooth_recovery_beats_its_completion_and_causal() -> None:
     assert found["smooth"] < 0.9 * found["causal"]
 
 
-def test_recovery_never_reads_what_it_is_measured_on() -> None:
+def test_recovery_never_reads_held_out_cells() -> None:
     x = graph_var(60)
     settings = options(task="recover", window=2, hidden=0.4)
     observed, targets = hold_out(x, settings.hidden, 0)
@@ -327,7 +327,7 @@ def test_a_pickled_training_continues_bit_for_bit(settings: dict[str, object], n
 
 
 def test_weights_carry_what_was_fitted() -> None:
-    """A model for new values of the same series takes scaler, seasonal means and linear_skip from the stored one."""
+    """A model for new values of the same series gets scaler, seasonal means and linear_skip from the stored one."""
     x, calendar = graph_var(80), Calendar.cycles(80, (7,))
     trained = ForecastTraining(x, {0: ring(8)}, options(), calendar)
     train_epoch(trained, 0)

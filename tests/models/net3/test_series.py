@@ -1,4 +1,4 @@
-"""The array side of series models: scaling, splits, windows, masks, calendars, metrics, intervals, baselines."""
+"""The arrays of time series models: scaling, splits, windows, masks, calendars, metrics, intervals, baselines."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Versions of a graph: ids of nodes and classes and the parts of nodes are stable, against a plain-Python oracle."""
+"""Versions of a graph: ids of nodes and classes and the splits of nodes are stable. Compared with a Python oracle."""
 
 from __future__ import annotations
 
@@ -153,13 +153,13 @@ def test_a_vanished_node_has_no_edges(cursor: duckdb.DuckDBPyConnection, tmp_pat
     tables(nodes, None, "error").write(tmp_path)
     base = read_hetero(tmp_path)
     fewer = f"FROM ({nodes}) WHERE id <> 1 UNION ALL SELECT 9, 0 UNION ALL SELECT 7, 1"
-    with pytest.raises(InputError, match="2 edges of e name nodes that are not there"):
+    with pytest.raises(InputError, match="2 edges of e refer to nodes that do not exist"):
         tables(fewer, base, "error")
     found = tables(fewer, base, "drop")
     assert found.nodes["n"].keys.dictionary.keys.to_pylist() == [0, 1, 2, 3, 7, 9]
     assert found.edges["e"].src.tolist() == [2, 3]
     assert (found.nodes["n"].report.vanished, found.nodes["n"].report.unlinked) == (1, 2)
-    assert "n: 1 node of earlier versions no longer in the table: kept, but no candidates" in [
+    assert "n: 1 node of earlier versions no longer in the table: kept, but not as candidates" in [
         message for message, _ in found.report.notes()
     ]
 

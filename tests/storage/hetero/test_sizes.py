@@ -1,4 +1,4 @@
-"""What is known of a graph before it is encoded: the same as afterwards, from one scan of each input."""
+"""The size of a graph, measured in one scan of each input: it is that of the encoded graph."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def measure(cursor: duckdb.DuckDBPyConnection, sql: dict[str, str], **options: A
 
 
 def encode(cursor: duckdb.DuckDBPyConnection, sql: dict[str, str], sizes: GraphSizes) -> dict[str, str]:
-    """The fingerprints of what was read, by role."""
+    """The fingerprints of the encoded tables, by role."""
     nodes: dict[str, NodeTable] = {}
     for name, role in sizes.roles.nodes.items():
         label = "area" if "area" in role.columns else None
@@ -62,7 +62,7 @@ def encode(cursor: duckdb.DuckDBPyConnection, sql: dict[str, str], sizes: GraphS
 def counted_inputs(
     cursor: duckdb.DuckDBPyConnection, sql: dict[str, str]
 ) -> tuple[dict[str, CountedScans], dict[str, str]]:
-    """Views that count their scans, and queries that read them through a filter, columns in another order."""
+    """Views that count their scans, and queries that read them through a filter and in another order of columns."""
     views = {role: count_scans(cursor, f"counted_{role}", query) for role, query in sql.items()}
     queries = {}
     for role, view in views.items():

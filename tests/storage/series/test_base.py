@@ -1,4 +1,4 @@
-"""Versions of a series: ids of keys, the axis and the borders of its parts are stable."""
+"""Versions of a series: ids of keys, the axis and the borders of its splits are stable."""
 
 from __future__ import annotations
 
@@ -128,10 +128,10 @@ def test_what_does_not_continue_a_series_is_refused(cursor: duckdb.DuckDBPyConne
     with pytest.raises(OptionError, match="the modes of the model are k"):
         encode(cursor, f"SELECT * RENAME (k AS j) FROM ({DAYS.format(9)})", base, modes=["j"])
     late = "VALUES ('2030-01-01 00:00:00+01'::TIMESTAMPTZ, 'a', NULL), ('2000-01-01 00:00:00+01'::TIMESTAMPTZ, 'a', 1)"
-    with pytest.raises(InputError, match="no reading lies at or after the first step of the model"):
+    with pytest.raises(InputError, match="there is no reading at or after the first step of the model"):
         encode(cursor, f"FROM ({late}) t(ts, k, v)", base)
     cursor.execute("SET TimeZone = 'Asia/Tokyo'")
-    with pytest.raises(InputError, match="those of Europe/Berlin, but the session's time zone is Asia/Tokyo"):
+    with pytest.raises(InputError, match="the time zone Europe/Berlin, but that of the session is Asia/Tokyo"):
         encode(cursor, DAYS.format(9), base)
 
 

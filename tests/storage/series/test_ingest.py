@@ -1,4 +1,4 @@
-"""Series input: long format to a tensor, against a plain-Python oracle, and what it refuses."""
+"""Series input: long format to a tensor, compared with a Python oracle, and errors."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def cursor(tmp_path: Path) -> Iterator[duckdb.DuckDBPyConnection]:
 
 
 def encode(cursor: duckdb.DuckDBPyConnection, sql: str, **options: Any) -> SeriesTensor:
-    """Encode columns ts, k (and whatever `modes` says), v."""
+    """Encode the columns ts, k (or `modes`) and v."""
     options = {"time": "ts", "modes": ["k"], "value": "v", "emit": silent, **options}
     return encode_series(cursor, sql, **options)
 
@@ -67,7 +67,7 @@ AGGREGATES = {
 
 
 def oracle(rows: list[Row], step: int, start: int, aggregate: str) -> tuple[dict[Row, float], dict[str, int]]:
-    """Cells (step, keys...) with their value, and counts, one row at a time. Times are whole numbers."""
+    """Cells (step, keys...) with their values, and counts, computed row by row. Times are whole numbers."""
     complete = [row for row in rows if None not in row[:-1]]
     covered = [row for row in complete if row[0] >= start]
     found: dict[Row, list[tuple[int, float]]] = {}
@@ -128,7 +128,7 @@ def inputs(draw: st.DrawFn) -> tuple[str, list[str], list[Row], int, int, str]:
 
 
 def register(cursor: duckdb.DuckDBPyConnection, kind: str, kinds: list[str], rows: list[Row]) -> None:
-    """The rows as a view "given" (ts, k0, k1, ..., v); a temporal tick is a second."""
+    """The rows as a view "given" (ts, k0, k1, ..., v); in temporal types, a tick is one second."""
     ats, *keys, values = zip(*rows, strict=True)
     per = {"BIGINT": 1, "TIMESTAMP": 10**6, "TIMESTAMP_NS": 10**9}[kind]
     columns = {"ts": pa.array([None if at is None else at * per for at in ats], pa.int64()).cast(TIMES[kind])}
@@ -138,7 +138,7 @@ def register(cursor: duckdb.DuckDBPyConnection, kind: str, kinds: list[str], row
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(inputs())
-def test_series_is_what_a_plain_loop_finds(
+def test_the_series_equals_that_of_a_plain_loop(
     cursor: duckdb.DuckDBPyConnection, case: tuple[str, list[str], list[Row], int, int, str]
 ) -> None:
     kind, kinds, rows, step, start, aggregate = case
@@ -185,7 +185,7 @@ def test_what_float32_would_flatten_is_refused_unless_it_is_only_counted(
     series.close()
 
 
-def test_order_of_rows_means_nothing(cursor: duckdb.DuckDBPyConnection) -> None:
+def test_the_order_of_rows_does_not_matter(cursor: duckdb.DuckDBPyConnection) -> None:
     chance = random.Random(3)
     rows = [(chance.randrange(50), chance.choice("abc"), chance.random()) for _ in range(3000)]
     results = []
@@ -270,7 +270,7 @@ def test_a_damaged_series_is_refused(cursor: duckdb.DuckDBPyConnection, tmp_path
     encode(cursor, table(["1, 'a', 2", "2, 'a', 3"]), freq=1).write(tmp_path)
     whole = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     for name, content in whole.items():
-        if name == "time.parquet":  # for people only
+        if name == "time.parquet":  # not read by the engine
             continue
         (tmp_path / name).write_bytes(content[: len(content) // 2])
         with pytest.raises(ArtifactError, match="missing or damaged"):
@@ -295,7 +295,7 @@ def test_full_disk(cursor: duckdb.DuckDBPyConnection, tmp_path: Path) -> None:
         found.write(tmp_path)
 
 
-# --- what people are told -----------------------------------------------------------------------------------------
+# --- reports and errors -------------------------------------------------------------------------------------------
 
 
 def test_report_for_people(cursor: duckdb.DuckDBPyConnection) -> None:

@@ -1,4 +1,4 @@
-"""What is known of a series before it is built: the same as afterwards, from one scan."""
+"""The size of a series, measured in one scan: it is that of the encoded series."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def temporary_tables(cursor: duckdb.DuckDBPyConnection) -> int:
     return int(cursor.execute("SELECT count(*) FROM duckdb_tables() WHERE temporary").fetchall()[0][0])
 
 
-def test_sizes_are_those_of_what_is_built(cursor: duckdb.DuckDBPyConnection) -> None:
+def test_sizes_equal_those_of_the_encoded_series(cursor: duckdb.DuckDBPyConnection) -> None:
     sizes, found = measure(cursor, DAILY), encode(cursor, DAILY)
     assert (sizes.rows, sizes.steps, sizes.modes, sizes.freq) == (350, 100, {"k": 7}, "1 day")
     assert (sizes.time, sizes.value) == ("ts", "v")
@@ -149,7 +149,7 @@ def test_the_graph_of_a_mode_is_scanned_once(cursor: duckdb.DuckDBPyConnection) 
         ("(1, 'a', 1e39), (2, 'b', 1)", {}, "beyond what float32 holds"),
     ],
 )
-def test_what_cannot_be_built_is_refused_before(
+def test_unusable_input_is_refused_when_it_is_measured(
     cursor: duckdb.DuckDBPyConnection, rows: str, options: dict[str, Any], message: str
 ) -> None:
     with pytest.raises((InputError, OptionError), match=message):

@@ -1,4 +1,4 @@
-"""Versions of a knowledge graph: ids and splits are stable, against a plain-Python oracle."""
+"""Versions of a knowledge graph: ids and splits are stable. Compared with a Python oracle."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def draw(fact: Fact) -> int:
 
 
 class Oracle:
-    """A model over its versions, one fact at a time."""
+    """A model over its versions, computed fact by fact."""
 
     def __init__(self) -> None:
         self.entities: list[str] = []
@@ -67,7 +67,7 @@ class Oracle:
         self.trained: set[Fact] = set()
 
     def refresh(self, rows: list[Row], given: bool) -> tuple[dict[Fact, int], dict[str, int]] | None:
-        """The split of every fact of a new version, and counts; None where nothing is left to train on."""
+        """The split of every fact of a new version, and counts; None if nothing is left to train on."""
         best: dict[Fact, int] = {}
         for head, relation, tail, split in rows:
             if head is not None and relation is not None and tail is not None:
@@ -114,7 +114,7 @@ def encode(cursor: duckdb.DuckDBPyConnection, base: TripleBase | None, split: bo
 
 
 def decode(folder: Path) -> dict[Fact, int]:
-    """The present facts of a stored version in users' keys, with their splits."""
+    """The present facts of a stored version with the users' keys, and their splits."""
     entities = Dictionary(folder / "entities.parquet").keys.to_pylist()
     relations = Dictionary(folder / "relations.parquet").keys.to_pylist()
     found = {}
@@ -202,21 +202,21 @@ def test_a_fact_that_returns_gets_its_split_back(cursor: duckdb.DuckDBPyConnecti
     assert (third.report.kept_split, third.report.removed) == (2, 0)
 
 
-def test_what_changed_is_told(cursor: duckdb.DuckDBPyConnection, tmp_path: Path) -> None:
+def test_changes_are_reported(cursor: duckdb.DuckDBPyConnection, tmp_path: Path) -> None:
     stored(cursor, tmp_path / "1", FACTS)
-    told: list[Event] = []
+    events: list[Event] = []
     found = encode_triples(
         cursor,
         "SELECT head, relation, tail, 'train' AS split " + FACTS + " WHERE relation = 1",
         base=TripleBase.read(tmp_path / "1"),
-        emit=told.append,
+        emit=events.append,
     )
-    notes = [event.message for event in told if isinstance(event, Note)]
+    notes = [event.message for event in events if isinstance(event, Note)]
     assert notes == found.report.lines()[2:] == [
         "1 entity in valid or test only: ranked, but never trained",
         "1 fact of earlier versions no longer in the input",
-        "1 relation in no fact any more: kept",
-        "1 fact kept in the split of the earlier version: split now says another",
+        "1 relation no longer in any fact: kept",
+        "kept 1 fact in the split of an earlier version although the split column now differs",
     ]  # fmt: skip
 
 
@@ -229,7 +229,7 @@ def test_rows_with_nulls_do_not_disturb_known_facts(cursor: duckdb.DuckDBPyConne
 
 def test_nothing_left_to_train_on(cursor: duckdb.DuckDBPyConnection, tmp_path: Path) -> None:
     stored(cursor, tmp_path / "1", FACTS)
-    with pytest.raises(InputError, match="every fact that is left was held out"):
+    with pytest.raises(InputError, match="all remaining facts were held out"):
         encode_triples(
             cursor,
             f"SELECT head, relation, tail {FACTS} WHERE split <> 'train'",
@@ -273,7 +273,7 @@ def test_another_kind_of_key_is_refused(cursor: duckdb.DuckDBPyConnection, tmp_p
             cursor, sql.format(new, value.get(new, "'1'")), base=TripleBase.read(tmp_path / "1"), emit=silent
         )
     assert caught.value.message == f"the keys of head and tail are {old} in the model, but {new} in the query"
-    assert caught.value.help == f"cast them to {old} in the query, or start anew with CREATE OR REPLACE MODEL"
+    assert caught.value.help == f"cast them to {old} in the query, or start over with CREATE OR REPLACE MODEL"
 
 
 def test_a_base_with_ids_outside_its_dictionaries_is_damaged(cursor: duckdb.DuckDBPyConnection, tmp_path: Path) -> None:
@@ -281,5 +281,5 @@ def test_a_base_with_ids_outside_its_dictionaries_is_damaged(cursor: duckdb.Duck
     table = pq.read_table(tmp_path / "1" / "snapshot.parquet")
     heads = pa.array(np.array([0, 7, 1], np.int32))
     pq.write_table(table.set_column(0, "head", heads), tmp_path / "1" / "snapshot.parquet")
-    with pytest.raises(ArtifactError, match="holds ids that its dictionaries lack"):
+    with pytest.raises(ArtifactError, match="contains ids that are not in its dictionaries"):
         TripleBase.read(tmp_path / "1")
