@@ -273,7 +273,7 @@ def _fit(value: Any, wanted: pa.DataType) -> Any:
     if pa.types.is_int64(wanted):
         return value if isinstance(value, int) and number and abs(value) < 1 << 63 else None
     if pa.types.is_float64(wanted):
-        return float(value) if number else None
+        return float(value) if number and abs(value) < 1e308 else None
     if pa.types.is_boolean(wanted):
         return value if isinstance(value, bool) else None
     return value if isinstance(value, str) else None

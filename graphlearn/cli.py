@@ -169,6 +169,10 @@ def run(
             except Interrupted as stopped:
                 stopped.help = f"continue with: {resume_command(session.workspace.folder, stopped.run)}"
                 raise
+            except GraphLearnError as error:
+                if session.has_trained:  # an exit code of 2 would say that nothing was started
+                    error.exit_code = 1
+                raise
             for result in results:
                 if picture:
                     draw(session, result, talk)

@@ -111,6 +111,7 @@ class JobFinished(Event):
 
     run: str
     model: str
+    family: str = ""
     status: str
     seconds: float
     version: int | None = None

@@ -27,7 +27,7 @@ from graphlearn.errors import (
     WorkspaceError,
     did_you_mean,
 )
-from graphlearn.events import Emit, JobFinished, Note, silent
+from graphlearn.events import Emit, Event, JobFinished, JobStarted, Note, fan_out, silent
 from graphlearn.sql import engine
 from graphlearn.sql.binding import Binder, BoundModel, errors_of, in_transaction, placed, set_variable, taken
 from graphlearn.sql.dry_run import PlannedModel, dry_run, plan
@@ -78,6 +78,8 @@ class Session:
         from graphlearn.jobs.functions import ModelReader
 
         self.workspace = workspace
+        self.has_trained = False
+        """Whether a job of this session has started."""
         self._emit = emit
         tables = catalog_tables(workspace.folder)
         self._binder = Binder(workspace, ModelReader(workspace.folder), tables, warn=partial(_warn, emit))
@@ -100,6 +102,7 @@ class Session:
         `force`: also train models that have not changed. `resume`: the id of a run to continue.
         Raises UserError, placed in the text, for the first statement that fails; the statements before it have run.
         """
+        self._check_open()
         source = Source("<sql>", text)
         statements = parse(source)
         binder, overrides = self._bound_to(sys._getframe(1), statements, overrides)
@@ -133,6 +136,7 @@ class Session:
         """
         from graphlearn.jobs.request import ModelResult
 
+        self._check_open()
         statements = _selected(self._read(path), select)
         binder, overrides = self._bound_to(None, statements, overrides)
         self._dry_run(binder, statements, overrides, resume)
@@ -151,6 +155,7 @@ class Session:
 
     def plan_file(self, path: str | Path, *, overrides: Overrides | None = None) -> list[PlannedModel]:
         """Check a whole job file and return what running it would do; nothing runs. Raises as `run_file` does."""
+        self._check_open()
         statements = self._read(path)
         binder, overrides = self._bound_to(None, statements, overrides)
         self._dry_run(binder, statements, overrides, None)
@@ -185,6 +190,13 @@ class Session:
         rest = {name: value for name, value in (overrides or {}).items() if name.lower() not in known}
         _check_overrides(statements, rest)
         return replace(self._binder, scope=scope, variables=variables), rest
+
+    def _note_start(self, event: Event) -> None:
+        self.has_trained |= isinstance(event, JobStarted)
+
+    def _check_open(self) -> None:
+        if self.workspace.is_closed:
+            raise UserError("the session is closed", help="open another one: graphlearn.connect(…)")
 
     def _read(self, path: str | Path) -> list[Statement]:
         try:
@@ -253,8 +265,9 @@ class Session:
                     if unchanged is not None:
                         emit(_unchanged(unchanged))
                         return unchanged
+                tell = fan_out(self._note_start, emit)
                 return create_model(
-                    self.workspace, request, emit=emit, sizes=sizes, resume=resume, cursor=self.connection
+                    self.workspace, request, emit=tell, sizes=sizes, resume=resume, cursor=self.connection
                 )
         finally:
             close()
@@ -375,6 +388,7 @@ def _unchanged(result: ModelResult) -> JobFinished:
     return JobFinished(
         run=result.run or "",
         model=result.model,
+        family=result.family,
         status="unchanged",
         seconds=result.seconds,
         version=result.version,

@@ -11,12 +11,13 @@ from typing import cast
 import click
 
 from graphlearn.catalog import LiveTable, catalog_tables, parse_time
+from graphlearn.errors import ArtifactError, GraphLearnError
 from graphlearn.jobs.family import Summary
 from graphlearn.jobs.functions import family_of
 from graphlearn.jobs.metrics import Metric, headline
 from graphlearn.jobs.registry import family, is_family
 from graphlearn.printing import print_fields, print_table, to_json_line
-from graphlearn.storage.artifacts import Artifact, ArtifactStore, fold
+from graphlearn.storage.artifacts import Artifact, ArtifactStore, fold, wrong_object
 from graphlearn.text import duration
 from graphlearn.types import Json
 
@@ -39,11 +40,14 @@ def print_models(folder: Path, *, as_json: bool) -> None:
         return
     tables: dict[tuple[str, ...], list[tuple[object, ...]]] = {}
     for artifact in ArtifactStore(folder).models():
-        listed = _summary(artifact).listed
+        try:
+            listed, damage = _summary(artifact).listed, artifact.damage
+        except GraphLearnError as error:  # damage that only reading shows
+            listed, damage = {}, error.message
         made = artifact.manifest.get("created_at")
         row = (artifact.model, artifact.manifest.get("family"), artifact.version, *listed.values())
-        damage = f"damaged: {artifact.damage}" if artifact.damage else ""
-        tables.setdefault(tuple(listed), []).append((*row, moment(parse_time(made)), damage))
+        remark = f"unusable: {damage}" if damage else ""
+        tables.setdefault(tuple(listed), []).append((*row, moment(parse_time(made)), remark))
     if not tables:
         click.echo("no model is stored yet; create one with CREATE MODEL", err=True)
     for i, (titles, rows) in enumerate(tables.items()):
@@ -55,6 +59,8 @@ def print_models(folder: Path, *, as_json: bool) -> None:
 def _summary(artifact: Artifact) -> Summary:
     """The family's summary of a version; empty if the version is damaged or its family is not installed."""
     name = str(artifact.manifest.get("family"))
+    if (damage := wrong_object(artifact.manifest)) is not None:
+        raise ArtifactError(damage)
     return family(name).summary(artifact) if artifact.damage is None and is_family(name) else Summary()
 
 
@@ -115,7 +121,7 @@ def _remark(row: Json) -> str:
         return f"{duration(row['eta_seconds'])} left"
     if row["resumable"]:
         return "can be resumed"
-    return str(row["message"] or "") if row["status"] == "failed" else ""
+    return (str(row["message"] or "").splitlines() or [""])[0] if row["status"] == "failed" else ""
 
 
 def print_model(folder: Path, model: str, version: int | None, *, as_json: bool) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 import pyarrow as pa
 
+from graphlearn.storage.dictionary import Dictionary
 from graphlearn.types import IdArray
 
 EXAMPLES = 3
@@ -42,12 +43,12 @@ class Unknown:
         return f"{self.lost:,} of {self.rows:,} {what} ({', '.join([*shown, *more])})"
 
 
-def as_asked(keys: pa.Array, asked: pa.Array) -> pa.Array:
-    """The keys, with NULLs replaced by the keys that were asked for, if both have the same type."""
-    if _is_text(asked) and _is_text(keys):
-        asked = asked.cast(keys.type)
-    if asked.type != keys.type or not keys.null_count:
+def as_asked(keys: pa.Array, asked: pa.Array, dictionary: Dictionary, time_zone: str | None) -> pa.Array:
+    """The keys of a dictionary; where they are NULL, those that were asked for, if they can be of its type."""
+    if not keys.null_count:
         return keys
+    if asked.type != keys.type:
+        asked = dictionary.cast(asked, time_zone)
     row = np.arange(len(keys))  # Arrow's coalesce does not support extension types
     missing = keys.is_null().to_numpy(zero_copy_only=False)
     return pa.concat_arrays([keys, asked]).take(pa.array(np.where(missing, row + len(keys), row)))
@@ -56,7 +57,3 @@ def as_asked(keys: pa.Array, asked: pa.Array) -> pa.Array:
 def find_field(schema: pa.Schema, name: str) -> str | None:
     """The column as the schema spells it; names are compared case-insensitively, as DuckDB does."""
     return next((column for column in schema.names if column.lower() == name), None)
-
-
-def _is_text(column: pa.Array) -> bool:
-    return bool(pa.types.is_string(column.type) or pa.types.is_large_string(column.type))

@@ -90,7 +90,13 @@ def create_model(
         run.update(status="done", version=version, metrics=metrics)
         tell(
             JobFinished(
-                run=run.id, model=request.name, status="done", seconds=seconds, version=version, metrics=metrics
+                run=run.id,
+                model=request.name,
+                family=request.family.lower(),
+                status="done",
+                seconds=seconds,
+                version=version,
+                metrics=metrics,
             )
         )
         run.close()
@@ -186,6 +192,7 @@ def _ended(error: BaseException, run: RunFolder, tell: Emit, request: ModelReque
             JobFinished(
                 run=run.id,
                 model=request.name,
+                family=request.family.lower(),
                 status=status,
                 seconds=time.perf_counter() - started,
                 message=message,

@@ -174,6 +174,9 @@ class Predictor(ABC):
 
     shape: ModelShape
 
+    def check(self, question: Question, batches: Iterable[pa.RecordBatch]) -> None:  # noqa: B027
+        """Raise InputError, before the answer is read, if the relation (`batches`) cannot be answered at all."""
+
     @abstractmethod
     def answer(
         self, question: Question, batches: Iterable[pa.RecordBatch], schema: pa.Schema, warn: Warn

@@ -124,6 +124,7 @@ class ModelReader:
         question, version = call.question(family_of(artifact))
         predictor = self.load(model, version)
         schema = predictor.shape.columns(question)
+        predictor.check(question, call.rows())
         return ArrowSource(schema, lambda: predictor.answer(question, call.rows(), schema, call.warn))
 
 

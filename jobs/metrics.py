@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from graphlearn.errors import ArtifactError
 from graphlearn.storage.files import disk_errors
 from graphlearn.text import number
 
@@ -71,7 +72,12 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
     """The metric table of a stored version as records; empty if it has no metrics."""
     if not (folder / METRICS).exists():
         return []
-    rows: list[dict[str, Any]] = pq.read_table(folder / METRICS).to_pylist()
+    try:
+        rows: list[dict[str, Any]] = pq.read_table(folder / METRICS).to_pylist()
+    except (OSError, pa.ArrowException) as error:
+        raise ArtifactError(
+            f"the metrics {folder / METRICS} are damaged: {error}", help="train the model again with --force"
+        ) from error
     return rows
 
 

@@ -29,19 +29,34 @@ _registered: list[type[Family]] = []
 def _installed() -> tuple[type[Family], ...]:
     ours = [path.partition(":") for path in BUILT_IN]
     found = [getattr(import_module(module), name) for module, _, name in ours]
-    return (*found, *(_load(entry) for entry in entry_points(group=ENTRY_POINTS)))
+    return (*found, *(kind for entry in _offered() if isinstance(kind := _load(entry), type)))
 
 
-def _load(entry: EntryPoint) -> type[Family]:
+@cache
+def _offered() -> tuple[EntryPoint, ...]:
+    return tuple(entry_points(group=ENTRY_POINTS))
+
+
+@cache
+def _load(entry: EntryPoint) -> type[Family] | UserError:
+    """The family of an entry point, or the error to raise for those who ask for it: others are not affected."""
+    package = entry.dist.name if entry.dist else entry.module
+    what = f"the model family {entry.name} of package {package} cannot be used"
     try:
-        kind: type[Family] = entry.load()
+        kind = entry.load()
     except Exception as error:
-        package = entry.dist.name if entry.dist else entry.module
-        raise UserError(
-            f"the model family {entry.name} of package {package} cannot be loaded: {type(error).__name__}: {error}",
-            help=f"upgrade it or remove it: pip uninstall {package}",
-        ) from error
+        return UserError(f"{what}: {type(error).__name__}: {error}", help="upgrade the package, or uninstall it")
+    if not (isinstance(kind, type) and issubclass(kind, Family)):
+        return UserError(f"{what}: {entry.value} is not a Family", help="upgrade the package, or uninstall it")
+    if missing := sorted(getattr(kind, "__abstractmethods__", ())):
+        lacks = " and ".join(missing)
+        return UserError(f"{what}: it does not define {lacks}", help="upgrade the package, or uninstall it")
     return kind
+
+
+def broken() -> dict[str, UserError]:
+    """Installed families that cannot be used, by the name of their entry point, and why."""
+    return {entry.name: error for entry in _offered() if isinstance(error := _load(entry), UserError)}
 
 
 def families() -> list[type[Family]]:
@@ -75,6 +90,8 @@ def family(name: str) -> Family:
     for kind in families():
         if key in kind.names:
             return _made(kind, key)
+    if (error := broken().get(key)) is not None:
+        raise UserError(error.message, help=error.help)
     raise UserError(f'there is no model type "{name}"', help=did_you_mean(name, names()))
 
 

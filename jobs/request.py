@@ -69,7 +69,8 @@ class ModelResult:
         kind = family(self.family)
         line = f"model {self.model} version {self.version}: {self.family}, trained in {self.seconds:.1f} s"
         figures = metrics_line(self.metrics, kind.metrics, ", ")
-        return "; ".join(part for part in (line, f"{kind.measured_on} {figures}".strip(), self.verdict) if part)
+        measured = f"{kind.measured_on} {figures}".strip() if figures else ""
+        return "; ".join(part for part in (line, measured, self.verdict) if part)
 
     def _repr_html_(self) -> str:
         """The result as a table, for notebooks."""

@@ -125,6 +125,9 @@ class Publish(Task):
             }
             with context.workspace.writing():
                 version = staged.commit({**manifest, **self.extra, **keys})
+        for part in parts:
+            if hasattr(part, "close"):  # temporary files
+                part.close()
         counts = keys.get("counts", {})
         return {"version": version, "metrics": evaluation.metrics, "counts": counts, "verdict": evaluation.verdict}
 

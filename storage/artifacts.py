@@ -255,7 +255,7 @@ class ArtifactStore:
             manifest = read_json(path / MANIFEST)
         except FileNotFoundError:
             return Artifact(_model_name(home), version, path, {}, f"{MANIFEST} is missing")
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             return Artifact(_model_name(home), version, path, {}, f"{MANIFEST} is unreadable ({error})")
         written = manifest.get("format_version")
         damage = None
@@ -267,12 +267,16 @@ class ArtifactStore:
             damage = f"its format {written} is older than this version of GraphLearn reads ({FORMAT_VERSION})"
         elif _sealed(manifest) != manifest:
             damage = f"{MANIFEST} has changed since it was written (its SHA-256 differs)"
+        elif (wrong := _wrong_key(manifest, home)) is not None:
+            return Artifact(_model_name(home), version, path, {}, f"{MANIFEST} has an invalid {wrong}")
         else:
             sizes = ((name, path / name, expected["bytes"]) for name, expected in manifest["files"].items())
             damage = next((problem for name, file, size in sizes if (problem := _check_size(file, name, size))), None)
         return Artifact(str(manifest.get("model", _model_name(home))), version, path, manifest, damage)
 
     def _verify(self, artifact: Artifact) -> Artifact:
+        if (damage := wrong_object(artifact.manifest)) is not None:
+            return Artifact(artifact.model, artifact.version, artifact.path, artifact.manifest, damage)
         for name, expected in artifact.manifest["files"].items():
             path = artifact.path / name
             damage = self._check_file(path, name, expected)
@@ -298,6 +302,30 @@ class ArtifactStore:
         return None
 
 
+def _wrong_key(manifest: Json, home: Path) -> str | None:
+    """The key of a manifest whose value cannot be what we wrote, None if all are sound."""
+    files = manifest.get("files")
+    if not isinstance(files, dict) or not all(_is_file(name, file) for name, file in files.items()):
+        return "files"
+    model = manifest.get("model")
+    return None if isinstance(model, str) and folder_name(model) == home.name else "model"
+
+
+def wrong_object(manifest: Json) -> str | None:
+    """What is wrong with the keys of a manifest that must be JSON objects, None if nothing is."""
+    objects = ("options", "inputs", "metrics", "counts")
+    wrong = next((key for key in objects if not isinstance(manifest.get(key, {}), dict)), None)
+    return None if wrong is None else f"{MANIFEST} has an invalid {wrong}"
+
+
+def _is_file(name: str, file: object) -> bool:
+    """Whether a name stays inside the version's folder, and size and digest are what they are called."""
+    inside = not Path(name).is_absolute() and ".." not in Path(name).parts
+    return (
+        inside and isinstance(file, dict) and isinstance(file.get("bytes"), int) and isinstance(file.get("sha256"), str)
+    )
+
+
 def _versions(home: Path) -> set[int]:
     try:
         return {int(entry.name) for entry in home.iterdir() if entry.name.isdecimal()}
@@ -313,7 +341,7 @@ def _current(home: Path) -> int | None:
     versions = _versions(home)
     try:
         current = read_json(home / MODEL).get("current")
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         current = None
     if current not in versions:
         return max(versions, default=None)
@@ -323,8 +351,11 @@ def _current(home: Path) -> int | None:
 
 def _model_name(home: Path) -> str:
     try:
-        return str(read_json(home / MODEL)["model"])
-    except (OSError, ValueError, KeyError):
+        name = str(read_json(home / MODEL)["model"])
+        if folder_name(name) != home.name:
+            raise KeyError(name)
+        return name
+    except (OSError, ValueError, KeyError, RecursionError):
         from urllib.parse import unquote
 
         return unquote(home.name)

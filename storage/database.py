@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 import tempfile
 import threading
+import time
 import weakref
 from collections.abc import Callable
 from contextlib import suppress
@@ -75,9 +76,13 @@ class DatabaseFile:
         """
         with self._guard:
             if not self._attached:
+                until = time.monotonic() + patience
                 made = self._queue(patience, say)
                 try:
-                    self._open()
+                    if self._instance is None:
+                        self._open()
+                    else:
+                        self._open_again(until, say)
                 except duckdb.Error as error:
                     self._leave(made)
                     raise _opening_failed(error, self.path, self.read_only) from error
@@ -115,6 +120,25 @@ class DatabaseFile:
         """A new connection to the instance, with the file as its default database."""
         assert self._instance is not None
         return self._instance.cursor()
+
+    def _open_again(self, until: float, say: Say | None) -> None:
+        """Open the file after a release, when another program may be looking at it: DuckDB can only be asked again."""
+        if not self.path.exists():
+            raise WorkspaceError(
+                f"{self.path} is gone: it was removed while a model was training",
+                help="restore it from a backup; models that were stored are still in the folder next to it",
+            )
+        say_at = time.monotonic() + 1
+        while True:
+            try:
+                return self._open()
+            except duckdb.Error as error:
+                if not _is_locked(str(error)) or time.monotonic() >= until:
+                    raise
+            if say is not None and time.monotonic() >= say_at:
+                say(f"waiting for another program, which has {self.path.name} open")
+                say_at = until
+            time.sleep(0.05)
 
     def _open(self) -> None:
         mode = " (READ_ONLY)" if self.read_only else ""
@@ -166,6 +190,10 @@ class DatabaseFile:
                 self._lock.path.parent.rmdir()
 
 
+def _is_locked(text: str) -> bool:
+    return "lock on file" in text or "Conflicting lock" in text
+
+
 def in_use(path: Path, pid: object) -> WorkspaceError:
     """The error for a file that is open in another process."""
     who = f"process {pid}" if pid else "another process"
@@ -182,7 +210,7 @@ def _other_mode(path: Path, read_only: bool) -> WorkspaceError:
 
 def _opening_failed(error: duckdb.Error, path: Path, read_only: bool) -> WorkspaceError:
     text = str(error)
-    if "lock on file" in text or "Conflicting lock" in text:
+    if _is_locked(text):
         found = re.search(r"PID (\d+)", text)
         return in_use(path, found[1] if found else None)
     if "different configuration" in text:

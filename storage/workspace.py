@@ -116,6 +116,11 @@ class Workspace:
         return self._connection
 
     @property
+    def is_closed(self) -> bool:
+        """Whether `close` has been called."""
+        return self._closed
+
+    @property
     def is_open(self) -> bool:
         """Whether the database file is open: neither closed nor `released`."""
         return not self._closed and (self._file is None or self._file.users[self])

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -572,3 +573,30 @@ def test_a_model_of_an_older_format_is_refused_by_name(fresh: Path) -> None:
     assert "kg.toy" in run("models").stdout
     assert run(*job, "--force").exit_code == 0
     assert run("show", "kg.toy").exit_code == 0
+
+
+def test_what_cannot_be_read_is_listed_and_planned_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_toy(tmp_path)
+    job = ["job.sql", "--set", "path=toy.parquet"]
+    assert run("run", *job, "--no-picture").exit_code == 0
+    path = next(Path("kg.graphlearn").rglob("metrics.parquet"))
+    path.write_bytes(b"x" * path.stat().st_size)  # the size is right, so that only reading shows the damage
+    listed = run("models")
+    assert listed.exit_code == 0
+    assert re.search(r"kg\.toy .*unusable: the metrics .* are damaged", listed.stdout)
+    path.unlink()
+    assert "kg.toy (distmult): to train" in run("plan", *job).stdout
+
+
+def test_a_mistake_after_training_is_no_start_that_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_toy(tmp_path)
+    Path("late.sql").write_text(JOB + "SELECT error('late');")
+    late = run("run", "late.sql", "--set", "path=toy.parquet", "--no-picture")
+    assert late.exit_code == 1
+    assert "late" in late.stderr
+    again = run("run", "late.sql", "--set", "path=toy.parquet", "--no-picture")
+    assert again.exit_code == 2, "nothing was trained"
+    assert "kg.toy is up to date (version 1)" in again.stderr
+    assert "MRR 0." in again.stderr, "metrics have their labels"

@@ -67,6 +67,7 @@ class RichSink:
                 style = "yellow" if event.level == "warning" else "dim"
                 self._say(f"  [{style}]{event.level}:[/] {_plain(event.message)}")
             case JobFinished():
+                self._metrics = metrics_of(event.family) or self._metrics
                 self._finish(event)
             case _:
                 pass

@@ -56,6 +56,7 @@ class PlainSink:
             case Note():
                 return f"{event.level}: {event.message}" if event.level != "info" else event.message
             case JobFinished():
+                self._metrics = metrics_of(event.family) or self._metrics
                 self._model = ""
                 figures = f" · {self._split} {metrics_line(event.metrics, self._metrics)}" if event.metrics else ""
                 return finish_line(event) + figures

@@ -73,6 +73,8 @@ def dry_run(binder: Binder, statements: list[Statement], overrides: Overrides) -
                 blind |= _one(binder, statement, overrides, bound, done)
                 _check_target(binder, statement, made)
             except (MissingError, ModelNotFound) as error:
+                if isinstance(statement, CreateModel):
+                    broken.add(fold(statement.name))
                 asked = {fold(token.value) for token in statement.tokens if token.kind == "string"}
                 if not blind and not (isinstance(error, ModelNotFound) and asked & broken):
                     errors.append(error)
@@ -142,7 +144,9 @@ def _planned(binder: Binder, create: CreateModel, overrides: Mapping[str, object
             if store.exists(create.name):
                 kept = store.versions(create.name) if create.or_replace else [store.current(create.name)]
                 fingerprint = request.fingerprint(sizes.fingerprints)
-                unchanged = create.if_not_exists or any(a.manifest.get("fingerprint") == fingerprint for a in kept)
+                unchanged = create.if_not_exists or any(
+                    a.damage is None and a.manifest.get("fingerprint") == fingerprint for a in kept
+                )
         binder.planned[fold(create.name)] = bound
     return PlannedModel(create.name, create.family, create.text, unchanged, dataflow)
 

@@ -210,7 +210,7 @@ class _Asked:
         for column, keys in ends.items():
             known = keys.dictionary.take(ids[column])
             if known.null_count:
-                known = as_asked(known, keys.dictionary.cast(asked[column], self._zone))
+                known = as_asked(known, asked[column], keys.dictionary, self._zone)
             found.append(known)
         return list(ids.values()), found
 

@@ -47,6 +47,19 @@ class KgePredictor(Predictor):
         widths = {of: _width(artifact.path / WEIGHTS, of) for of in ("entities", "relations")}
         self.shape = KgeShape(self.entities.field, self.relations.field, widths)
 
+    def check(self, question: Question, batches: Iterable[pa.RecordBatch]) -> None:
+        """Refuse to evaluate rows of which none can be ranked. A relation without rows may still be filled."""
+        if question.function != "evaluate" or question.asked is None:
+            return
+        rows = 0
+        for batch in batches:
+            ids = self._ids(batch, question.time_zone)
+            if (np.minimum.reduce([ids[name] for name in ENDS]) >= 0).any():
+                return
+            rows += batch.num_rows
+        if rows:
+            raise unanswerable()
+
     def answer(
         self, question: Question, batches: Iterable[pa.RecordBatch], schema: pa.Schema, warn: Warn
     ) -> Iterator[pa.RecordBatch]:
@@ -122,21 +135,21 @@ class KgePredictor(Predictor):
         self, question: Question, batches: Iterable[pa.RecordBatch], schema: pa.Schema, warn: Warn
     ) -> Iterator[pa.RecordBatch]:
         """The best answers to each question, in the order of the questions."""
-        k, exclude = int(question.options["k"]), bool(question.options["exclude_known"])
         unknown = Unknown()
         for batch in batches:
             if batch.num_rows:
                 ids = self._ids(batch, question.time_zone)
                 given = {name: batch.column(c) for name in ENDS if (c := find_field(batch.schema, name)) is not None}
                 unknown.add(given, {name: ids[name] for name in given})
-                yield self._complete(batch, ids, schema, k, exclude=exclude)
+                yield self._complete(question, batch, ids, schema)
         if unknown.lost:
             name = self.artifact.model
             warn(f"predict: {name} has never seen a key of {unknown.text('questions')}; their rank and score are NULL")
 
     def _complete(
-        self, batch: pa.RecordBatch, ids: dict[str, IdArray], schema: pa.Schema, k: int, *, exclude: bool
+        self, question: Question, batch: pa.RecordBatch, ids: dict[str, IdArray], schema: pa.Schema
     ) -> pa.RecordBatch:
+        k, exclude = int(question.options["k"]), bool(question.options["exclude_known"])
         h, r, t = (ids[name] for name in ENDS)
         model, known = self.embedding, self.known
         usable = (r >= 0) & (h != UNKNOWN) & (t != UNKNOWN)
@@ -194,7 +207,8 @@ class KgePredictor(Predictor):
             if column is None and asked_as is not None:
                 column = batch.column(asked_as).take(taken)
                 if field.name in keys:
-                    column = as_asked(keys[field.name], column)
+                    dictionary = self.relations if field.name == "relation" else self.entities
+                    column = as_asked(keys[field.name], column, dictionary, question.time_zone)
             elif column is None:
                 column = keys[field.name]
             out.append(column if column.type == field.type else column.cast(field.type))
@@ -231,7 +245,7 @@ class KgePredictor(Predictor):
                 ranks = np.concatenate([np.tile(np.arange(1, k + 1), len(found)), nothing])[order]
                 values = np.concatenate([best.values.numpy().ravel(), nothing.astype(np.float32)])[order]
                 missing = neighbours < 0
-                keys = as_asked(self.entities.take(ids), asked.slice(lo, step))
+                keys = as_asked(self.entities.take(ids), asked.slice(lo, step), self.entities, question.time_zone)
                 columns = [
                     keys.take(pa.array(rows[order])),
                     self.entities.take(neighbours),
@@ -268,10 +282,7 @@ class KgePredictor(Predictor):
         if not unknown.rows:
             raise InputError("the relation to evaluate on has no rows", help="check its WHERE clause")
         if not usable.any():
-            raise InputError(
-                "no triple of the relation has a head, relation and tail that the model knows",
-                help="check that it uses the keys that the model was trained on",
-            )
+            raise unanswerable()
         triples = Triples(*(np.ascontiguousarray(column[usable].astype(np.int32)) for column in (h, r, t)))
         known = self._known_with([triples])
         ranks = self.embedding.rank(triples, known, alive=self.alive, memory_limit=EVALUATION_MEMORY)
@@ -281,6 +292,14 @@ class KgePredictor(Predictor):
             name = self.artifact.model
             warn(f"evaluate: {name} has never seen a key of {unknown.text('triples')}; the metrics leave them out")
         yield from metrics_table(metric_rows("given", ranks), self.relations, schema, protocol).to_batches()
+
+
+def unanswerable() -> InputError:
+    """The error for triples of which none can be ranked."""
+    return InputError(
+        "no triple of the relation has a head, relation and tail that the model knows",
+        help="check that it uses the keys that the model was trained on",
+    )
 
 
 def _width(weights: Path, of: str) -> int:

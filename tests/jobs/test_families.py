@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -195,6 +197,39 @@ def test_a_version_of_a_family_that_is_not_installed(tmp_path: Path) -> None:
     with connect(database, emit=silent) as session:
         session.sql("DROP MODEL m")
         assert rows(session, "FROM models") == []
+
+
+BROKEN = {
+    "import nothing_of_that_name": "cannot be used: ModuleNotFoundError: No module named 'nothing_of_that_name'",
+    "class Half: pass": "cannot be used: broken_family:Half is not a Family",
+    "from graphlearn.plugin import Family\nclass Half(Family): pass": "cannot be used: it does not define load and",
+}
+
+
+@pytest.mark.parametrize("code", BROKEN)
+def test_a_package_that_is_broken_only_concerns_its_own_family(tmp_path: Path, code: str) -> None:
+    info = tmp_path / "broken-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: broken\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[graphlearn.families]\nhalf = broken_family:Half\n")
+    (tmp_path / "broken_family.py").write_text(code)
+    program = """
+import graphlearn
+with graphlearn.connect() as session:
+    print(session.sql("SELECT count(*) FROM models").fetchall())
+    session.sql("EXPLAIN CREATE MODEL m TYPE complex AS SELECT 'a' AS head, 'r' AS relation, 'b' AS tail")
+    session.sql("CREATE MODEL m TYPE half AS SELECT 1 AS key")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout == "[(0,)]\n"
+    assert f"the model family half of package broken {BROKEN[code]}" in done.stderr
+    assert "upgrade the package, or uninstall it" in done.stderr
 
 
 def rows(session: Session, sql: str) -> list[Any]:

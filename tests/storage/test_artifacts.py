@@ -424,3 +424,43 @@ def test_an_older_version_becomes_current_again(store: ArtifactStore) -> None:
             store.make_current(*missing)
     with pytest.raises(ModelNotFound):
         store.current("other")
+
+
+HOSTILE: dict[str, object] = {
+    "files": [1],
+    "files of no size": {"weights.bin": "x"},
+    "files elsewhere": {"../../../../secret": {"bytes": 1, "sha256": ""}},
+    "files of the system": {"/etc/passwd": {"bytes": 1, "sha256": ""}},
+    "model": "../../other",
+    "model of no name": 7,
+}
+
+
+@pytest.mark.parametrize("what", HOSTILE)
+def test_a_sealed_manifest_is_still_not_believed(store: ArtifactStore, what: str) -> None:
+    put(store)
+    path = store.folder / "kg.medical" / "1" / "manifest.json"
+    manifest = json.loads(path.read_text()) | {what.partition(" ")[0]: HOSTILE[what]}
+    path.write_text(json.dumps(artifacts._sealed(manifest)))
+    (listed,) = store.models()
+    assert (listed.model, listed.damage) == ("kg.medical", f"manifest.json has an invalid {what.partition(' ')[0]}")
+    with pytest.raises(ArtifactError, match=r"cannot be used: manifest\.json has an invalid"):
+        store.load("kg.medical")
+    store.drop("kg.medical")
+    assert store.models() == []
+
+
+@pytest.mark.parametrize("key", ["options", "inputs", "metrics", "counts"])
+def test_keys_that_must_be_objects_are_checked_before_use(store: ArtifactStore, key: str) -> None:
+    with store.stage("m") as staged:
+        staged.commit({"family": "complex", key: "abc"})
+    with pytest.raises(ArtifactError, match=f"manifest.json has an invalid {key}"):
+        store.load("m")
+
+
+def test_a_manifest_nested_without_end(store: ArtifactStore) -> None:
+    put(store)
+    path = store.folder / "kg.medical" / "1" / "manifest.json"
+    path.write_text("[" * 200_000)
+    assert "is unreadable" in str(store.models()[0].damage)
+    store.drop("kg.medical")

@@ -302,6 +302,31 @@ def test_other_programs_are_not_waited_for(path: Path, other: Peer) -> None:
     assert not (path.parent / "kg.graphlearn").exists()
 
 
+def test_after_a_release_other_programs_are_waited_for(path: Path, other: Peer) -> None:
+    said: list[str] = []
+
+    def say(text: str) -> None:
+        said.append(text)
+        other.begin("plain.close()")
+
+    with Workspace.open(path, say=say) as opened:
+        with opened.released():
+            other.run(f"import duckdb; plain = duckdb.connect({str(path)!r})")
+        assert not opened.is_open
+        assert values(opened) == [1]
+        other.end()
+    assert said == ["waiting for another program, which has kg.duckdb open"]
+
+
+def test_a_file_that_was_removed_is_not_replaced_by_an_empty_one(path: Path) -> None:
+    with Workspace.open(path) as opened:
+        with opened.released():
+            path.unlink()
+        with pytest.raises(WorkspaceError, match="kg.duckdb is gone: it was removed"):
+            _ = opened.connection
+        assert not path.exists()
+
+
 def test_a_file_opens_in_a_folder_without_locks_or_write_access(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise OSError("no locks here")

@@ -144,7 +144,7 @@ def test_evaluate_stored_and_given(trained: Workspace) -> None:
 
 def test_evaluate_on_unknown_keys_only(trained: Workspace) -> None:
     with pytest.raises(InputError, match="no triple"):
-        list(ask(trained, "evaluate", "m", "SELECT 'x' AS head, 'y' AS relation, 'z' AS tail").batches())
+        ask(trained, "evaluate", "m", "SELECT 'x' AS head, 'y' AS relation, 'z' AS tail")
     with pytest.raises(InputError, match="has no rows"):
         list(ask(trained, "evaluate", "m", "FROM triples WHERE false").batches())
 
