@@ -322,7 +322,7 @@ def test_a_file_that_was_removed_is_not_replaced_by_an_empty_one(path: Path) -> 
     with Workspace.open(path) as opened:
         with opened.released():
             path.unlink()
-        with pytest.raises(WorkspaceError, match="kg.duckdb is gone: it was removed"):
+        with pytest.raises(WorkspaceError, match="is gone: it was removed"):
             _ = opened.connection
         assert not path.exists()
 
