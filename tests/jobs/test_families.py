@@ -214,9 +214,12 @@ def test_a_package_that_is_broken_only_concerns_its_own_family(tmp_path: Path, c
     (info / "entry_points.txt").write_text("[graphlearn.families]\nhalf = broken_family:Half\n")
     (tmp_path / "broken_family.py").write_text(code)
     program = """
+from pathlib import Path
 import graphlearn
+from graphlearn.doctor import diagnose
 with graphlearn.connect() as session:
     print(session.sql("SELECT count(*) FROM models").fetchall())
+    print(diagnose(Path("kg.duckdb"))["broken"])
     session.sql("EXPLAIN CREATE MODEL m TYPE complex AS SELECT 'a' AS head, 'r' AS relation, 'b' AS tail")
     session.sql("CREATE MODEL m TYPE half AS SELECT 1 AS key")
 """
@@ -227,7 +230,9 @@ with graphlearn.connect() as session:
         text=True,
         check=False,
     )
-    assert done.stdout == "[(0,)]\n"
+    counted, diagnosed = done.stdout.splitlines()
+    assert counted == "[(0,)]"
+    assert f"the model family half of package broken {BROKEN[code]}"[:60] in diagnosed
     assert f"the model family half of package broken {BROKEN[code]}" in done.stderr
     assert "upgrade the package, or uninstall it" in done.stderr
 
