@@ -274,5 +274,7 @@ class Family(ABC):
         raise UserError(f"{artifact.model} is of type {self.name}, and such models store no node and edge tables")
 
     def fits(self, request: ModelRequest, sizes: Sizes, available: int) -> None:
-        """Raise ResourceError if the run needs more than `available` bytes of memory."""
+        """Raise ResourceError if the run needs more than `available` bytes of memory, InputError without any rows."""
+        if not sizes.known:
+            raise InputError("the query has no rows", help="check its WHERE clause and the path of its files")
         self.plan(request, sizes).check_memory(available)

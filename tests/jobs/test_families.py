@@ -18,7 +18,7 @@ from cases.paths import ROOT
 from click.testing import CliRunner
 
 from graphlearn.cli import main
-from graphlearn.errors import ArtifactError, UserError
+from graphlearn.errors import ArtifactError, InputError, UserError
 from graphlearn.events import silent
 from graphlearn.jobs.family import Family
 from graphlearn.jobs.registry import families, registered
@@ -164,6 +164,13 @@ class TestTutorial(FamilyCase):
         """The tutorial's family, registered."""
         with tutorial(tmp_path_factory.mktemp("tutorial")):
             yield
+
+    def test_it_is_not_trained_on_nothing(self, tmp_path: Path) -> None:
+        with self.open(tmp_path) as session:
+            session.connection.execute("DELETE FROM readings")
+            with pytest.raises(InputError, match="the query has no rows"):
+                session.sql(self.statement("m"))
+            assert rows(session, "FROM runs") == []
 
     def test_its_code_is_short(self) -> None:
         assert sum(bool(line.strip()) for line in tutorial_code().splitlines()) < 80
