@@ -1,12 +1,12 @@
-# The same commands for people and CI.
+# Commands for developers and CI.
 #
-#   make run     install into .venv, build a knowledge graph of Python's standard library, train on it, ask it things
-#   make test    the tests, but for the slow ones
-#   make check   ruff, mypy --strict, the floors of the house
-#   make slow    the slow tests: a wheel in a fresh environment, kills and resumes
-#   make bench   the benchmarks, hours in all; BENCHMARKS=speed for one of them
+#   make run     install into .venv, build a knowledge graph of Python's standard library, train a model on it, query it
+#   make test    run the tests, except the slow ones
+#   make check   run ruff, mypy --strict and import-linter (the layers of the code)
+#   make slow    run the slow tests: a wheel in a fresh environment, killed and resumed runs
+#   make bench   run the benchmarks, which takes hours; BENCHMARKS=speed selects one of them
 #
-# PIP_FLAGS is for pip: without an NVIDIA GPU on Linux, the CPU build of torch saves gigabytes:
+# PIP_FLAGS are passed to pip. On Linux without an NVIDIA GPU, the CPU build of torch is gigabytes smaller:
 #   make run PIP_FLAGS="--extra-index-url https://download.pytorch.org/whl/cpu"
 
 PYTHON ?= python3
@@ -27,7 +27,7 @@ build/stdlib.parquet: examples/python_stdlib.py | $(VENV)/.installed-run
 	@$(BIN)/python examples/python_stdlib.py $@
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 slow: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -q -m slow
@@ -48,11 +48,11 @@ clean:
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "GraphLearn needs Python 3.11 or newer; $(PYTHON) is" `$(PYTHON) -V 2>&1`". Try: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
-	@echo "making $(VENV)"
+	@echo "creating $(VENV)"
 	@$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.installed-run: pyproject.toml | $(BIN)/python
-	@echo "installing GraphLearn and what it needs into $(VENV) (torch is large: minutes the first time)"
+	@echo "installing GraphLearn and its dependencies into $(VENV) (this takes minutes the first time)"
 	@$(PIP) -e '.[plot]'
 	@touch $@
 
@@ -62,6 +62,6 @@ $(VENV)/.installed-dev: pyproject.toml | $(BIN)/python
 	@touch $@ $(VENV)/.installed-run
 
 $(VENV)/.installed-bench: pyproject.toml | $(BIN)/python
-	@echo "installing GraphLearn and the peers it is measured against into $(VENV)"
+	@echo "installing GraphLearn and the libraries it is compared with into $(VENV)"
 	@$(PIP) -e '.[bench,plot]'
 	@touch $@

@@ -16,10 +16,10 @@ FOLDER = Path(os.environ.get("GRAPHLEARN_DATA", "../shared/data"))
 
 
 def path(name: str) -> Path:
-    """The Parquet file of a knowledge graph; GRAPHLEARN_DATA names another folder."""
+    """The Parquet file of a knowledge graph, in the folder that GRAPHLEARN_DATA names."""
     found = FOLDER / "kg" / f"{name}.parquet"
     if not found.exists():
-        raise SystemExit(f"{found} is not there; set GRAPHLEARN_DATA to the folder that holds kg/{name}.parquet")
+        raise SystemExit(f"{found} does not exist; set GRAPHLEARN_DATA to the folder that contains kg/{name}.parquet")
     return found
 
 
@@ -30,7 +30,7 @@ def load(name: str) -> EncodedTriples:
 
 
 def generated(n: int, entities: int, relations: int, seed: int = 0) -> Triples:
-    """Triples with heads and tails of a power law, as real graphs have them."""
+    """Triples whose heads and tails follow a power law, as in real graphs."""
     rng = np.random.default_rng(seed)
 
     def ends() -> np.ndarray:

@@ -1,9 +1,9 @@
-"""Link ranking on IMDB: which actors play in a movie? By TYPE dhan, a random walk, the degree, and an MLP dot product.
+"""Link ranking on IMDB: which actors play in a movie? TYPE dhan, a random walk, the degree and an MLP dot product.
 
     python -m benchmarks.hetero_links [--seeds 0,1,2]
 
-Edges from movies to actors are divided at random, 80 / 10 / 10 %; actors and directors have no features. Each test edge
-is ranked against all actors, known ones of the movie left out.
+The edges from movies to actors are split at random, 80 / 10 / 10 %. Actors and directors have no features. Each test
+edge is ranked against all actors except those known to play in the movie.
 """
 
 from __future__ import annotations
@@ -16,10 +16,13 @@ import numpy as np
 
 from benchmarks import results
 from benchmarks.peers_hetero import imdb
-from graphlearn.models.dhan.links import LinkTraining
+from graphlearn.models.core.fit import fit
 from graphlearn.models.dhan.options import DhanOptions
-from graphlearn.models.hetero.baselines import fit
-from graphlearn.models.hetero.graph import HeteroGraph, LinkRanking, NodeType, Relation, random_split
+from graphlearn.models.dhan.training.links import LinkTraining
+from graphlearn.models.hetero.graph import HeteroGraph, NodeType, Relation
+from graphlearn.models.hetero.splits import random_split
+from graphlearn.models.hetero.tasks import LinkRanking
+from graphlearn.types import Split
 
 STEPS, KEPT = 4, 0.8
 NAMES = {"dhan": "**dhan**, defaults", "walk": "random walk", "mlp": "MLP dot product", "degree": "degree"}
@@ -38,7 +41,7 @@ def case(seed: int) -> tuple[HeteroGraph, LinkRanking]:
 
 
 def walk(training: LinkTraining) -> dict[str, float]:
-    """Actors by the chance that a walk over movies with a person in common ends at them; ties by degree."""
+    """Rank actors by the probability that a walk over movies with a person in common ends at them; ties by degree."""
     movies = training.counts["movie"]
     people = []
     for r in training.graph.relations:
@@ -56,7 +59,7 @@ def walk(training: LinkTraining) -> dict[str, float]:
         at = KEPT * (at @ step)
         total = total + at
     scores = total @ rows(people[1]) + 1e-6 * np.log1p(training.degree)
-    return training.figures("test", lambda nodes: scores[nodes])
+    return training.figures(Split.TEST, lambda nodes: scores[nodes])
 
 
 def main() -> None:
@@ -68,13 +71,13 @@ def main() -> None:
     for seed in seeds:
         graph, task = case(seed)
         for name in ("mlp", "dhan"):
-            training = LinkTraining(graph, task, DhanOptions(seed=seed, device="cpu"), perceptron=name == "mlp")
+            training = LinkTraining(graph, task, DhanOptions(seed=seed, device="cpu"), mlp=name == "mlp")
             start = time.process_time()
             epochs = fit(training)
             cost = (time.process_time() - start) / epochs
-            found[name].append(training.evaluate("test") | {"cpu": cost})
+            found[name].append(training.evaluate(Split.TEST) | {"cpu": cost})
         found["walk"].append(walk(training))
-        found["degree"].append(training.degree_figures("test"))
+        found["degree"].append(training.degree_figures(Split.TEST))
         print(seed, {name: round(runs[-1]["mrr"], 4) for name, runs in found.items()}, flush=True)
     lines = []
     for name, runs in sorted(found.items(), key=lambda item: -float(np.mean([r["mrr"] for r in item[1]]))):
@@ -82,12 +85,12 @@ def main() -> None:
         for figure in FIGURES:
             values = [run[figure] for run in runs]
             line[figure] = f"{np.mean(values):.4f} ± {np.std(values, ddof=1) if len(values) > 1 else 0:.4f}"
-        line["CPU seconds an epoch"] = f"{np.mean([r['cpu'] for r in runs]):.2f}" if "cpu" in runs[0] else ""
+        line["CPU seconds per epoch"] = f"{np.mean([r['cpu'] for r in runs]):.2f}" if "cpu" in runs[0] else ""
         lines.append(line)
     body = (
-        f"Test edges movie–actor of IMDB ranked against all {training.targets:,} actors (most of whom play in one or\n"
-        "two movies), mean ± standard deviation over splits. The walk goes over movies\n"
-        "that share a director or an actor."
+        f"The movie–actor test edges of IMDB, ranked against all {training.targets:,} actors, most of whom play in\n"
+        "one or two movies; mean ± standard deviation over splits. The random walk visits movies that share a\n"
+        "director or an actor."
     )
     results.write("hetero_links", "Link ranking by DHAN", f"{body}\n\n{results.markdown(lines)}", found)
 

@@ -1,9 +1,9 @@
-"""Dictionary encoding of a generated graph out of core: rate and peak memory, in a process of its own.
+"""Out-of-core dictionary encoding of a generated graph: rate and peak memory, in a separate process.
 
     python -m benchmarks.ingest [--triples 100000000] [--entities 10000000] [--limit-gib 4]
 
-Keys are texts such as `entity/0123456`; heads and tails are uniform, so nearly all triples are distinct. The limit is
-DuckDB's `memory_limit`; the id arrays, 12 bytes a triple, and the dictionary come on top.
+Keys are texts such as `entity/0123456`. Heads and tails are uniform, so nearly all triples are distinct. The limit is
+DuckDB's `memory_limit`; the id arrays, 12 bytes per triple, and the dictionary are not included in it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ GIB = 1 << 30
 
 
 def child(folder: Path, limit: int) -> None:
-    """Encode, then print the peak of this process."""
+    """Encode, then print the peak memory of this process."""
     from graphlearn.events import silent
     from graphlearn.storage.triples.ingest import encode_triples
 
@@ -43,7 +43,7 @@ def child(folder: Path, limit: int) -> None:
 
 
 def main() -> None:
-    """Generate, encode in a child, report."""
+    """Generate the graph, encode it in a child process and write the section."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--triples", type=int, default=100_000_000)
     parser.add_argument("--entities", type=int, default=10_000_000)
@@ -72,7 +72,7 @@ def main() -> None:
             "Parquet": f"{size / GIB:.1f} GiB",
             "triples kept": f"{found['kept']:,}",
             "entities": f"{found['entities']:,}",
-            "DuckDB may use": f"{given.limit_gib:g} GiB",
+            "DuckDB's memory limit": f"{given.limit_gib:g} GiB",
             "peak memory": f"{found['peak'] / GIB:.2f} GiB",
             "time": f"{found['seconds']:.0f} s",
             "rate": f"{given.triples / found['seconds'] / 1e6:.2f} M rows/s",

@@ -1,8 +1,8 @@
-"""Peak memory of training 10 million entities with 100 dimensions, optimiser state included, in a process of its own.
+"""Peak memory of training 10 million entities with 100 dimensions, including optimiser state, in a separate process.
 
     python -m benchmarks.memory [--entities 10000000] [--triples 50000000] [--steps 2000]
 
-The graph is generated. The child process is CREATE MODEL from Parquet, as a user would run it, stopped after one epoch.
+The graph is generated. The child process runs CREATE MODEL from Parquet, as a user would, for one epoch.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from benchmarks import results
 
 
 def child(folder: Path, dim: int) -> None:
-    """Train, then print the peak of this process."""
+    """Train, then print the peak memory of this process."""
     import graphlearn
     from graphlearn.events import Event, JobFinished, PhaseFinished, Step
 
@@ -31,7 +31,7 @@ def child(folder: Path, dim: int) -> None:
             print(f"{event.phase}: {event.seconds:.0f} s {event.detail}", file=sys.stderr, flush=True)
         if isinstance(event, Step):
             print(
-                f"  step {event.step}/{event.steps} {event.triples_per_second / 1e3:.0f} k/s",
+                f"  step {event.step}/{event.steps} {event.examples_per_second / 1e3:.0f} k/s",
                 end="\r",
                 file=sys.stderr,
             )
@@ -51,7 +51,7 @@ def child(folder: Path, dim: int) -> None:
 
 
 def main() -> None:
-    """Generate, train in a child, report."""
+    """Generate the graph, train in a child process and write the section."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--entities", type=int, default=10_000_000)
     parser.add_argument("--triples", type=int, default=20_000_000)
@@ -80,7 +80,7 @@ def main() -> None:
             "triples": f"{given.triples:,}",
             "weights": f"{weights / 2**30:.2f} GiB",
             "peak memory": f"{measured['peak'] / 2**30:.2f} GiB",
-            "time of ingest, one epoch and publishing": f"{measured['seconds']:.0f} s",
+            "time for ingest, one epoch and publishing": f"{measured['seconds']:.0f} s",
         }
     ]
     body = results.markdown(rows)

@@ -1,9 +1,9 @@
-"""PyKEEN beside us on the small graphs: the same model, dim and epochs, its learning rate chosen on validation MRR.
+"""Small graphs, compared with PyKEEN: the same model, dim and epochs, its learning rate chosen on validation MRR.
 
     python -m benchmarks.peer_quality [--epochs N]
 
-Our side is the row that `benchmarks.quality` measured. PyKEEN trains ComplEx with cross-entropy over all entities
-(its LCWA loop) and inverse relations, the counterpart of our 1-vs-all softmax with reciprocal relations.
+Our figures are those that `benchmarks.quality` measured. PyKEEN trains ComplEx with cross-entropy over all entities
+(its LCWA loop) and inverse relations, which corresponds to our 1-vs-all softmax with reciprocal relations.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ RATES = (("Adagrad", 0.1), ("Adagrad", 0.3), ("Adam", 0.003), ("Adam", 0.01))
 
 
 def train(name: str, optimiser: str, rate: float, epochs: int) -> dict[str, Any]:
-    """PyKEEN's filtered MRR of both sides after training, on valid and test, with the seconds it took."""
+    """PyKEEN's filtered MRR of both sides on valid and test after training, and the training time in seconds."""
     from pykeen.evaluation import RankBasedEvaluator
     from pykeen.losses import CrossEntropyLoss
     from pykeen.models import ComplEx
@@ -83,10 +83,11 @@ def main() -> None:
         )
         print(rows[-1], file=sys.stderr, flush=True)
     body = (
-        f"ComplEx, {DIM} numbers an entity, {epochs} epochs, cross-entropy over all entities, both directions. "
-        "PyKEEN's optimiser and rate are the best of four on validation MRR; filtered, ties at their mean rank.\n\n"
+        f"ComplEx, {DIM} numbers per entity, {epochs} epochs, cross-entropy over all entities, both directions; "
+        "filtered, ties at their mean rank. PyKEEN's optimiser and learning rate are the best of four on validation "
+        "MRR.\n\n"
     )
-    results.write("peer-quality", "Small graphs beside PyKEEN", body + results.markdown(rows), raw)
+    results.write("peer-quality", "Small graphs, compared with PyKEEN", body + results.markdown(rows), raw)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Peers measured beside us: PyKEEN, and a plain torch form of DGL-KE's scheme."""
+"""The peers that we compare with: PyKEEN, and DGL-KE's training scheme in plain torch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from graphlearn.types import Triples
 class DglKeScheme:
     """DGL-KE's training step in plain torch: chunks of positives share negatives, autograd, row Adagrad.
 
-    A stand-in for DGL-KE, which needs an old Python; one process, torch's own threads. Losses: logistic.
+    It replaces DGL-KE itself, which requires an old Python. One process, torch's own threads, logistic loss.
     """
 
     def __init__(self, model: str, entities: int, relations: int, dim: int, negatives: int, rate: float = 0.1) -> None:
@@ -52,7 +52,7 @@ class DglKeScheme:
         return (q * t).sum(-1)
 
     def step(self, heads: Tensor, relations: Tensor, tails: Tensor, chunk: int = 200) -> float:
-        """One batch, tails corrupted; returns the loss."""
+        """Train on one batch with corrupted tails. Returns the loss."""
         rows = [
             x.detach().requires_grad_() for x in (self.entities[heads], self.relations[relations], self.entities[tails])
         ]
@@ -75,7 +75,7 @@ class DglKeScheme:
         return float(loss.detach())
 
     def speed(self, train: Triples, seconds: float, batch: int = 1000) -> float:
-        """Positive triples a second."""
+        """Positive triples per second."""
         rng = np.random.default_rng(0)
         columns = [torch.from_numpy(c).long() for c in (train.heads, train.relations, train.tails)]
 
@@ -92,7 +92,7 @@ class DglKeScheme:
 
 
 def pykeen_factory(splits: dict[str, Triples], entities: int, relations: int) -> dict[str, Any]:
-    """PyKEEN triples factories of id triples."""
+    """PyKEEN triples factories from id triples."""
     from pykeen.triples import CoreTriplesFactory
 
     return {
@@ -104,7 +104,7 @@ def pykeen_factory(splits: dict[str, Triples], entities: int, relations: int) ->
 
 
 def pykeen_speed(model: str, factories: dict[str, Any], dim: int, negatives: int, triples: int) -> float:
-    """Positive triples a second of PyKEEN's sLCWA loop on a part of the training set."""
+    """Positive triples per second of PyKEEN's sLCWA loop on a part of the training set."""
     from pykeen.models import ComplEx, DistMult, RotatE, TransE
     from pykeen.training import SLCWATrainingLoop
     from pykeen.triples import CoreTriplesFactory
@@ -130,7 +130,7 @@ def pykeen_speed(model: str, factories: dict[str, Any], dim: int, negatives: int
 
 
 def pykeen_evaluation_speed(model: str, factories: dict[str, Any], dim: int, triples: int) -> float:
-    """Test triples a second of PyKEEN's filtered evaluation of both sides."""
+    """Test triples per second of PyKEEN's filtered evaluation of both sides."""
     from pykeen.evaluation import RankBasedEvaluator
     from pykeen.models import ComplEx, RotatE, TransE
 

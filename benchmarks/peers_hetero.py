@@ -1,10 +1,10 @@
-"""TYPE dhan beside PyG's HANConv, HGTConv and a GCN on the union of the metapaths, and the MLP; all by macro F1.
+"""TYPE dhan compared with PyG's HANConv, HGTConv, a GCN on the union of the metapaths, and an MLP, by macro F1.
 
     python -m benchmarks.peers_hetero [acm imdb] [--seeds 0,1,2,3,4] [--models dhan,mlp,han,hgt,gcn] [--epochs 200]
 
-Same nodes, words, splits, epochs at most, patience, and early stopping on the validation part. The peers see words as
-ones and a graph of materialised metapaths (han, gcn) or people and subjects as nodes (hgt). They need
-torch-geometric.
+All use the same nodes, words, splits, maximum number of epochs, patience, and early stopping on the validation set. The
+peers get words as binary features, and either materialised metapaths (han, gcn) or people and subjects as nodes (hgt).
+They need torch-geometric.
 """
 
 from __future__ import annotations
@@ -23,12 +23,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks import data, results
-from graphlearn.models.dhan.classes import ClassTraining
+from graphlearn.models.core.fit import fit
 from graphlearn.models.dhan.options import DhanOptions
-from graphlearn.models.hetero.baselines import fit
-from graphlearn.models.hetero.graph import PARTS, Classification, Features, HeteroGraph, NodeType, Relation
+from graphlearn.models.dhan.training.classes import ClassTraining
+from graphlearn.models.hetero.graph import Features, HeteroGraph, NodeType, Relation
 from graphlearn.models.hetero.metrics import f1_scores, one_hot
-from graphlearn.types import IdArray
+from graphlearn.models.hetero.tasks import Classification
+from graphlearn.types import IdArray, Split
 
 PATIENCE = 30
 Model = Callable[[], Tensor]
@@ -36,7 +37,7 @@ Model = Callable[[], Tensor]
 
 @dataclass(frozen=True)
 class Case:
-    """A data set. hubs: pairs (node of the target type, hub) by relation, people included: what the peers read."""
+    """A data set. hubs: pairs (node of the target type, hub) by relation, including people; read by the peers."""
 
     graph: HeteroGraph
     task: Classification
@@ -49,7 +50,7 @@ def rows(sql: str) -> list[tuple[Any, ...]]:
 
 
 def bag(texts: list[list[Any]], least: int = 1) -> Features:
-    """Words that at least `least` nodes have, as indices of ones."""
+    """Words that occur in at least `least` nodes, as binary features."""
     words, seen = np.unique([w for t in texts for w in set(t)], return_counts=True)
     place = {w: i for i, w in enumerate(words[seen >= least].tolist())}
     found = [sorted({place[w] for w in t if w in place}) for t in texts]
@@ -58,17 +59,17 @@ def bag(texts: list[list[Any]], least: int = 1) -> Features:
 
 
 def parts(names: list[str | None]) -> np.ndarray[Any, np.dtype[np.int8]]:
-    """Places in PARTS, -1 for NULL."""
-    return np.array([-1 if n is None else [*PARTS].index(n) for n in names], np.int8)  # type: ignore[arg-type]
+    """Split codes, -1 for NULL."""
+    return np.array([-1 if n is None else Split(n).code for n in names], np.int8)
 
 
 def numbers(pairs: list[tuple[Any, ...]]) -> tuple[IdArray, IdArray]:
-    """Columns of pairs (id, key), keys numbered."""
+    """The columns of pairs (id, key), with keys as numbers."""
     return np.array([p[0] for p in pairs]), np.unique([str(p[1]) for p in pairs], return_inverse=True)[1].reshape(-1)
 
 
 def acm() -> Case:
-    """HeCo's ACM, 20 labels a class."""
+    """HeCo's ACM, with 20 labels per class."""
     paper = rows("SELECT subject_area, words, split_20 FROM '{d}/acm/paper.parquet' ORDER BY paper")
     author = rows("SELECT words FROM '{d}/acm/author.parquet' ORDER BY author")
     writes = np.array(rows("SELECT author, paper FROM '{d}/acm/writes.parquet'"))
@@ -86,7 +87,7 @@ def acm() -> Case:
 
 
 def imdb() -> Case:
-    """MAGNN's IMDB; words of the plot keywords that at least 2 movies have."""
+    """MAGNN's IMDB, with the words of the plot keywords that occur in at least 2 movies."""
     movie = rows("SELECT genre, plot_keywords, split FROM '{d}/imdb/movie.parquet' ORDER BY movie")
     hubs = {
         "director": numbers(rows("SELECT movie, director FROM '{d}/imdb/directs.parquet'")),
@@ -100,7 +101,7 @@ def imdb() -> Case:
 
 
 def dense(features: Features) -> Tensor:
-    """Words as ones."""
+    """Words as a dense binary matrix."""
     assert features.indptr is not None
     assert features.indices is not None
     x = torch.zeros(len(features), features.sparse_width)
@@ -109,7 +110,7 @@ def dense(features: Features) -> Tensor:
 
 
 def metapath(pairs: tuple[IdArray, IdArray], count: int) -> Tensor:
-    """Edges between nodes that share a hub, themselves included. shape: [2, E]"""
+    """Edges between nodes that share a hub, including self-loops. shape: [2, E]"""
     ids = torch.from_numpy(np.stack(pairs))
     a = torch.sparse_coo_tensor(ids, torch.ones(ids.shape[1]), (count, int(pairs[1].max()) + 1), check_invariants=True)
     edges: Tensor = torch.sparse.mm(a, a.t()).coalesce().indices()
@@ -117,7 +118,7 @@ def metapath(pairs: tuple[IdArray, IdArray], count: int) -> Tensor:
 
 
 class Han(nn.Module):
-    """HANConv of 8 heads on the metapaths, and a linear layer."""
+    """HANConv with 8 heads on the metapaths, and a linear layer."""
 
     def __init__(self, case: Case) -> None:
         from torch_geometric.nn import HANConv
@@ -137,7 +138,7 @@ class Han(nn.Module):
 
 
 class Hgt(nn.Module):
-    """Two HGTConv layers of 4 heads; hubs are nodes with a learnt row each."""
+    """Two HGTConv layers with 4 heads; hubs are nodes with learnt embeddings."""
 
     def __init__(self, case: Case) -> None:
         from torch_geometric.nn import HGTConv
@@ -185,7 +186,7 @@ class Gcn(nn.Module):
 
 
 def peer(make: Callable[[Case], nn.Module], case: Case, seed: int, epochs: int) -> tuple[float, int]:
-    """Test macro F1 at the best validation one, and how many epochs were run."""
+    """Test macro F1 at the best validation macro F1, and the number of epochs run."""
     torch.manual_seed(seed)
     model, task = make(case), case.task
     optimiser = torch.optim.Adam(model.parameters(), lr=0.005, weight_decay=5e-4)
@@ -213,12 +214,12 @@ def peer(make: Callable[[Case], nn.Module], case: Case, seed: int, epochs: int) 
     return best[1], ran
 
 
-def ours(case: Case, seed: int, epochs: int, perceptron: bool) -> tuple[float, int]:
-    """Test macro F1 of dhan or of the MLP, by the options' defaults."""
+def ours(case: Case, seed: int, epochs: int, mlp: bool) -> tuple[float, int]:
+    """Test macro F1 of dhan or the MLP with default options, and the number of epochs run."""
     options = DhanOptions(seed=seed, epochs=epochs, patience=PATIENCE, device="cpu")
-    training = ClassTraining(case.graph, case.task, options, perceptron=perceptron)
+    training = ClassTraining(case.graph, case.task, options, mlp=mlp)
     ran = fit(training)
-    return training.evaluate("test")["macro_f1"], ran
+    return training.evaluate(Split.TEST)["macro_f1"], ran
 
 
 NAMES = {
@@ -228,15 +229,16 @@ NAMES = {
     "hgt": "HGTConv (PyG)",
     "gcn": "GCN on the metapaths (PyG)",
 }
-BODY = """Macro F1 on the test part, mean ± standard deviation over the seeds. ACM with 20 labels a class (HeCo's
-split), IMDB with MAGNN's split. Same nodes, words, splits, epochs at most ({epochs}), patience ({patience})
-and early stopping on validation for all; dhan has its default options on both sets, chosen on re-splits of
-the train and validation nodes (test figures of earlier forms of the model were known by then); the peers have
-their usual sizes, not searched. CPU seconds an epoch include what is done once before the first."""
+BODY = """Macro F1 on the test set, mean ± standard deviation over the seeds. ACM with 20 labels per class (HeCo's
+split), IMDB with MAGNN's split. All models use the same nodes, words, splits, maximum number of epochs
+({epochs}), patience ({patience}) and early stopping on the validation set. dhan has its default options.
+The defaults were chosen on new splits of the training and validation nodes, when test figures of earlier
+versions of the model were already known. The peers have their usual sizes and were not tuned. CPU seconds per
+epoch include setup before the first epoch."""
 
 
 def measure(case: Case, model: str, seeds: list[int], epochs: int) -> dict[str, Any]:
-    """One model on one data set: a figure for each seed, epochs run, CPU seconds."""
+    """One model on one data set: macro F1 per seed, epochs run, CPU seconds."""
     peers: dict[str, Callable[[Case], nn.Module]] = {"han": Han, "hgt": Hgt, "gcn": Gcn}
     figures, used, start = [], 0, time.process_time()
     for seed in seeds:
@@ -250,7 +252,7 @@ def measure(case: Case, model: str, seeds: list[int], epochs: int) -> dict[str, 
 
 
 def table(figures: dict[str, dict[str, Any]]) -> str:
-    """One row a data set and model, best first."""
+    """One row per data set and model, best first."""
     lines = []
     for name, found in figures.items():
         for model, run in sorted(found.items(), key=lambda item: -float(np.mean(item[1]["macro_f1"]))):
@@ -262,8 +264,8 @@ def table(figures: dict[str, dict[str, Any]]) -> str:
                     "model": NAMES[model],
                     "macro F1, test": f"{np.mean(scores):.4f}{spread}",
                     "seeds": len(scores),
-                    "CPU seconds an epoch": f"{run['cpu'] / run['epochs']:.2f}",
-                    "epochs a run": f"{run['epochs'] / len(scores):.0f}",
+                    "CPU seconds per epoch": f"{run['cpu'] / run['epochs']:.2f}",
+                    "epochs per run": f"{run['epochs'] / len(scores):.0f}",
                 }
             )
     return results.markdown(lines)
@@ -272,7 +274,7 @@ def table(figures: dict[str, dict[str, Any]]) -> str:
 def main() -> None:
     """Measure and write the section."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("cases", nargs="*", help="acm, imdb; both unless told")
+    parser.add_argument("cases", nargs="*", help="acm, imdb (default: both)")
     parser.add_argument("--seeds", default="0,1,2,3,4")
     parser.add_argument("--models", default=",".join(NAMES))
     parser.add_argument("--epochs", type=int, default=200)
@@ -280,7 +282,7 @@ def main() -> None:
     makers = {"acm": acm, "imdb": imdb}
     for names, known in ((given.cases, makers), (given.models.split(","), NAMES)):
         if unknown := [name for name in names if name not in known]:
-            parser.error(f"there is no {unknown[0]}: choose among {', '.join(known)}")
+            parser.error(f"unknown name {unknown[0]}: choose from {', '.join(known)}")
     figures: dict[str, dict[str, Any]] = results.stored("peers_hetero") or {}
     body = BODY.format(epochs=given.epochs, patience=PATIENCE)
     for name in given.cases or makers:

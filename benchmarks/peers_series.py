@@ -1,11 +1,11 @@
-"""Forecasts of other models on the split, cells and scaling of TYPE net3: Graph WaveNet, DCRNN, STID and a linear one.
+"""Forecasts of other models with the split, cells and scaling of TYPE net3: Graph WaveNet, DCRNN, STID, a linear model.
 
     python -m benchmarks.peers_series [NAME…] [--peers linear,stid,…] [--seeds 0,1,2] [--budget 150] [--rewrite]
 
 The first three are torch-spatiotemporal's (pip install --no-deps torch-spatiotemporal torch-geometric einops
 pytorch-lightning lightning-utilities torchmetrics tqdm tables pandas scikit-learn …). Its imports of torch-sparse and
-torch-scatter, which have no wheels for torch 2.13, are met by empty stand-ins: what is used here does not call them.
-net3's row is that of `python -m benchmarks.series`, so measure that first.
+torch-scatter, which have no wheels for torch 2.13, are replaced by stubs that are never called here.
+net3's row comes from `python -m benchmarks.series`, so run that first.
 """
 
 from __future__ import annotations
@@ -28,15 +28,18 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks import data, results
-from graphlearn.models.net3.series import Metrics, Scaler, TimeSplit, gather
-from graphlearn.types import FloatArray, IdArray
+from graphlearn.models.net3.data.scaler import Scaler
+from graphlearn.models.net3.data.tensor import gather
+from graphlearn.models.net3.data.time_split import TimeSplit
+from graphlearn.models.net3.metrics import Metrics
+from graphlearn.types import FloatArray, IdArray, Split
 
 BATCH, PATIENCE, EPOCHS = 32, 5, 100
 
 
 @dataclass(frozen=True)
 class Series:
-    """A data set as the peers read it. values: [T, nodes, channels]; phase: [T] of the cycle; edges: [2, E]."""
+    """A data set for the peers. values: [T, nodes, channels]; phase: [T], of the cycle; edges: [2, E]."""
 
     values: FloatArray
     phase: IdArray
@@ -46,14 +49,14 @@ class Series:
     window: int
 
 
-SOURCES = {  # readings, columns of the nodes and channels, value, edge table, phase of the calendar, window
+SOURCES = {  # readings, node and channel columns, value, edge table, calendar phase, period, window
     "climate": ("readings", "site", "variable", "value", "site_graph", "month(ts) - 1", 12, 5),
     "los_loop": ("speed", "sensor", "0", "speed", "road", "hour(ts) * 12 + minute(ts) // 5", 288, 12),
 }
 
 
 def load(name: str) -> Series:
-    """Read a data set: nodes and channels in key order, as a node of TYPE net3's tensor."""
+    """Read a data set, with nodes and channels in key order as in the tensor of TYPE net3."""
     table, node, channel, value, graph, phase, period, window = SOURCES[name]
     folder = data.FOLDER / "series" / name
     with duckdb.connect() as connection:
@@ -78,9 +81,9 @@ def load(name: str) -> Series:
 
 
 class Linear(nn.Module):
-    """After DLinear: a moving mean and what it leaves, each with linear weights over the window for every series.
+    """After DLinear: a moving mean and the remainder, each with linear weights over the window, per series.
 
-    Beside them a table of the calendar's phase for every series. Everything starts at zero, the last value at one.
+    A table adds an offset per calendar phase and series. All weights start at 0, those of the last value at 1.
     """
 
     def __init__(self, series: Series) -> None:
@@ -101,12 +104,12 @@ class Linear(nn.Module):
 
 
 def linear(series: Series) -> nn.Module:
-    """The linear row."""
+    """The linear model."""
     return Linear(series)
 
 
 def stand_ins() -> None:
-    """Let torch-spatiotemporal import the two extensions that cannot be installed; calling them is an error."""
+    """Stub the two extensions that torch-spatiotemporal imports but that cannot be installed; calling them fails."""
     import torch_geometric  # noqa: F401 looks for them itself, and must find them missing
 
     for name in ("torch_sparse", "torch_scatter", "torch_scatter.utils"):
@@ -129,7 +132,7 @@ def stand_ins() -> None:
 
 
 class OnGraph(nn.Module):
-    """A model of torch-spatiotemporal on nodes with channels; the phase goes in as sine and cosine."""
+    """A torch-spatiotemporal model on nodes with channels; the phase is encoded as sine and cosine."""
 
     def __init__(self, series: Series, model: nn.Module) -> None:
         super().__init__()
@@ -167,7 +170,7 @@ def dcrnn(series: Series) -> nn.Module:
 
 
 class Identity(nn.Module):
-    """torch-spatiotemporal's STID with a node for every series."""
+    """torch-spatiotemporal's STID with one node per series."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -180,7 +183,7 @@ class Identity(nn.Module):
 
 
 def stid(series: Series) -> nn.Module:
-    """STID: an MLP of 3 layers on the window and embeddings of 32 numbers for series and phase."""
+    """STID: a 3-layer MLP on the window and 32-dimensional embeddings of series and phase."""
     stand_ins()
     from tsl.nn.models.temporal.stid_model import STIDModel
 
@@ -197,7 +200,7 @@ PEERS: dict[str, tuple[Callable[[Series], nn.Module], float, str]] = {
 
 
 def child(name: str, peer: str, seed: int, budget: float) -> dict[str, Any]:
-    """Train a peer with early stopping on validation; the metrics of its best epoch on validation and test."""
+    """Train a peer with early stopping. Returns the validation and test metrics of its best epoch."""
     torch.set_num_threads(1)
     torch.manual_seed(seed)
     series = load(name)
@@ -215,7 +218,7 @@ def child(name: str, peer: str, seed: int, budget: float) -> dict[str, Any]:
         return out
 
     @torch.no_grad()
-    def evaluate(part: Any) -> Metrics:
+    def evaluate(part: Split) -> Metrics:
         model.eval()
         metrics = Metrics(scaler.scale, 1)
         for starts in np.array_split(split.starts(part, series.window, 1), 8):
@@ -227,7 +230,7 @@ def child(name: str, peer: str, seed: int, budget: float) -> dict[str, Any]:
     best, kept, best_epoch, epoch, ended = np.inf, model.state_dict(), 0, 0, "epochs"
     for epoch in range(1, EPOCHS + 1):
         model.train()
-        starts = order.permutation(split.starts("train", series.window, 1))
+        starts = order.permutation(split.starts(Split.TRAIN, series.window, 1))
         for lo in range(0, len(starts), BATCH):
             chosen = starts[lo : lo + BATCH]
             actual = torch.from_numpy(gather(z, chosen, 1, series.window))
@@ -238,7 +241,7 @@ def child(name: str, peer: str, seed: int, budget: float) -> dict[str, Any]:
             optimiser.step()
             if time.process_time() - began > budget:
                 break
-        score = evaluate("valid").total["z_rmse"]
+        score = evaluate(Split.VALID).total["z_rmse"]
         print(f"{name} {peer} {seed} epoch {epoch} valid {score:.4f}", file=sys.stderr, flush=True)
         if score < best:
             best, best_epoch = score, epoch
@@ -247,7 +250,7 @@ def child(name: str, peer: str, seed: int, budget: float) -> dict[str, Any]:
             ended = "patience" if epoch - best_epoch >= PATIENCE else "time"
             break
     model.load_state_dict(kept)
-    test = evaluate("test").total
+    test = evaluate(Split.TEST).total
     return {
         **{k: test[k] for k in ("rmse", "mae", "z_rmse", "cells")},
         "valid": best,
@@ -260,16 +263,16 @@ def child(name: str, peer: str, seed: int, budget: float) -> dict[str, Any]:
     }
 
 
-BODY = """One step ahead on the split, windows and scaling of `benchmarks.series`; z-scored RMSE on the test part, mean
-± standard deviation over the seeds. Every peer trains with Adam on batches of {batch} windows until
-validation has not improved for {patience} epochs or {budget:g} CPU-seconds are over (marked *), one thread,
-and keeps its best epoch. Learning rates and sizes are the peers' own defaults or the usual ones for data of
-this size, not searched; the phase of the calendar (month; five minutes of the day) is an input of every one.
-net3 has the options of its job file, see the section before."""
+BODY = """One step ahead, with the split, windows and scaling of `benchmarks.series`; z-scored RMSE on the test set,
+mean ± standard deviation over the seeds. Every peer trains with Adam on batches of {batch} windows, on one thread,
+until the validation error has not improved for {patience} epochs or {budget:g} CPU-seconds have passed (marked *), and
+keeps its best epoch. Learning rates and sizes are the peers' defaults or common values for data of this size;
+they were not tuned. All peers have the calendar phase (month; five minutes of the day) as an input. net3 has
+the options of its job file; see the previous section."""
 
 
 def table(figures: dict[str, Any]) -> str:
-    """One row a data set and model, best first."""
+    """One row per data set and model, best first."""
     rows = []
     for name, by_peer in figures.items():
         net3 = [
@@ -291,7 +294,7 @@ def table(figures: dict[str, Any]) -> str:
                     "seeds": len(runs),
                     "RMSE": f"{statistics.mean([run['rmse'] for run in runs]):.4g}",
                     "MAE": f"{statistics.mean([run['mae'] for run in runs]):.4g}",
-                    "CPU-seconds a run": f"{statistics.mean([run['cpu'] for run in runs]):.0f}",
+                    "CPU-seconds per run": f"{statistics.mean([run['cpu'] for run in runs]):.0f}",
                 }
             )
         rows += sorted(found, key=lambda row: row["z-RMSE, test"])
@@ -299,9 +302,9 @@ def table(figures: dict[str, Any]) -> str:
 
 
 def measure(name: str, peer: str, seed: int, budget: float) -> dict[str, Any]:
-    """One peer with one seed in a process of its own, on one thread."""
+    """One peer with one seed in a separate process, on one thread."""
     command = [sys.executable, "-m", "benchmarks.peers_series", name, "--peers", peer, "--child", str(seed)]
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTORCH_JIT": "0"}  # the stand-ins cannot be compiled
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTORCH_JIT": "0"}  # the stubs cannot be compiled
     done = subprocess.run([*command, "--budget", str(budget)], stdout=subprocess.PIPE, text=True, check=True, env=env)
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
@@ -313,22 +316,22 @@ def main() -> None:
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(SOURCES))
     parser.add_argument("--peers", default=",".join(PEERS))
     parser.add_argument("--seeds", default="0,1,2")
-    parser.add_argument("--budget", type=float, default=150, help="CPU-seconds of a run")
-    parser.add_argument("--rewrite", action="store_true", help="make the table again from the figures at hand")
+    parser.add_argument("--budget", type=float, default=150, help="CPU-seconds per run")
+    parser.add_argument("--rewrite", action="store_true", help="regenerate the table from the stored figures")
     parser.add_argument("--child", type=int, help=argparse.SUPPRESS)
     given = parser.parse_args()
     peers = given.peers.split(",")
     for kind, names, known in (("data", given.names, SOURCES), ("peer", peers, PEERS)):
         unknown = [name for name in names if name not in known]
         if unknown:
-            parser.error(f"there is no {kind} {unknown[0]}: choose among {', '.join(known)}")
+            parser.error(f"unknown {kind} {unknown[0]}: choose from {', '.join(known)}")
     if given.child is not None:
         print(json.dumps(child(given.names[0], peers[0], given.child, given.budget)))
         return
     figures: dict[str, Any] = results.stored("peers_series") or {}
     body, heading = (
         BODY.format(batch=BATCH, patience=PATIENCE, budget=given.budget),
-        "Tensor time series: net3 beside other models",
+        "Tensor time series: net3 compared with other models",
     )
     for name in () if given.rewrite else given.names or SOURCES:
         for peer in peers:

@@ -1,8 +1,8 @@
-"""Filtered test MRR of every job file under benchmarks/jobs, each trained from scratch in a process of its own.
+"""Filtered test MRR of every job file in benchmarks/jobs, each trained from scratch in a separate process.
 
     python -m benchmarks.quality [NAME…] [--rewrite]
 
-Options were chosen on validation MRR only. `--rewrite` makes the table again from the figures at hand.
+Options were chosen on validation MRR only. `--rewrite` regenerates the table from the stored figures.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 from benchmarks import data, results
 
 JOBS = Path(__file__).parent / "jobs"
-ANCHORS = {  # LibKGE's published table, and the figure to reach
+ANCHORS = {  # LibKGE's published figure, and the figure to reach
     ("fb15k-237", "transe"): (0.313, 0.305),
     ("fb15k-237", "distmult"): (0.343, 0.335),
     ("fb15k-237", "complex"): (0.348, 0.345),
@@ -52,7 +52,7 @@ def child(job: Path) -> None:
         elif isinstance(event, Step) and event.epoch_done:
             last.update(epoch=event.epoch, loss=event.loss)
             print(
-                f"{job.stem} epoch {event.epoch} loss {event.loss:.4f} {event.triples_per_second / 1e3:.0f} k/s",
+                f"{job.stem} epoch {event.epoch} loss {event.loss:.4f} {event.examples_per_second / 1e3:.0f} k/s",
                 file=sys.stderr,
                 flush=True,
             )
@@ -89,7 +89,7 @@ def split_name(stem: str) -> tuple[str, str]:
 
 
 def table(figures: dict[str, Any]) -> str:
-    """The markdown table of all rows measured so far."""
+    """The Markdown table of all rows measured so far."""
     rows = []
     for name, f in sorted(figures.items()):
         m = f["metrics"]
@@ -140,12 +140,12 @@ def main() -> None:
 
 
 def write(found: dict[str, Any]) -> None:
-    """Put figures beside those that are stored by now: another process may have measured, too."""
+    """Add figures to the stored ones, which another process may have updated in the meantime."""
     figures = (results.stored("quality") or {}) | found
     body = (
-        "Filtered ranking of both sides among all entities, ties at their mean rank; entities that occur only in "
-        "the test are ranked too. Seed 0. Each row is one job file, its options chosen on validation MRR. Wall time is "
-        "of little worth where CPU-minutes are far below it: the machine was busy.\n\n"
+        "Filtered ranking of both sides among all entities, with ties at their mean rank; entities that occur only in "
+        "the test set are ranked too. Seed 0. Each row is one job file, with options chosen on validation MRR. The "
+        "machine was busy: disregard wall times that are far above the CPU-minutes.\n\n"
     )
     results.write("quality", "Quality: filtered test MRR", body + table(figures), figures)
 

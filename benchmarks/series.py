@@ -1,8 +1,8 @@
-"""Forecasts and filled gaps of TYPE net3 beside their baselines, from the job files benchmarks/jobs/series-*.sql.
+"""Forecasts and filled gaps of TYPE net3, compared with its baselines, from the job files benchmarks/jobs/series-*.sql.
 
     python -m benchmarks.series [NAME…] [--seeds 0,1,2] [--rewrite]
 
-Each job and seed is a process of its own: a session that runs the file and then reads evaluate('m').
+Each job and seed runs in a separate process, which runs the file and then reads evaluate('m').
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ NET3 = "net3"
 
 @dataclass(frozen=True)
 class Case:
-    """A row of the table: a job file, what is changed in it, the figure to reach and the one to beat then."""
+    """A row of the table: a job file, overrides of its options, and the required and the desired figure."""
 
     job: str
     required: float
     then: float
     unit: str
     figure: str = "z_rmse"
-    """What the table's figures are: z_rmse, or mse in the given values."""
+    """The metric in the table: z_rmse, or mse of the unscaled values."""
     overrides: dict[str, Any] = field(default_factory=dict)
 
 
@@ -42,14 +42,14 @@ CASES = {
     "climate": Case("climate", 0.507, 0.48, "mixed"),
     "los_loop": Case("los_loop", 0.623, 0.60, "mph"),
     "nyc_taxi": Case("nyc_taxi", 0.697, 0.65, "trips"),
-    "chickenpox": Case("chickenpox", 0.724, 0.710, "as given", "mse"),
+    "chickenpox": Case("chickenpox", 0.724, 0.710, "", "mse"),
     "climate, 30 % hidden": Case("climate-recover", 0.329, 0.28, "mixed", overrides={"hidden": 0.3}),
     "climate, 50 % hidden": Case("climate-recover", 0.376, 0.33, "mixed", overrides={"hidden": 0.5}),
 }
 
 
 def run_job(job: str, overrides: dict[str, Any]) -> dict[str, Any]:
-    """Run a job file in this process: the records of evaluate('m'), the best epoch and the seconds of each phase."""
+    """Run a job file in this process. Returns the rows of evaluate('m'), the best epoch and the seconds per phase."""
     import graphlearn
     from graphlearn.events import Evaluated, Event, PhaseFinished
 
@@ -87,7 +87,7 @@ def child(case: Case, seed: int) -> dict[str, Any]:
 
 
 def figure(case: Case, row: dict[str, Any]) -> float:
-    """The figure of a record that the case is about."""
+    """The metric of the case in one row."""
     return float(row["rmse"] ** 2 if case.figure == "mse" else row["z_rmse"])
 
 
@@ -99,12 +99,12 @@ def mean_sd(values: list[float], digits: int = 4) -> str:
 
 
 def by_method(run: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """The records of the test part."""
+    """The rows of the test set by method."""
     return {row["method"]: row for row in run["rows"] if row["split"] == "test"}
 
 
 def table(figures: dict[str, Any]) -> str:
-    """One row a case: net3 and every baseline on the test part."""
+    """One row per case: net3 and every baseline on the test set."""
     rows = []
     for name, runs in figures.items():
         case = CASES[name]
@@ -120,42 +120,41 @@ def table(figures: dict[str, Any]) -> str:
                 "data": f"[{name}](jobs/series-{case.job}.sql)" + (", MSE" if case.figure == "mse" else ""),
                 "net3, test": f"**{mean_sd(found[NET3])}**",
                 "seeds": len(runs),
-                "to reach": case.required,
-                "then beat": case.then,
+                "required": case.required,
+                "desired": case.then,
                 "": verdict,
-                "net3, user's units (RMSE)": f"{statistics.mean([t[NET3]['rmse'] for t in tests]):.4g} {case.unit}",
+                "net3, unscaled RMSE": f"{statistics.mean([t[NET3]['rmse'] for t in tests]):.4g} {case.unit}".rstrip(),
                 "last value": cells.get("last value", ""),
                 "seasonal naive": cells[seasonal[0]] if seasonal else "",
                 "linear AR": cells.get("linear AR", ""),
                 "seasonal AR": cells.get("seasonal AR", ""),
                 "iterative SVD": cells.get("iterative SVD", ""),
-                "against the best baseline": f"{100 * (ours / statistics.mean(found[best]) - 1):+.1f} %",
+                "compared with the best baseline": f"{100 * (ours / statistics.mean(found[best]) - 1):+.1f} %",
                 "best epochs": ", ".join(str(run["epochs"]["best"]) for run in runs),
-                "seconds (CPU) a run": f"{statistics.mean([sum(r['seconds'].values()) for r in runs]):.0f} "
+                "seconds (CPU) per run": f"{statistics.mean([sum(r['seconds'].values()) for r in runs]):.0f} "
                 f"({statistics.mean([r['cpu'] for r in runs]):.0f})",
             }
         )
     return results.markdown(rows)
 
 
-BODY = """z-scored RMSE on the test part (Chickenpox: MSE in the values as given); train / validation / test are the
-first 80 %, the next 10 % and the last 10 % of time (Chickenpox 80 / 0 / 20). Mean ± standard deviation over
-the seeds; one thread, on a machine that other work kept busy, so seconds are an upper bound. The baselines
-are those of `evaluate('m')`, on the same cells: last value; seasonal naive; linear AR (one ridge for each
-series, no calendar); seasonal AR, the closed form that net3 starts from, is the fair linear row; iterative
-SVD for gaps.
+BODY = """z-scored RMSE on the test set (Chickenpox: MSE of the unscaled values). Training, validation and test sets
+are the first 80 %, the next 10 % and the last 10 % of time (Chickenpox: 80 / 0 / 20). Mean ± standard deviation over
+the seeds. One thread, on a busy machine, so the seconds are an upper bound. The baselines are those of
+`evaluate('m')`, on the same cells: last value; seasonal naive; linear AR (one ridge regression per series,
+without calendar); seasonal AR, the closed form that net3 starts from and the fairest linear comparison;
+iterative SVD for gaps.
 
-How the options were chosen: on validation, each time, but the test figures were printed beside the validation
-figures while net3 was developed, so the test parts were in view and these are not blind figures. `season_rank
-= 0` for Los-loop is a choice for that data set alone (validation .593 against .597), made after both test
-figures were known. The baselines got no such attention. Early stopping and the best weights use validation
-only. Chickenpox: the number of epochs is the best of a run on 70 / 10 / 20; a second run then learns from the
-first 80 %.
+The options were chosen on validation figures. However, test figures were printed next to them while net3 was
+developed, so these are not blind results. `season_rank = 0` for Los-loop was chosen for that data set alone
+(validation .593 compared with .597), after both test figures were known. The baselines were not tuned in this
+way. Early stopping and the choice of the best weights use the validation set only. Chickenpox: the number of
+epochs is the best of a run on 70 / 10 / 20; a second run then trains on the first 80 %.
 
-Gaps: `hidden = 0.3` (0.5) takes that share of all known cells away at random, drawn anew with each seed, so
-the model, its scaling and every baseline see 70 % (50 %). Half of the hidden cells choose the epoch, the
-other half are the test. A random half has the same expected error as all hidden cells, so the figures can be
-held against a protocol that measures all of the 30 % (50 %)."""
+Gaps: `hidden = 0.3` (0.5) removes that share of all known cells at random, differently for each seed, so that
+the model, its scaling and every baseline see 70 % (50 %). Half of the hidden cells are used to choose the
+epoch, the other half are the test set. A random half has the same expected error as all hidden cells, so the
+figures can be compared with a protocol that measures all of the 30 % (50 %)."""
 
 
 def write(figures: dict[str, Any]) -> None:
@@ -165,7 +164,7 @@ def write(figures: dict[str, Any]) -> None:
 
 
 def measure(name: str, seed: int) -> dict[str, Any]:
-    """One case with one seed in a process of its own, on one thread."""
+    """One case with one seed in a separate process, on one thread."""
     command = [sys.executable, "-m", "benchmarks.series", name, "--child", str(seed)]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=env)
@@ -178,12 +177,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(CASES))
     parser.add_argument("--seeds", default="0,1,2")
-    parser.add_argument("--rewrite", action="store_true", help="make the table again from the figures at hand")
+    parser.add_argument("--rewrite", action="store_true", help="regenerate the table from the stored figures")
     parser.add_argument("--child", type=int, help=argparse.SUPPRESS)
     given = parser.parse_args()
     unknown = [name for name in given.names if name not in CASES]
     if unknown:
-        parser.error(f"there is no {unknown[0]}: choose among {', '.join(CASES)}")
+        parser.error(f"unknown name {unknown[0]}: choose from {', '.join(CASES)}")
     if given.child is not None:
         print(json.dumps(child(CASES[given.names[0]], given.child)))
         return

@@ -1,9 +1,9 @@
-"""Throughput of NET3 in its published form beside loops, and its memory on a large tensor.
+"""Throughput of NET3 as published, compared with plain loops, and its memory on a large tensor.
 
     python -m benchmarks.series_speed [throughput] [memory] [--steps 35040] [--sensors 8600]
 
-Throughput is forward and backward on one thread, in CPU seconds. Two references: the plain loops that the tests compare
-with (a window, a gate and a subset of modes at a time) and the same loops with all windows of a batch at once.
+Throughput counts forward and backward passes on one thread, in CPU seconds. There are two references: the plain loops
+that the tests compare with (one window, gate and subset of modes at a time), and the same loops over whole batches.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from benchmarks import results
-from graphlearn.models.net3.model import Net3, masked_loss
+from graphlearn.models.net3.network.model import Net3, masked_loss
 from graphlearn.models.net3.options import Net3Options
 
 SHAPES = ((54, 4), (30, 30), (125, 16))
@@ -35,15 +35,15 @@ TESTS = Path(__file__).parent.parent / "tests" / "models" / "net3" / "test_model
 
 
 def ring(n: int) -> tuple[Any, Any, Any]:
-    """Edges of a ring, both ways."""
+    """Edges of a ring, in both directions."""
     at = np.arange(n)
     return np.r_[at, (at + 1) % n], np.r_[(at + 1) % n, at], np.ones(2 * n, np.float32)
 
 
 def batched_loops(model: Net3, z: Tensor) -> tuple[Tensor, Tensor]:
-    """The published form with loops over steps, gates and subsets of modes; a batch of windows at once.
+    """The model as published, with loops over steps, gates and subsets of modes, for a batch of windows.
 
-    shape: [B, W, N1..NM] -> [B, horizon, N1..NM], the norm of what the Tucker core loses
+    shape: [B, W, N1..NM] -> [B, horizon, N1..NM], and the norm of the reconstruction error of the Tucker core
     """
     shape, graphs, trnn, head = model.shape, model.tgcn, model.trnn, model.head
 
@@ -95,7 +95,7 @@ def batched_loops(model: Net3, z: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def cpu_seconds(run: Callable[[], None], times: int) -> float:
-    """The least CPU time of a call, after one to warm up."""
+    """The minimum CPU time of a call, after one warm-up call."""
     run()
     best = np.inf
     for _ in range(times):
@@ -106,7 +106,7 @@ def cpu_seconds(run: Callable[[], None], times: int) -> float:
 
 
 def throughput() -> list[dict[str, Any]]:
-    """Windows a second for each shape."""
+    """Windows per second for each shape."""
     torch.set_num_threads(1)
     plain_loops: Callable[..., Tensor] = runpy.run_path(str(TESTS))["naive_forecast"]
     rows = []
@@ -115,7 +115,7 @@ def throughput() -> list[dict[str, Any]]:
         model = Net3(
             shape,
             {mode: ring(n) for mode, n in enumerate(shape)},
-            Net3Options(published=True, device="cpu", core=CORE, window=WINDOW),
+            Net3Options(variant="paper", device="cpu", core=CORE, window=WINDOW),
         )
         z, target = torch.randn(BATCH, WINDOW, *shape), torch.randn(BATCH, 1, *shape)
         seen, phases = torch.ones_like(z, dtype=torch.bool), torch.zeros(BATCH, WINDOW + 1, 0, dtype=torch.int64)
@@ -136,9 +136,9 @@ def throughput() -> list[dict[str, Any]]:
                 "shape": " × ".join(map(str, shape)),
                 "GraphLearn": f"{ours:,.0f} windows/s",
                 "plain loops": f"{plain:.2f} windows/s",
-                "ratio": f"{ours / plain:.0f}×",
-                "loops, all windows at once": f"{batched:,.0f} windows/s",
-                "ratio to those": f"{ours / batched:.1f}×",
+                "ratio to plain loops": f"{ours / plain:.0f}×",
+                "batched loops": f"{batched:,.0f} windows/s",
+                "ratio to batched loops": f"{ours / batched:.1f}×",
             }
         )
         print(rows[-1], file=sys.stderr, flush=True)
@@ -146,14 +146,14 @@ def throughput() -> list[dict[str, Any]]:
 
 
 class Peak(threading.Thread):
-    """The largest memory of this process that is its own (not mapped from a file), sampled every 20 ms."""
+    """The peak private memory of this process (not mapped from files), sampled every 20 ms."""
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
         self.process, self.going, self.bytes = psutil.Process(), True, 0
 
     def run(self) -> None:
-        """Sample until told to stop."""
+        """Sample until `going` is False."""
         while self.going:
             found = self.process.memory_info()
             self.bytes = max(self.bytes, found.rss - found.shared)
@@ -161,9 +161,9 @@ class Peak(threading.Thread):
 
 
 def memory_child(path: Path) -> None:
-    """Fit the closed forms, take three optimiser steps and forecast; print the peak."""
-    from graphlearn.models.net3.recover_training import make_training
-    from graphlearn.models.net3.series import Calendar
+    """Fit the closed forms, run three optimiser steps and forecast; print the peak memory."""
+    from graphlearn.models.net3.data.calendar import Calendar
+    from graphlearn.models.net3.training.make import make_training
 
     torch.set_num_threads(2)
     values = np.load(path, mmap_mode="r")
@@ -203,10 +203,10 @@ def memory(sensors: int, steps: int) -> list[dict[str, Any]]:
         {
             "sensors × steps": f"{sensors:,} × {steps:,}",
             "tensor, mapped from its file": f"{size / gib:.2f} GiB",
-            "memory of the process beside it": f"{found['peak'] / gib:.2f} GiB",
-            "sum, of the tensor": f"{(found['peak'] + size) / size:.2f}×",
+            "other memory of the process": f"{found['peak'] / gib:.2f} GiB",
+            "sum / tensor": f"{(found['peak'] + size) / size:.2f}×",
             "closed forms": f"{found['fit']:.0f} s",
-            "a step of 32 windows": f"{found['step']:.1f} s",
+            "one step of 32 windows": f"{found['step']:.1f} s",
         }
     ]
 
@@ -214,7 +214,7 @@ def memory(sensors: int, steps: int) -> list[dict[str, Any]]:
 def main() -> None:
     """Measure and write the sections."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", nargs="*", help="throughput, memory; both unless told")
+    parser.add_argument("what", nargs="*", help="throughput, memory (default: both)")
     parser.add_argument("--sensors", type=int, default=8600)
     parser.add_argument("--steps", type=int, default=35_040)
     parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
@@ -224,14 +224,14 @@ def main() -> None:
         return
     what = given.what or ["throughput", "memory"]
     if set(what) - {"throughput", "memory"}:
-        parser.error("choose among throughput and memory")
+        parser.error("choose from throughput and memory")
     if "throughput" in what:
         rows = throughput()
-        body = f"Published form, core {CORE}, {BATCH} windows of {WINDOW} steps, forward and backward, one thread."
+        body = f"variant = 'paper', core {CORE}, {BATCH} windows of {WINDOW} steps, forward and backward, one thread."
         results.write("series-throughput", "NET3: throughput", f"{body}\n\n{results.markdown(rows)}", rows)
     if "memory" in what:
         rows = memory(given.sensors, given.steps)
-        body = "Defaults, window 5, a ring as graph. Windows are read from the mapped tensor; none is kept."
+        body = "Default options, window 5, a ring as graph. Windows are read from the mapped tensor and not kept."
         results.write("series-memory", "NET3: memory", f"{body}\n\n{results.markdown(rows)}", rows)
 
 

@@ -1,8 +1,8 @@
-"""Speed of training, evaluation, ingest and a whole CREATE MODEL, with peers in the same run.
+"""Speed of training, evaluation, ingest and a whole CREATE MODEL, compared with peers in the same run.
 
     python -m benchmarks.speed [--quick] [--models transe …]
 
-Settings of the training table: FB15k-237, d = 400, 200 shared negatives on one side, batches of 1,000.
+The training table uses FB15k-237, d = 400, 200 shared negatives on one side, and batches of 1,000.
 """
 
 from __future__ import annotations
@@ -21,12 +21,13 @@ import torch
 import graphlearn
 from benchmarks import data, peers, results
 from graphlearn.events import Event, PhaseFinished
-from graphlearn.jobs.kge.dataflow import scorer_type
 from graphlearn.jobs.machine import gemm_flops
+from graphlearn.models.core.known import KnownAnswers
 from graphlearn.models.kge.batches import Sampler
-from graphlearn.models.kge.engine import Engine, make_engine
-from graphlearn.models.kge.known import KnownAnswers
-from graphlearn.models.kge.ranking import Embedding, rank
+from graphlearn.models.kge.embedding import Embedding
+from graphlearn.models.kge.engines.engine import Engine
+from graphlearn.models.kge.engines.make import make_engine
+from graphlearn.models.kge.scorers.registry import scorer_type
 from graphlearn.storage.triples.ingest import EncodedTriples
 from graphlearn.types import Side, Split, Triples
 
@@ -34,7 +35,7 @@ MODELS = ("complex", "distmult", "transe", "rotate")
 
 
 def ours(model: str, graph: EncodedTriples, seconds: float, **options: Any) -> tuple[float, Engine]:
-    """Training triples a second at the settings of the table."""
+    """Training triples per second at the settings of the table, and the engine."""
     kind = scorer_type(model)
     given = {"dim": 400, "negatives": 200, "batch_size": 1000, "sides": "alternate", "optimizer": "row_adagrad"}
     given |= {"filter_negatives": False, "reciprocal": False, "regularization": 0.0}
@@ -55,7 +56,7 @@ def ours(model: str, graph: EncodedTriples, seconds: float, **options: Any) -> t
 
 
 def median(repeat: int, *measures: Callable[[], float]) -> list[float]:
-    """Medians of measurements taken in turn, so that a change of the machine's speed hits all of them."""
+    """Medians of interleaved measurements, so that changes in the machine's speed affect all of them."""
     taken = [[measure() for measure in measures] for _ in range(repeat)]
     return [statistics.median(column) for column in zip(*taken, strict=True)]
 
@@ -105,17 +106,15 @@ def evaluation(graph: EncodedTriples, repeat: int) -> list[dict[str, Any]]:
     for model, part in (("complex", 4000), ("transe", 2000), ("rotate", 1000)):
         kind = scorer_type(model)
         engine = make_engine(kind(kind.options_type(dim=400)), graph.n_entities, graph.n_relations)
-        e = Embedding(engine.scorer, engine.entities, engine.relations, engine.dense, graph.n_relations)
+        e = engine.embedding
         test: Triples = graph.splits[Split.TEST][:part]
 
         small_engine = make_engine(kind(kind.options_type(dim=200)), graph.n_entities, graph.n_relations)
-        small = Embedding(
-            small_engine.scorer, small_engine.entities, small_engine.relations, small_engine.dense, graph.n_relations
-        )
+        small = small_engine.embedding
 
         def mine(e: Embedding = e, test: Triples = test) -> float:
             started = time.perf_counter()
-            rank(e, test, known, memory_limit=1 << 28)
+            e.rank(test, known)
             return len(test) / (time.perf_counter() - started)
 
         mine()
@@ -142,7 +141,7 @@ def evaluation(graph: EncodedTriples, repeat: int) -> list[dict[str, Any]]:
 
 
 def end_to_end(folder: Path, triples: int) -> dict[str, Any]:
-    """A CREATE MODEL on a Parquet file with string keys: the share of its time outside training."""
+    """CREATE MODEL on a Parquet file with string keys: the share of time outside training."""
     source = folder / "generated.parquet"
     data.write_generated(source, triples, 100_000, 100)
     phases: dict[str, float] = {}
@@ -170,7 +169,7 @@ def end_to_end(folder: Path, triples: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Measure everything and write the sections."""
+    """Measure and write the sections."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--quick", action="store_true", help="one short repetition of everything")
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS), help="training rows to measure")

@@ -1,9 +1,9 @@
--- Papers, authors and subjects of the ACM digital library: to which of three areas does a paper belong?
+-- Papers, authors and subjects in the ACM digital library: which of three areas does a paper belong to?
 --
---   graphlearn run examples/acm.sql --workspace build/acm.duckdb --set path=/where/it/is/acm
+--   graphlearn run examples/acm.sql --workspace build/acm.duckdb --set path=/path/to/acm
 --
--- The folder has paper.parquet (paper, subject_area, words INTEGER[], split_20), author.parquet (author, words INTEGER[]),
--- writes.parquet (paper, author) and about.parquet (paper, subject). 60 papers are labelled for the training.
+-- The folder contains paper.parquet (paper, subject_area, words INTEGER[], split_20), author.parquet (author,
+-- words INTEGER[]), writes.parquet (paper, author) and about.parquet (paper, subject). 60 papers are labelled for training.
 
 SET VARIABLE path = '../shared/data/hetero/acm';
 
@@ -12,7 +12,7 @@ CREATE OR REPLACE TABLE author AS FROM read_parquet(getvariable('path') || '/aut
 CREATE OR REPLACE TABLE writes AS FROM read_parquet(getvariable('path') || '/writes.parquet');
 CREATE OR REPLACE TABLE about AS FROM read_parquet(getvariable('path') || '/about.parquet');
 
--- Papers of one subject are neighbours through their subject, a hub: two small steps instead of 4.3 million pairs.
+-- Papers with the same subject are neighbours through a hub, the subject, which avoids 4.3 million edges between papers.
 CREATE OR REPLACE MODEL acm
   TYPE dhan
   OPTIONS (target = 'subject_area')
@@ -21,20 +21,20 @@ CREATE OR REPLACE MODEL acm
       writes  AS (SELECT author AS source, paper AS target FROM writes),
       subject AS (SELECT paper AS source, subject AS hub FROM about));
 
--- How often is it right, and how often are methods that see no links?
+-- How accurate is it, compared with methods that ignore the links?
 SELECT method, split, round(macro_f1, 3) AS macro_f1, round(micro_f1, 3) AS micro_f1, count
 FROM evaluate('acm')
 ORDER BY split, macro_f1 DESC;
 
--- Of every hundred papers of an area, how many are taken for which?
+-- The confusion matrix: the predicted areas of the papers of each area, in percent
 PIVOT (SELECT subject_area, label, 100 / count(*) OVER (PARTITION BY subject_area) AS share
        FROM predict('acm') JOIN paper ON id = paper WHERE split_20 = 'test')
 ON 'as ' || label USING round(sum(share), 1) ORDER BY subject_area;
 
--- The papers it is least sure of
+-- The papers with the least certain predictions
 SELECT id, label, subject_area, round(probability, 2) AS probability
 FROM predict('acm') JOIN paper ON id = paper
 WHERE split_20 = 'test' ORDER BY predict.probability LIMIT 5;
 
--- What carried the decision: which relations, and which neighbours in them?
+-- Which relations, and which neighbours in them, counted most?
 SELECT * REPLACE (round(weight, 3) AS weight) FROM explain('acm', (SELECT 0 AS id), k := 3);

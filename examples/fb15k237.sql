@@ -1,6 +1,6 @@
--- FB15k-237: facts about people, films, places and more from Freebase, without inverse relations.
+-- FB15k-237: facts from Freebase about people, films, places and more, without inverse relations.
 --
---   graphlearn run examples/fb15k237.sql --workspace build/fb15k237.duckdb --set path=/where/it/is/fb15k-237.parquet
+--   graphlearn run examples/fb15k237.sql --workspace build/fb15k237.duckdb --set path=/path/to/fb15k-237.parquet
 --
 -- The file has columns head, relation, tail and split (train, valid, test).
 

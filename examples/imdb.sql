@@ -1,9 +1,9 @@
--- Movies, their directors and actors: is a movie action, comedy or drama?
+-- Movies, directors and actors: is a movie an action movie, a comedy or a drama?
 --
---   graphlearn run examples/imdb.sql --workspace build/imdb.duckdb --set path=/where/it/is/imdb
+--   graphlearn run examples/imdb.sql --workspace build/imdb.duckdb --set path=/path/to/imdb
 --
--- The folder has movie.parquet (movie, title, genre, plot_keywords, split), directs.parquet (movie, director) and
--- plays.parquet (movie, actor). 400 movies are labelled for the training.
+-- The folder contains movie.parquet (movie, title, genre, plot_keywords, split), directs.parquet (movie, director) and
+-- plays.parquet (movie, actor). 400 movies are labelled for training.
 
 SET VARIABLE path = '../shared/data/hetero/imdb';
 
@@ -11,8 +11,8 @@ CREATE OR REPLACE TABLE movie AS FROM read_parquet(getvariable('path') || '/movi
 CREATE OR REPLACE TABLE directs AS FROM read_parquet(getvariable('path') || '/directs.parquet');
 CREATE OR REPLACE TABLE plays AS FROM read_parquet(getvariable('path') || '/plays.parquet');
 
--- Features are the words of the plot's keywords ('love triangle|new york'). Directors and actors are hubs: movies that share
--- one are neighbours.
+-- The features are the words of the plot keywords ('love triangle|new york'). Directors and actors are hubs: movies that
+-- share one are neighbours.
 CREATE OR REPLACE MODEL imdb
   TYPE dhan
   OPTIONS (target = 'genre')
@@ -20,23 +20,23 @@ CREATE OR REPLACE MODEL imdb
       director AS (SELECT movie AS source, director AS hub FROM directs),
       actor    AS (SELECT movie AS source, actor AS hub FROM plays));
 
--- How often is it right, and how often without directors and actors (MLP)?
+-- How accurate is it, compared with a model without directors and actors (the MLP)?
 SELECT method, split, round(macro_f1, 3) AS macro_f1, round(micro_f1, 3) AS micro_f1, count
 FROM evaluate('imdb')
 ORDER BY split, macro_f1 DESC;
 
--- Sure, and wrong
+-- The most confident wrong predictions
 SELECT title, genre, label, round(probability, 2) AS probability
 FROM predict('imdb') JOIN movie ON id = movie
 WHERE split = 'test' AND label <> genre ORDER BY predict.probability DESC LIMIT 8;
 
--- Which directors make what, by the genres of the movies the model was not told about?
-SELECT director, count(*) AS movies, string_agg(DISTINCT label, ', ' ORDER BY label) AS "taken for",
+-- Predicted genres of the test movies, per director
+SELECT director, count(*) AS movies, string_agg(DISTINCT label, ', ' ORDER BY label) AS predicted,
        round(avg((label = genre)::INTEGER), 2) AS "right"
 FROM predict('imdb') JOIN movie ON id = movie JOIN directs USING (movie)
 WHERE split = 'test' GROUP BY director ORDER BY movies DESC, director LIMIT 6;
 
--- What carried the decision on Avatar: relations, and the neighbours that count most
-SELECT relation, coalesce(title, 'all of them') AS neighbour, round(weight, 3) AS weight
+-- Which relations and neighbours counted most in the prediction for Avatar?
+SELECT relation, coalesce(title, 'all') AS neighbour, round(weight, 3) AS weight
 FROM explain('imdb', (SELECT 0 AS id), k := 3) LEFT JOIN movie ON neighbour = movie
 ORDER BY relation, kind DESC, explain.weight DESC;

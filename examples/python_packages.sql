@@ -1,10 +1,10 @@
--- Where does a function belong? Python's standard library as a graph of functions, classes and parameters.
+-- Which package does a function belong to? Python's standard library as a graph of functions, classes and parameters.
 --
 --   python examples/python_stdlib.py build/stdlib.parquet
 --   graphlearn run examples/python_packages.sql --workspace build/packages.duckdb
 --
--- Of a function the model sees the words of its own name, what it calls, raises and makes, and what its parameters are
--- called; not where it is defined. It says to which package it belongs. Where it is sure and wrong, look for yourself.
+-- The model sees the words in a function's name, its parameters, and what it calls, raises and instantiates, but not where
+-- it is defined. It predicts the package.
 
 SET VARIABLE path = 'build/stdlib.parquet';
 
@@ -17,7 +17,7 @@ CREATE OR REPLACE MACRO words(path) AS list_filter(
 CREATE OR REPLACE TABLE class AS
 SELECT DISTINCT tail AS class, words(tail) AS words FROM facts WHERE relation = 'defines_class';
 
--- The twelve packages with most functions are to be told apart; functions of others are there, without a label.
+-- The classes are the twelve packages with the most functions; functions of other packages have no label.
 CREATE OR REPLACE TABLE function AS
 WITH all_functions AS (
   SELECT DISTINCT tail AS function, string_split(tail, '.')[1] AS package
@@ -43,23 +43,23 @@ CREATE OR REPLACE MODEL package
                       WHERE relation = 'inherits' AND head IN (SELECT class FROM class)
                                                   AND tail IN (SELECT class FROM class)));
 
--- How often is it right, and how often by the name alone (MLP)?
+-- How accurate is it, compared with a model that sees only the name (the MLP)?
 SELECT method, round(macro_f1, 3) AS macro_f1, round(accuracy, 3) AS accuracy, count
 FROM evaluate('package') WHERE split = 'test' ORDER BY macro_f1 DESC;
 
--- Sure, and wrong: functions that look as if they belonged to another package
+-- The most confident wrong predictions: functions that look as if they belonged to another package
 SELECT id AS function, label AS "looks like", round(probability, 2) AS probability
 FROM predict('package') JOIN function ON id = function
 WHERE label <> package ORDER BY predict.probability DESC LIMIT 8;
 
--- Functions outside those twelve: of which are they most like?
+-- Functions of other packages: which of the twelve are they most like?
 SELECT id AS function, label AS "looks like", round(probability, 2) AS probability
 FROM predict('package', (SELECT unnest(['shlex.split', 'socket.create_connection', 'textwrap.dedent',
                                         'smtplib.SMTP.sendmail', 'sqlite3.dump._iterdump']) AS id))
 ORDER BY predict.probability DESC;
 
--- What carried a decision: relations, and the neighbours that count most in each. The source of a call is a function that
--- calls this one, the target one that it calls.
+-- Which relations and neighbours counted most in one prediction? For calls, side = 'source' means functions that call this
+-- one, and 'target' functions that it calls.
 SELECT kind, relation, side, neighbour, round(weight, 3) AS weight
 FROM explain('package', (SELECT 'email.message.Message.get_payload' AS id), k := 3)
 WHERE weight > 0 ORDER BY kind DESC, relation, side, explain.weight DESC;

@@ -15,10 +15,10 @@ of dotted names, e.g. ('json.decoder', 'imports', 're'). The relations:
     inherits          class -> class             overrides         method -> method of a base class
     implements        class -> special method, written `__iter__`
 
-Names are resolved as far as the source tells: imports and their aliases (also through re-exports and
-`from m import *`), methods on `self`, `cls` and `super()` along the base classes, methods of a local variable that is
-assigned once, from a class. Whatever needs running the program is left out rather than guessed. Code inside a nested
-function counts for the outermost function, which is the one that has a name a reader can look up.
+Names are resolved as far as the source allows: imports and their aliases (including re-exports and `from m import *`),
+methods on `self`, `cls` and `super()` along the base classes, and methods of a local variable that is assigned once,
+from a class. What is known only at run time is skipped, not guessed. Code in a nested function is attributed to the
+outermost function, whose name can be looked up.
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 INSTALLED = {"__pycache__", "site-packages", "dist-packages", "_bundled"}
-NOISE = {"test", "tests", "idlelib", "lib2to3", "turtledemo", "encodings"}  # encodings: a hundred tables that are alike
+NOISE = {"test", "tests", "idlelib", "lib2to3", "turtledemo", "encodings"}  # encodings: a hundred similar tables
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
-Scope = dict[str, str | None]  # a bound name -> the dotted path it stands for, None when only running would tell
+Scope = dict[str, str | None]  # a bound name -> its dotted path, None if known only at run time
 Triple = tuple[str, str, str]
 
 
 @dataclass
 class Module:
-    """A source file: its tree and what its top-level names stand for."""
+    """A source file: its syntax tree and the meaning of its top-level names."""
 
     name: str
     is_package: bool
@@ -54,7 +54,7 @@ class Module:
 
 @dataclass
 class Class:
-    """A class: its module, its members by name, its bases (resolved in a second pass)."""
+    """A class: its module, its members by name, and its bases (resolved in a second pass)."""
 
     node: ast.ClassDef
     module: Module
@@ -63,7 +63,7 @@ class Class:
 
 
 def statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:
-    """The statements of a block, also those under if, try, with and loops, but not those in functions and classes."""
+    """The statements of a block, including those under if, try, with and loops, but not in functions and classes."""
     for node in body:
         yield node
         if not isinstance(node, (*FUNCTIONS, ast.ClassDef)):
@@ -86,7 +86,7 @@ def dotted(node: ast.expr) -> list[str] | None:
 
 
 def absolute(module: Module, node: ast.ImportFrom) -> str:
-    """The module that a `from … import` names, with leading dots worked out."""
+    """The module named by `from … import`, with leading dots resolved."""
     if not node.level:
         return node.module or ""
     parts = module.name.split(".")
@@ -95,7 +95,7 @@ def absolute(module: Module, node: ast.ImportFrom) -> str:
 
 
 class Library:
-    """All modules under a folder, and the meaning of names in them."""
+    """All modules under a folder, and name resolution in them."""
 
     def __init__(self, root: Path, *, package: str = "", everything: bool = False) -> None:
         self.modules: dict[str, Module] = {}
@@ -124,10 +124,10 @@ class Library:
         except (SyntaxError, ValueError):
             self.unreadable.append(str(path))
 
-    # what names stand for
+    # name resolution
 
     def _declare(self, module: Module) -> None:
-        """Enter a module's definitions, imports and plain aliases. A definition beats an import, the first one wins."""
+        """Record a module's definitions, imports and aliases. Definitions override imports; the first one wins."""
         imported: dict[str, str] = {}
         for node in statements(module.tree.body):
             if isinstance(node, FUNCTIONS):
@@ -171,7 +171,7 @@ class Library:
                 yield ("*", origin) if alias.name == "*" else (alias.asname or alias.name, f"{origin}.{alias.name}")
 
     def resolve(self, path: str, seen: frozenset[str] = frozenset()) -> str | None:
-        """The module, class or function that an absolute dotted path leads to, through re-exports and base classes."""
+        """The module, class or function at an absolute dotted path, following re-exports and base classes."""
         if path in seen:
             return None
         seen |= {path}
@@ -188,7 +188,7 @@ class Library:
         return found
 
     def _compiled(self, path: str, parts: list[str]) -> str | None:
-        """A name in a module without source: one level is believed. `_io.BytesIO` goes by its public name."""
+        """A name in a module without source: only `module.name` is accepted. `_io.BytesIO` gets its public name."""
         if parts[0] not in sys.stdlib_module_names or len(parts) > 2:
             return None
         public = self.modules.get(parts[0][1:]) if parts[0].startswith("_") and len(parts) == 2 else None
@@ -210,7 +210,7 @@ class Library:
         return None
 
     def _find(self, path: list[str] | None, scopes: list[Scope], module: Module) -> str | None:
-        """What a dotted expression means inside `scopes` (innermost last), then the module, then the builtins."""
+        """Resolve a dotted expression in `scopes` (innermost last), then in the module, then in the builtins."""
         if path is None:
             return None
         root, *rest = path
@@ -227,7 +227,7 @@ class Library:
         return self.resolve(".".join([start, *rest]))
 
     def ancestors(self, name: str) -> list[str]:
-        """The class and its bases, near ones first."""
+        """The class and its bases, nearest first."""
         found: dict[str, None] = {}
         waiting = [name]
         while waiting:
@@ -249,10 +249,10 @@ class Library:
                         return f"builtins.{base.__name__}.{name}"
         return None
 
-    # what the source says
+    # extracting triples
 
     def triples(self) -> list[Triple]:
-        """Every triple once, in the order of the source."""
+        """All distinct triples, in source order."""
         self._triples = {}
         for module in self.modules.values():
             self._module(module)
@@ -290,7 +290,7 @@ class Library:
                 self._add(module.name, "imports_name", found)
 
     def _block(self, node: ast.stmt, owner: str, module: Module, scopes: list[Scope]) -> list[ast.AST]:
-        """Handle a statement of a module or class body; returns the nodes that run when the body runs."""
+        """Handle a statement of a module or class body. Returns the nodes that are executed with the body."""
         if isinstance(node, ast.ClassDef):
             self._class(node, f"{owner}.{node.name}", owner, module, scopes)
             return []
@@ -358,7 +358,7 @@ class Library:
         self._behaviour(nodes, name, module, [*outer, local], owner if in_class else None)
 
     def _locals(self, nodes: list[ast.AST], module: Module, scopes: list[Scope]) -> Scope:
-        """The names bound in a function. A name assigned once, from a class, stands for that class."""
+        """The names bound in a function. A name assigned once, from a class, resolves to that class."""
         local: Scope = {}
         shared: set[str] = set()
         stores: Counter[str] = Counter()
@@ -389,7 +389,7 @@ class Library:
     def _behaviour(
         self, nodes: list[ast.AST], name: str, module: Module, scopes: list[Scope], me: str | None = None
     ) -> None:
-        """What the nodes call, raise and catch. `me`: the class whose method they are in."""
+        """Add what the nodes call, raise and catch. `me`: the class whose method contains them."""
         raised = {id(node.exc) for node in nodes if isinstance(node, ast.Raise)}
         for node in nodes:
             if isinstance(node, ast.Call):
@@ -423,7 +423,7 @@ class Library:
         self._add(name, "decorated_by", found)
 
     def _annotation(self, node: ast.expr, module: Module, scopes: list[Scope]) -> Iterator[str]:
-        """The classes an annotation names, also inside `X | None` and `list[X]`."""
+        """The classes in an annotation, including those inside `X | None` and `list[X]`."""
         if isinstance(node, (ast.Name, ast.Attribute)):
             if found := self._class_only(self._find(dotted(node), scopes, module)):
                 yield found
@@ -434,11 +434,11 @@ class Library:
 
 
 def main() -> int:
-    """Read, resolve, write Parquet, say what was found."""
+    """Read and resolve the sources, write Parquet and print a summary."""
     parser = argparse.ArgumentParser(description="Write a knowledge graph of Python source code as Parquet.")
     parser.add_argument("output", type=Path, help="the Parquet file to write: head, relation, tail")
-    parser.add_argument("--root", type=Path, help="a package or folder of your own instead of the standard library")
-    parser.add_argument("--all", action="store_true", help="also tests, idlelib, lib2to3, turtledemo and encodings")
+    parser.add_argument("--root", type=Path, help="a package or folder to read instead of the standard library")
+    parser.add_argument("--all", action="store_true", help="include tests, idlelib, lib2to3, turtledemo and encodings")
     arguments = parser.parse_args()
 
     import pyarrow as pa
@@ -459,7 +459,7 @@ def main() -> int:
     pq.write_table(table, arguments.output, compression="zstd")
 
     for path in library.unreadable:
-        print(f"not readable as Python {sys.version_info[0]}.{sys.version_info[1]}, left out: {path}", file=sys.stderr)
+        print(f"skipped, not valid Python {sys.version_info[0]}.{sys.version_info[1]}: {path}", file=sys.stderr)
     entities = len(set(heads) | set(tails))
     print(
         f"Python {sys.version.split()[0]}: {len(library.modules):,} modules, {len(library.classes):,} classes, "

@@ -1,11 +1,11 @@
--- What does a model know about Python's standard library when it has read nine tenths of it?
+-- What does a model know about Python's standard library after learning nine tenths of it?
 --
 --   python examples/python_stdlib.py build/stdlib.parquet
 --   graphlearn run examples/python_stdlib.sql --workspace build/stdlib.duckdb
 
 SET VARIABLE path = 'build/stdlib.parquet';
 
--- Every twentieth fact is kept for the test and another for validation: the model never learns from those.
+-- About one fact in twenty is held out for testing, and as many for validation.
 CREATE OR REPLACE TABLE facts AS
 SELECT head, relation, tail,
        CASE md5_number_lower(concat_ws(' ', head, relation, tail)) % 20
@@ -17,21 +17,21 @@ CREATE OR REPLACE MODEL stdlib
   OPTIONS (dim = 200, epochs = 30, reciprocal = true, regularization = 0.1)
   AS FROM facts;
 
--- How high does it rank the facts it has not seen, among all entities?
+-- How high does it rank the held-out facts among all entities?
 SELECT split, side, count, round(mrr, 3) AS mrr, round(hits_at_1, 3) AS "hits@1", round(hits_at_3, 3) AS "hits@3",
        round(hits_at_10, 3) AS "hits@10"
 FROM evaluate('stdlib')
 WHERE relation IS NULL
 ORDER BY split DESC, side;
 
--- Which kinds of facts does it foresee?
+-- Which relations does it predict best?
 SELECT relation, count, round(mrr, 3) AS mrr, round(hits_at_10, 3) AS "hits@10"
 FROM evaluate('stdlib')
 WHERE relation IS NOT NULL AND split = 'test' AND side = 'tail'
 ORDER BY mrr DESC;
 
--- Questions (head, relation, ?) and the first answers that are not among the facts it has learnt.
--- + is a fact that was kept from it; ? is no fact of this graph: judge for yourself whether it could be one.
+-- Questions (head, relation, ?) and the first three answers that are not in the training data.
+-- + marks a held-out fact, ? an answer that is not in the graph.
 CREATE OR REPLACE TABLE questions AS
 FROM (VALUES
   (1, 'json.decoder', 'imports'),
@@ -56,5 +56,5 @@ FROM answers
 GROUP BY nr, head, relation
 ORDER BY nr;
 
--- What is most like a given thing?
+-- What is most similar to a given entity?
 SELECT neighbour, round(score, 3) AS cosine FROM similar('stdlib', 'collections.OrderedDict', k := 6);

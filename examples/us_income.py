@@ -1,11 +1,11 @@
-"""Write the income per head of the 48 contiguous states of the US, 1929 to 2009, and which states touch, as Parquet.
+"""Write the income per capita of the 48 contiguous US states from 1929 to 2009, and their borders, as Parquet.
 
-    pip install --no-deps libpysal          (or pip install '.[examples]', which brings all that libpysal can use)
+    pip install --no-deps libpysal          (or pip install '.[examples]', which includes libpysal's dependencies)
     python examples/us_income.py build/us_income
     graphlearn run examples/us_income.sql --workspace build/us_income.duckdb
 
-The figures are of the Bureau of Economic Analysis, in dollars of their year; libpysal ships them with its examples. Its
-files are read, the package is not imported. Two files are written: income.parquet (year, state, income) and
+The figures are from the Bureau of Economic Analysis, in current dollars, and are among libpysal's example data. The
+package is not imported; only its files are read. Two files are written: income.parquet (year, state, income) and
 borders.parquet (source, target).
 """
 
@@ -18,7 +18,7 @@ from pathlib import Path
 
 
 def shipped() -> Path | None:
-    """The folder with the data in the installed package, None without it."""
+    """The data folder of the installed package; None if it is not installed."""
     spec = find_spec("libpysal")
     for place in (spec.submodule_search_locations or []) if spec else []:
         folder = Path(place) / "examples" / "us_income"
@@ -28,7 +28,7 @@ def shipped() -> Path | None:
 
 
 def read_income(path: Path) -> tuple[list[str], list[tuple[int, str, float]]]:
-    """The states in the order of the file, and (year, state, income) by year and state."""
+    """The states in file order, and rows of (year, state, income) by year and state."""
     with path.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     years = sorted(name for name in rows[0] if name.isdigit())
@@ -36,7 +36,7 @@ def read_income(path: Path) -> tuple[list[str], list[tuple[int, str, float]]]:
 
 
 def read_borders(path: Path, states: list[str]) -> list[tuple[str, str]]:
-    """Pairs of states that touch, from a GAL file: a number of nodes, then for each `node count` and its neighbours."""
+    """Pairs of adjacent states from a GAL file: number of nodes, then per node `node count` and its neighbours."""
     lines = [line.split() for line in path.read_text().splitlines() if line.strip()]
     if int(lines[0][-1] if len(lines[0]) == 1 else lines[0][1]) != len(states):
         raise SystemExit(f"{path} does not have {len(states)} states")
@@ -49,10 +49,10 @@ def read_borders(path: Path, states: list[str]) -> list[tuple[str, str]]:
 
 
 def main() -> int:
-    """Read what the package ships, write Parquet, say what was found."""
-    parser = argparse.ArgumentParser(description="Write income per head of US states and their borders as Parquet.")
-    parser.add_argument("output", type=Path, help="the folder to write income.parquet and borders.parquet into")
-    parser.add_argument("--data", type=Path, help="a folder with usjoin.csv and states48.gal instead of libpysal's")
+    """Read the package's files, write Parquet and print a summary."""
+    parser = argparse.ArgumentParser(description="Write the income per capita of US states and their borders.")
+    parser.add_argument("output", type=Path, help="the folder for income.parquet and borders.parquet")
+    parser.add_argument("--data", type=Path, help="a folder with usjoin.csv and states48.gal, in place of libpysal's")
     arguments = parser.parse_args()
 
     import pyarrow as pa
@@ -73,7 +73,7 @@ def main() -> int:
     years = sorted({year for year, *_ in income})
     print(
         f"{len(states)} states, {years[0]} to {years[-1]}: {len(income):,} readings, {len(borders)} borders "
-        f"(each from both sides) -> {arguments.output}"
+        f"(each in both directions) -> {arguments.output}"
     )
     return 0
 

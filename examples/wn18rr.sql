@@ -1,6 +1,6 @@
--- WN18RR: how words relate in WordNet, without inverse relations.
+-- WN18RR: relations between words in WordNet, without inverse relations.
 --
---   graphlearn run examples/wn18rr.sql --workspace build/wn18rr.duckdb --set path=/where/it/is/wn18rr.parquet
+--   graphlearn run examples/wn18rr.sql --workspace build/wn18rr.duckdb --set path=/path/to/wn18rr.parquet
 --
 -- The file has columns head, relation, tail and split (train, valid, test).
 

@@ -30,7 +30,7 @@ _EXPORTS = ("from_pyg", "to_dgl", "to_networkx", "to_pyg")
 
 
 def __getattr__(name: str) -> Any:
-    """Import the session on first use: `import graphlearn` itself stays light."""
+    """Import public names on first use, so that `import graphlearn` is fast."""
     if name in ("Session", "connect"):
         from graphlearn import session
 

@@ -1,10 +1,10 @@
-"""The system tables: what is stored and what has run, read afresh from the workspace folder at every scan.
+"""The system tables, which list stored models and runs. Every scan reads the workspace folder.
 
-`models` has a row a model (its current version), `model_versions` a row a version, `runs` a row a run, and
-`training_info` a row per finished epoch and per evaluation of every run, live while it trains.
+`models` has one row per model (its current version), `model_versions` one per version, `runs` one per run, and
+`training_info` one per finished epoch and evaluation of every run, including running ones.
 
-Of a manifest these keys are shown: family, options, statement, fingerprint, run, seconds, metrics ({split: {name:
-value}} or {name: value}), verdict and counts (of the ingest). A key that is missing or of another type shows as NULL.
+These keys of a manifest are shown: family, options, statement, fingerprint, run, seconds, metrics ({split: {name:
+value}} or {name: value}), verdict and counts (of the ingest). Keys that are missing or of another type show as NULL.
 """
 
 from __future__ import annotations
@@ -16,116 +16,122 @@ from typing import Any
 
 import pyarrow as pa
 
-from graphlearn.jobs.labels import GRAPH, SERIES
+from graphlearn.jobs.family import Count
+from graphlearn.jobs.registry import families, family, is_family
 from graphlearn.storage.artifacts import Artifact, ArtifactStore
 from graphlearn.storage.files import dump_json
 from graphlearn.storage.runs import RunFolder, list_runs
 from graphlearn.types import Json
 
 _TIME = pa.timestamp("us", tz="UTC")
-_RANKING = ("mrr", "mr", "amri", "hits_at_1", "hits_at_3", "hits_at_10")
-_METRICS = [(name, pa.float64()) for name in (*_RANKING, *SERIES, *GRAPH)]
-
-_VERSION = [
-    *_METRICS,
-    ("created_at", _TIME),
-    ("entities", pa.int64()),
-    ("relations", pa.int64()),
-    ("train_triples", pa.int64()),
-    ("valid_triples", pa.int64()),
-    ("test_triples", pa.int64()),
-    ("steps", pa.int64()),
-    ("freq", pa.string()),
-    ("series", pa.int64()),
-    ("nodes", pa.int64()),
-    ("edges", pa.int64()),
-    ("verdict", pa.string()),  # whether the model beats its baselines, in a sentence
-    ("metrics", pa.json_()),
-    ("options", pa.json_()),
-    ("statement", pa.string()),
-    ("fingerprint", pa.string()),
-    ("run", pa.string()),
-    ("seconds", pa.float64()),
-    ("bytes", pa.int64()),
-    ("path", pa.string()),
-    ("damage", pa.string()),
-]
 _HEAD = [("model", pa.string()), ("family", pa.string()), ("version", pa.int64())]
+TABLES = ("models", "model_versions", "training_info", "runs")
 
-SCHEMAS: dict[str, pa.Schema] = {
-    "models": pa.schema([*_HEAD, ("versions", pa.int64()), *_VERSION]),
-    "model_versions": pa.schema([*_HEAD, ("is_current", pa.bool_()), *_VERSION]),
-    "training_info": pa.schema(
-        [
-            ("run", pa.string()),
-            ("model", pa.string()),
-            ("kind", pa.string()),  # 'epoch' or 'evaluation'
-            ("time", _TIME),
-            ("seconds", pa.float64()),  # since the run began, without the pauses before a resume
-            ("epoch", pa.int64()),
-            ("step", pa.int64()),
-            ("loss", pa.float64()),
-            ("triples_per_second", pa.float64()),  # of what `unit` says
-            ("unit", pa.string()),
-            ("split", pa.string()),
-            *_METRICS,
-            ("best", pa.bool_()),
-            ("metrics", pa.json_()),
-        ]
-    ),
-    "runs": pa.schema(
-        [
-            ("run", pa.string()),
-            ("model", pa.string()),
-            ("family", pa.string()),
-            ("status", pa.string()),
-            ("started_at", _TIME),
-            ("finished_at", _TIME),
-            ("seconds", pa.float64()),
-            ("epoch", pa.int64()),
-            ("epochs", pa.int64()),
-            ("step", pa.int64()),
-            ("loss", pa.float64()),
-            ("triples_per_second", pa.float64()),
-            ("unit", pa.string()),
-            ("eta_seconds", pa.float64()),
-            ("version", pa.int64()),
-            *_METRICS,
-            ("metrics", pa.json_()),
-            ("message", pa.string()),
-            ("resumable", pa.bool_()),
-            ("pid", pa.int64()),
-            ("path", pa.string()),
-        ]
-    ),
-}
+
+def schemas() -> dict[str, pa.Schema]:
+    """The columns of the system tables, including those of every family's metrics and counts."""
+    metrics = [(name, pa.float64()) for name in metric_names()]
+    counts = {count.column: count.type for kind in families() for count in kind.counts}
+    version = [
+        *metrics,
+        ("created_at", _TIME),
+        *counts.items(),
+        ("verdict", pa.string()),  # a sentence that compares the model with its baselines
+        ("metrics", pa.json_()),
+        ("options", pa.json_()),
+        ("statement", pa.string()),
+        ("fingerprint", pa.string()),
+        ("run", pa.string()),
+        ("seconds", pa.float64()),
+        ("bytes", pa.int64()),
+        ("path", pa.string()),
+        ("damage", pa.string()),
+    ]
+    return {
+        "models": pa.schema([*_HEAD, ("versions", pa.int64()), *version]),
+        "model_versions": pa.schema([*_HEAD, ("is_current", pa.bool_()), *version]),
+        "training_info": pa.schema(
+            [
+                ("run", pa.string()),
+                ("model", pa.string()),
+                ("kind", pa.string()),  # 'epoch' or 'evaluation'
+                ("time", _TIME),
+                ("seconds", pa.float64()),  # since the start of the run, excluding the pauses before it was resumed
+                ("epoch", pa.int64()),
+                ("step", pa.int64()),
+                ("loss", pa.float64()),
+                ("examples_per_second", pa.float64()),  # see `unit`
+                ("unit", pa.string()),
+                ("split", pa.string()),
+                *metrics,
+                ("best", pa.bool_()),
+                ("metrics", pa.json_()),
+            ]
+        ),
+        "runs": pa.schema(
+            [
+                ("run", pa.string()),
+                ("model", pa.string()),
+                ("family", pa.string()),
+                ("status", pa.string()),
+                ("started_at", _TIME),
+                ("finished_at", _TIME),
+                ("seconds", pa.float64()),
+                ("epoch", pa.int64()),
+                ("epochs", pa.int64()),
+                ("step", pa.int64()),
+                ("loss", pa.float64()),
+                ("examples_per_second", pa.float64()),
+                ("unit", pa.string()),
+                ("eta_seconds", pa.float64()),
+                ("version", pa.int64()),
+                *metrics,
+                ("metrics", pa.json_()),
+                ("message", pa.string()),
+                ("resumable", pa.bool_()),
+                ("pid", pa.int64()),
+                ("path", pa.string()),
+            ]
+        ),
+    }
+
+
+def metric_names() -> list[str]:
+    """The metrics of all families, in order of declaration."""
+    return list(dict.fromkeys(metric.name for kind in families() for metric in kind.metrics))
 
 
 class LiveTable:
-    """A table that is made anew at every scan. DuckDB scans it as a view: `connection.register("runs", table)`."""
+    """A table that is computed at every scan. To register it as a view: `connection.register("runs", table)`."""
 
-    def __init__(self, schema: pa.Schema, rows: Callable[[], Iterable[Json]]) -> None:
-        self.schema = schema
+    def __init__(self, name: str, rows: Callable[[], Iterable[Json]]) -> None:
+        self.name = name
         self._rows = rows
 
+    @property
+    def schema(self) -> pa.Schema:
+        """The columns."""
+        return schemas()[self.name]
+
     def read(self) -> pa.Table:
-        """The table as it is now."""
-        rows = [{field.name: _fit(row.get(field.name), field.type) for field in self.schema} for row in self._rows()]
-        return pa.Table.from_pylist(rows, schema=self.schema)
+        """The current rows."""
+        schema = self.schema
+        rows = [{field.name: _fit(row.get(field.name), field.type) for field in schema} for row in self._rows()]
+        return pa.Table.from_pylist(rows, schema=schema)
 
     def __arrow_c_stream__(self, requested_schema: object = None) -> object:
         return self.read().__arrow_c_stream__(requested_schema)
 
 
 def catalog_tables(folder: Path) -> dict[str, object]:
-    """The system tables of a workspace folder (which need not exist), by name; see `LiveTable`."""
+    """The system tables of a workspace folder (which need not exist), by name."""
     sources: dict[str, Callable[[], Iterable[Json]]] = {
         "models": lambda: _models(folder),
         "model_versions": lambda: _model_versions(folder),
         "training_info": lambda: _training_info(folder),
         "runs": lambda: _runs(folder),
     }
-    return {name: LiveTable(SCHEMAS[name], rows) for name, rows in sources.items()}
+    return {name: LiveTable(name, rows) for name, rows in sources.items()}
 
 
 def _models(folder: Path) -> Iterator[Json]:
@@ -151,12 +157,7 @@ def _version_row(artifact: Artifact) -> Json:
         **_headline(metrics),
         "model": artifact.model,
         "version": artifact.version,
-        "entities": counts.get("entities"),
-        "relations": counts.get("relations"),
-        "train_triples": counts.get("train"),
-        "valid_triples": counts.get("valid"),
-        "test_triples": counts.get("test"),
-        **{key: counts.get(key) for key in ("steps", "freq", "series", "nodes", "edges")},
+        **{count.column: counts.get(count.key) for count in _counts(manifest)},
         "verdict": manifest.get("verdict") or None,
         "metrics": metrics or None,
         "options": manifest.get("options"),
@@ -164,6 +165,12 @@ def _version_row(artifact: Artifact) -> Json:
         "path": str(artifact.path),
         "damage": artifact.damage,
     }
+
+
+def _counts(manifest: Json) -> tuple[Count, ...]:
+    """The counts declared by the version's family; none if the family is not installed."""
+    name = str(manifest.get("family"))
+    return family(name).counts if is_family(name) else ()
 
 
 def _training_info(folder: Path) -> Iterator[Json]:
@@ -174,7 +181,7 @@ def _training_info(folder: Path) -> Iterator[Json]:
 
 
 def _history(events: Iterable[Json]) -> list[Json]:
-    """Epochs and evaluations of one run. What a crash undid, so that a resume did it again, is left out."""
+    """Epochs and evaluations of a run, without those that were lost in a crash and repeated after a resume."""
     rows: dict[tuple[object, ...], Json] = {}
     began, spent, step, total = None, 0.0, 0, 0
     for event in events:
@@ -192,7 +199,7 @@ def _history(events: Iterable[Json]) -> list[Json]:
             total = (int(event.get("epoch") or 1) - 1) * int(event.get("steps") or 0) + step
             rows = _until(rows, total)
             if event.get("epoch_done"):
-                speed = {key: event.get(key) for key in ("loss", "triples_per_second", "unit")}
+                speed = {key: event.get(key) for key in ("loss", "examples_per_second", "unit")}
                 _put(rows, {**common, **speed, "kind": "epoch", "step": step, "total": total, "split": None})
         elif kind == "evaluated":
             metrics = _dict(event.get("metrics"))
@@ -202,12 +209,12 @@ def _history(events: Iterable[Json]) -> list[Json]:
 
 
 def _until(rows: dict[tuple[object, ...], Json], total: int) -> dict[tuple[object, ...], Json]:
-    """The rows up to a step, counted from the beginning: those beyond it are of a time before a crash."""
+    """The rows up to a step, counted from the start of training; later ones were lost in a crash."""
     return {key: row for key, row in rows.items() if row["total"] <= total}
 
 
 def _put(rows: dict[tuple[object, ...], Json], row: Json) -> None:
-    """Add a row as the last one, in place of an earlier telling of the same epoch or evaluation."""
+    """Append a row, removing an earlier one of the same epoch or evaluation."""
     key = (row["kind"], row["epoch"], str(row["split"]))
     rows.pop(key, None)
     rows[key] = row
@@ -216,7 +223,7 @@ def _put(rows: dict[tuple[object, ...], Json], row: Json) -> None:
 def _runs(folder: Path) -> Iterator[Json]:
     for info in list_runs(folder):
         run = RunFolder(folder / "runs" / str(info["run"]))
-        started, finished = _time(info.get("started_at")), _time(info.get("finished_at"))
+        started, finished = parse_time(info.get("started_at")), parse_time(info.get("finished_at"))
         running = info.get("status") == "running"
         end = finished or (datetime.now(UTC) if running else None)
         metrics = _dict(info.get("metrics"))
@@ -232,17 +239,17 @@ def _runs(folder: Path) -> Iterator[Json]:
 
 
 def _headline(metrics: Json) -> Json:
-    """The usual metrics: of the test split where there is one, else valid, else of a flat {name: value}."""
+    """The headline metrics: of the test split, else of the validation split, else of a flat {name: value}."""
     chosen = next((metrics[split] for split in ("test", "valid") if isinstance(metrics.get(split), dict)), metrics)
-    return {name: chosen.get(name) for name, _ in _METRICS}
+    return {name: chosen.get(name) for name in metric_names()}
 
 
 def _dict(value: object) -> Json:
     return value if isinstance(value, dict) else {}
 
 
-def _time(value: object) -> datetime | None:
-    """A time from ISO text or Unix seconds; None when it is neither."""
+def parse_time(value: object) -> datetime | None:
+    """A time from ISO text or Unix seconds; None if it is neither."""
     try:
         if isinstance(value, str):
             found = datetime.fromisoformat(value)
@@ -255,18 +262,18 @@ def _time(value: object) -> datetime | None:
 
 
 def _fit(value: Any, wanted: pa.DataType) -> Any:
-    """The value as the column's type, None when it is of another: a foreign file never breaks the catalog."""
+    """The value as the column's type, None if it has another type, so that unknown files never break the catalog."""
     if value is None:
         return None
     if wanted == pa.json_():
         return dump_json(value)
     if pa.types.is_timestamp(wanted):
-        return _time(value)
+        return parse_time(value)
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if pa.types.is_int64(wanted):
         return value if isinstance(value, int) and number and abs(value) < 1 << 63 else None
     if pa.types.is_float64(wanted):
-        return float(value) if number else None
+        return float(value) if number and abs(value) < 1e308 else None
     if pa.types.is_boolean(wanted):
         return value if isinstance(value, bool) else None
     return value if isinstance(value, str) else None

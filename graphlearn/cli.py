@@ -1,6 +1,6 @@
-"""The command line: data to stdout, messages to stderr, exit codes 0 done, 1 failed, 2 could not start, 130 stopped.
+"""The command line. Data goes to stdout, messages to stderr. Exit codes: 0 done, 1 failed, 2 not started, 130 stopped.
 
-`models`, `show` and `runs` read the artifact folder only, so they work while another process trains.
+`models`, `show` and `runs` read only the artifact folder, so they work while another process trains.
 """
 
 from __future__ import annotations
@@ -36,16 +36,21 @@ if TYPE_CHECKING:
     from graphlearn.events import Emit
     from graphlearn.session import Session
     from graphlearn.sql.source import Source
+    from graphlearn.sql.statements import Statement
 
 HARMLESS = frozenset({"SET", "RESET", "COPY", "LOAD", "INSTALL", "ATTACH", "DETACH", "USE"})
-"""First words of other statements that change nothing in the database."""
+"""First words of other statements that do not change the database."""
+WRITES = frozenset({"CALL", "PRAGMA", "INSERT", "UPDATE", "DELETE", "MERGE", "NEXTVAL", "DATABASE"})
+"""Words with which a query may change the database all the same."""
+PATIENCE = 10.0
+"""Seconds that a query waits for a process that has the database open; stored models answer without it."""
 
 
 class Reporting(click.Group):
-    """A group of commands whose errors are printed as the user's file and a fix, with their exit code."""
+    """A command group that prints GraphLearn's errors and exits with their exit code."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Keep the words as typed; see `typed`."""
+        """Keep the arguments as typed; see `typed`."""
         ctx.meta[COMMAND] = list(args)
         return super().parse_args(ctx, args)
 
@@ -53,19 +58,19 @@ class Reporting(click.Group):
         """Run the command; see `GraphLearnError.exit_code`."""
         for stream in (sys.stdout, sys.stderr):
             if hasattr(stream, "reconfigure"):
-                stream.reconfigure(errors="replace")  # a terminal without Unicode still gets its rows
+                stream.reconfigure(errors="replace")  # print rows even on a terminal without Unicode
         try:
             return super().invoke(ctx)
         except GraphLearnError as error:
             report(error)
             ctx.exit(error.exit_code)
         except KeyboardInterrupt:
-            report(Interrupted("interrupted", help="the same command starts again"))
+            report(Interrupted("interrupted", help="run the same command again"))
             ctx.exit(Interrupted.exit_code)
 
 
 def report(error: GraphLearnError) -> None:
-    """Print an error, and the others of the same file."""
+    """Print an error and the others found in the same file."""
     for one in (error, *error.others):
         click.echo(one.render(), err=True)
         for note in getattr(one, "__notes__", ()):
@@ -74,14 +79,14 @@ def report(error: GraphLearnError) -> None:
 
 def folder_of(workspace: str) -> Path:
     """The artifact folder of a workspace that must exist. Raises WorkspaceError."""
-    from graphlearn.storage.workspace import folder_of as beside
+    from graphlearn.storage.workspace import folder_of as artifact_folder
 
     path = Path(workspace).expanduser()
-    folder = beside(path)
+    folder = artifact_folder(path)
     if not path.exists() and not folder.exists():
         here = sorted(p.name for p in Path().glob("*.duckdb"))
-        known = f"here: {', '.join(here)}" if here else "`graphlearn run FILE` makes it"
-        raise WorkspaceError(f"there is no workspace {workspace}", help=f"name one with --workspace; {known}")
+        known = f"found here: {', '.join(here)}" if here else "`graphlearn run FILE` creates it"
+        raise WorkspaceError(f"workspace {workspace} does not exist", help=f"specify one with --workspace; {known}")
     return folder
 
 
@@ -92,16 +97,16 @@ workspace_option = click.option(
     show_default=True,
     envvar="GRAPHLEARN_WORKSPACE",
     metavar="FILE",
-    help="The DuckDB file; models and runs lie in a folder beside it.",
+    help="The DuckDB file. Models and runs are stored in a folder next to it.",
 )
-json_option = click.option("--json", "as_json", is_flag=True, help="JSON lines on stdout, for machines.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON lines.")
 files_argument = click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FILE…")
 set_option = click.option(
     "--set",
     "settings",
     multiple=True,
     metavar="KEY=VALUE",
-    help="Replace an option of a model (dim=400, kg.medical.dim=400) or a value that SET VARIABLE gives in the file.",
+    help="Replace a model option (dim=400, kg.medical.dim=400) or the value of a SET VARIABLE in the file.",
 )
 
 
@@ -114,14 +119,14 @@ def main() -> None:
 @main.command()
 @files_argument
 @workspace_option
-@click.option("--select", multiple=True, metavar="MODEL", help="Train this model only; may be given again.")
+@click.option("--select", multiple=True, metavar="MODEL", help="Train only this model; may be repeated.")
 @click.option("--resume", metavar="RUN", help="Continue a run that was stopped; `graphlearn runs` lists them.")
 @set_option
-@click.option("--on", "where", default="local", show_default=True, help="Where to run: local, this process.")
+@click.option("--on", "where", default="local", show_default=True, help="Where to run; only local is supported.")
 @json_option
-@click.option("--force", is_flag=True, help="Train also what has not changed.")
-@click.option("--quiet", "-q", is_flag=True, help="No messages but errors; results of queries are still printed.")
-@click.option("--picture/--no-picture", default=True, help="Draw report.png for each run (needs matplotlib).")
+@click.option("--force", is_flag=True, help="Train even if nothing has changed.")
+@click.option("--quiet", "-q", is_flag=True, help="Print only errors and query results.")
+@click.option("--picture/--no-picture", default=True, help="Draw report.png for each run (requires matplotlib).")
 def run(
     *,
     files: tuple[Path, ...],
@@ -135,12 +140,12 @@ def run(
     quiet: bool,
     picture: bool,
 ) -> None:
-    """Check whole job files, then run them. What has not changed is not trained again."""
+    """Check job files, then run them. Models that have not changed are not trained again."""
     from graphlearn.events import fan_out
     from graphlearn.session import connect
 
     if where != "local":
-        raise UserError(f"cannot run on {where!r}", help="this version runs on local only; leave --on out")
+        raise UserError(f"cannot run on {where!r}", help="this version supports only local; omit --on")
     overrides = read_settings(settings)
     created = check_syntax(files)
     with (
@@ -164,6 +169,10 @@ def run(
             except Interrupted as stopped:
                 stopped.help = f"continue with: {resume_command(session.workspace.folder, stopped.run)}"
                 raise
+            except GraphLearnError as error:
+                if session.has_trained:  # an exit code of 2 would say that nothing was started
+                    error.exit_code = 1
+                raise
             for result in results:
                 if picture:
                     draw(session, result, talk)
@@ -175,12 +184,13 @@ def run(
 @set_option
 @json_option
 def plan(files: tuple[Path, ...], workspace: str, settings: tuple[str, ...], as_json: bool) -> None:
-    """Check whole job files and show what running them would do; nothing runs."""
+    """Check job files and show what a run would do; nothing runs."""
     from graphlearn.events import silent
+    from graphlearn.jobs.machine import this_machine
     from graphlearn.printing import to_json_line
     from graphlearn.session import connect
 
-    overrides = read_settings(settings)
+    overrides, machine = read_settings(settings), this_machine()
     check_syntax(files)
     database = workspace if Path(workspace).expanduser().exists() else ":memory:"
     with connect(database, emit=silent) as session:
@@ -188,12 +198,16 @@ def plan(files: tuple[Path, ...], workspace: str, settings: tuple[str, ...], as_
             for planned in session.plan_file(path, overrides=overrides):
                 state = "unchanged" if planned.unchanged else "to train"
                 if as_json:
-                    operators = planned.plan.table().to_pylist() if planned.plan is not None else None
+                    operators = planned.plan.table(machine).to_pylist() if planned.plan is not None else None
                     record = {"model": planned.name, "family": planned.family, "unchanged": planned.unchanged}
                     click.echo(to_json_line({**record, "file": str(path), "operators": operators}))
                     continue
                 click.echo(f"{planned.name} ({planned.family}): {state}")
-                text = planned.plan.text() if planned.plan is not None else "its input is made by the file itself"
+                text = (
+                    planned.plan.text(machine)
+                    if planned.plan is not None
+                    else "its input does not exist before the run"
+                )
                 click.echo("".join(f"  {line}\n" for line in text.splitlines()))
 
 
@@ -201,14 +215,14 @@ def plan(files: tuple[Path, ...], workspace: str, settings: tuple[str, ...], as_
 @click.argument("sql")
 @workspace_option
 @json_option
-@click.option("--csv", "as_csv", is_flag=True, help="CSV with a header on stdout.")
+@click.option("--csv", "as_csv", is_flag=True, help="Print CSV with a header.")
 def query(sql: str, workspace: str, as_json: bool, as_csv: bool) -> None:
-    """Run SQL against the workspace and print what the last statement returns; - reads the SQL from stdin.
+    """Run SQL against the workspace and print the result of the last statement; - reads the SQL from stdin.
 
-    While another process holds the database, the system tables and the table functions over stored models still answer.
+    While another process holds the database, only the system tables and table functions on stored models are available.
     """
     if as_json and as_csv:
-        raise click.UsageError("--json and --csv exclude each other")
+        raise click.UsageError("--json cannot be combined with --csv")
     if sql == "-":
         sql = sys.stdin.read()
     from graphlearn.sql.engine import lazily
@@ -226,7 +240,7 @@ def query(sql: str, workspace: str, as_json: bool, as_csv: bool) -> None:
 
 @contextmanager
 def query_events() -> Iterator[Emit]:
-    """Where the events of a query go: a live view on a terminal, else warnings to stderr."""
+    """Where the events of a query go: a live view on a terminal, otherwise warnings on stderr."""
     from graphlearn.events import Note
     from graphlearn.sinks import choose_sink, is_lively
 
@@ -246,42 +260,59 @@ def query_events() -> Iterator[Emit]:
 
 @contextmanager
 def open_for_query(workspace: str, source: Source, emit: Emit) -> Iterator[Session]:
-    """A session on the workspace, or on its stored models alone while another process holds the database.
+    """A session on the workspace, or only on its stored models while another process keeps the database open.
 
-    In the latter, what the text would change or read of the database is an error that says who holds it.
+    A text that only reads opens the database read-only, so that several can read at once. Without the database, what
+    the text would change or read of it is an error that names the process that has it open.
     """
-    import duckdb
-
-    from graphlearn.session import Session, connect
+    from graphlearn.session import Session
     from graphlearn.sql.diagnose import MissingError
     from graphlearn.sql.parser import parse
     from graphlearn.sql.statements import ExplainModel, Passthrough
     from graphlearn.storage.workspace import Workspace
 
     folder = folder_of(workspace) if workspace != ":memory:" else Path()
+    statements = parse(source)
+    reads = Path(workspace).expanduser().exists() and all(only_reads(statement) for statement in statements)
     try:
-        opened = connect(workspace, emit=emit)
+        opened = Workspace.open(workspace, read_only=reads, patience=PATIENCE, say=lambda text: say(f"note: {text}"))
     except WorkspaceError as error:
         if "in use by" not in error.message:
             raise
         held = error
     else:
-        with opened:
-            yield opened
+        with Session(opened, emit=emit) as session:
+            yield session
         return
-    for statement in parse(source):
-        reads = isinstance(statement, Passthrough) and statement.kind in SHOWN | HARMLESS
-        if not reads and not isinstance(statement, ExplainModel):
+    for statement in statements:
+        harmless = isinstance(statement, Passthrough) and statement.kind in SHOWN | HARMLESS
+        if not harmless and not isinstance(statement, ExplainModel):
             raise held.at(statement.place())
-    say(f"note: {held.message}: its tables are out of reach, stored models and the system tables are not")
-    with Session(Workspace(duckdb.connect(), None, folder, read_only=True), emit=emit) as session:
+    say(f"note: {held.message}; its tables cannot be read now, only stored models and the system tables")
+    with Session(Workspace.without_tables(folder), emit=emit) as session:
         try:
             yield session
         except MissingError as error:
             if found := re.match(r"Table with name (\S+) does not exist", error.message):
-                message = f"{found[1]} is not within reach: {held.message}"
+                message = f"the table {found[1]} cannot be read now: {held.message}"
                 raise WorkspaceError(message, place=error.place, help=held.help) from None
             raise
+
+
+def only_reads(statement: Statement) -> bool:
+    """Whether a statement certainly does not change the database."""
+    from graphlearn.sql.statements import ExplainModel, Passthrough
+
+    if isinstance(statement, ExplainModel):
+        return True
+    words = {token.word for token in statement.tokens}
+    loads = statement.tokens[0].word == "COPY" and "TO" not in words
+    return (
+        isinstance(statement, Passthrough)
+        and statement.kind in SHOWN | HARMLESS
+        and words.isdisjoint(WRITES)
+        and not loads
+    )
 
 
 @main.command()
@@ -289,7 +320,7 @@ def open_for_query(workspace: str, source: Source, emit: Emit) -> Iterator[Sessi
 @json_option
 def models(workspace: str, as_json: bool) -> None:
     """List the stored models."""
-    from graphlearn.listing import print_models
+    from graphlearn.show import print_models
 
     print_models(folder_of(workspace), as_json=as_json)
 
@@ -297,22 +328,22 @@ def models(workspace: str, as_json: bool) -> None:
 @main.command()
 @click.argument("model")
 @workspace_option
-@click.option("--version", type=click.IntRange(min=1), help="A version; the current one unless told.")
+@click.option("--version", type=click.IntRange(min=1), help="The version to show; by default, the current one.")
 @json_option
 def show(model: str, workspace: str, version: int | None, as_json: bool) -> None:
-    """Show a stored model: what it was trained on, its options, how good it is."""
-    from graphlearn.listing import print_model
+    """Show a stored model: its training data, options and metrics."""
+    from graphlearn.show import print_model
 
     print_model(folder_of(workspace), model, version, as_json=as_json)
 
 
 @main.command()
 @workspace_option
-@click.option("--model", help="Runs of this model only.")
+@click.option("--model", help="List only runs of this model.")
 @json_option
 def runs(workspace: str, model: str | None, as_json: bool) -> None:
-    """List the runs, newest first, those that are going on too."""
-    from graphlearn.listing import print_runs
+    """List the runs, newest first, including those in progress."""
+    from graphlearn.show import print_runs
 
     print_runs(folder_of(workspace), model, as_json=as_json)
 
@@ -321,7 +352,7 @@ def runs(workspace: str, model: str | None, as_json: bool) -> None:
 @workspace_option
 @json_option
 def doctor(workspace: str, as_json: bool) -> None:
-    """Versions, devices, memory and disk: what this machine has for GraphLearn."""
+    """Show versions, devices, memory and disk space of this machine."""
     from graphlearn.doctor import print_diagnosis
 
     print_diagnosis(Path(workspace).expanduser(), as_json=as_json)

@@ -13,6 +13,7 @@ import click
 
 from graphlearn import __version__
 from graphlearn.jobs.machine import cores, gemm_flops, memory_available
+from graphlearn.jobs.registry import broken, names
 from graphlearn.printing import print_fields, to_json_line
 from graphlearn.text import human_bytes
 from graphlearn.types import Json
@@ -22,7 +23,7 @@ OPTIONAL = {"matplotlib": ("plot", "pictures of runs"), "tensorboard": ("tensorb
 
 
 def diagnose(workspace: Path) -> Json:
-    """What there is, as a JSON-ready record. Measures the processor for 50 ms."""
+    """The diagnosis as a JSON-serialisable record. Measures the processor for 50 ms."""
     import torch
 
     home = next((folder for folder in (workspace.absolute().parent, Path.cwd()) if folder.is_dir()), Path("/"))
@@ -39,6 +40,8 @@ def diagnose(workspace: Path) -> Json:
         "disk_free": shutil.disk_usage(home).free,
         "disk": str(home),
         "devices": _devices(),
+        "types": names(),
+        "broken": {name: error.message for name, error in broken().items()},
         "workspace": _workspace(workspace),
     }
 
@@ -67,7 +70,9 @@ def print_diagnosis(workspace: Path, *, as_json: bool) -> None:
             "processor": f"{found['cores']} cores, {found['gemm_gflops']:.0f} GFLOP/s in a float32 matrix product",
             "memory": f"{human_bytes(found['memory_free'])} free",
             "disk": f"{human_bytes(found['disk_free'])} free in {found['disk']}",
-            "gpu": "\n".join(gpus) or "none that torch can use; models train on the processor",
+            "gpu": "\n".join(gpus) or "none available to torch; models train on the CPU",
+            "model types": ", ".join(found["types"]),
+            "broken": "\n".join(found["broken"].values()) or None,
             "workspace": found["workspace"],
         }
     )
@@ -104,6 +109,6 @@ def _workspace(path: Path) -> str:
     damaged = [f"{artifact.model}: {artifact.damage}" for artifact in stored if artifact.damage]
     running = [str(run["run"]) for run in list_runs(folder) if run.get("status") == "running"]
     parts = [f"{path} with {len(stored)} model{'s' if len(stored) != 1 else ''} in {folder}"]
-    parts += [f"damaged: {text}" for text in damaged]
+    parts += [f"unusable: {text}" for text in damaged]
     parts += [f"running now: {run}" for run in running]
     return "\n".join(parts)

@@ -1,20 +1,20 @@
-"""What can go wrong, and how it is shown.
+"""The exceptions, and how they are printed.
 
 GraphLearnError
-├── UserError            the request is wrong; nothing has started          (exit code 2)
+├── UserError            the request is wrong; nothing was started             (exit code 2)
 │   ├── SqlError         a statement does not parse or bind
 │   ├── OptionError      an option is unknown, of the wrong type or out of range
-│   ├── InputError       a query lacks a column, has no rows, holds unusable values
-│   ├── ModelNotFound    no model of that name
+│   ├── InputError       a query lacks a column, returns no rows or unusable values
+│   ├── ModelNotFound    no model has that name
 │   ├── ModelExists      the name is taken
 │   └── ResourceError    the job would not fit in memory or on disk
-├── WorkspaceError       locked by another writer, read-only, or a broken file (exit code 2)
-│   └── ArtifactError    a stored model is damaged or from a newer version
-├── JobError             a job that had started failed                      (exit code 1)
-│   └── TrainingDiverged loss or weights are no longer finite
-└── Interrupted          stopped by the user; carries the run that resumes    (exit code 130)
+├── WorkspaceError       locked by another writer, read-only, or damaged       (exit code 2)
+│   └── ArtifactError    a stored model is damaged or was written by a newer version
+├── JobError             a job failed after it had started                     (exit code 1)
+│   └── TrainingDiverged the loss or the weights are no longer finite
+└── Interrupted          stopped by the user; holds the run to resume          (exit code 130)
 
-Every error prints as a headline, the place in the user's file when there is one, and a line of help.
+An error prints as a headline, the place in the user's file if there is one, and a line of help.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """A span of a text the user wrote. Offsets count characters from the start of the whole text."""
+    """A span of text that the user wrote. Offsets are in characters from the start of the whole text."""
 
     file: str
     text: str
@@ -42,7 +42,7 @@ class Place:
         return self.start - (self.text.rfind("\n", 0, self.start) + 1) + 1
 
     def render(self) -> str:
-        """The line of the place with carets under it. Long lines are cut around the caret."""
+        """The line of the place with carets under the span. Long lines are cut around the carets."""
         begin = self.text.rfind("\n", 0, self.start) + 1
         end = self.text.find("\n", self.start)
         line = self.text[begin : end if end >= 0 else len(self.text)].rstrip("\r")
@@ -62,7 +62,7 @@ class Place:
 
 
 class GraphLearnError(Exception):
-    """Base of every error raised on purpose."""
+    """Base class of all exceptions that GraphLearn raises."""
 
     exit_code = 1
 
@@ -72,16 +72,16 @@ class GraphLearnError(Exception):
         self.place = place
         self.help = help
         self.others: tuple[GraphLearnError, ...] = ()
-        """Further errors of the same file, when all of it was checked at once."""
+        """Further errors in the same file."""
 
     def at(self, place: Place | None) -> GraphLearnError:
-        """The same error, placed (an existing place is kept)."""
+        """This error with a place, unless it already has one."""
         if self.place is None:
             self.place = place
         return self
 
     def render(self) -> str:
-        """The text a person reads: headline, place with carets, help."""
+        """The text to print: headline, place with carets, help."""
         parts = [f"error: {self.message}"]
         margin = ""
         if self.place is not None:
@@ -98,7 +98,7 @@ class GraphLearnError(Exception):
 
 
 class UserError(GraphLearnError):
-    """The request cannot be carried out as written; nothing has started."""
+    """The request is wrong; nothing was started."""
 
     exit_code = 2
 
@@ -118,7 +118,7 @@ class OptionError(UserError):
 
 
 class InputError(UserError):
-    """An input query lacks a column, has no rows or holds unusable values. `role` names the input."""
+    """An input query lacks a column, or returns no rows or unusable values. `role` names the input."""
 
     def __init__(
         self, message: str, *, role: str | None = None, place: Place | None = None, help: str | None = None
@@ -128,7 +128,7 @@ class InputError(UserError):
 
 
 class ModelNotFound(UserError):
-    """No model of that name."""
+    """No model has that name."""
 
 
 class ModelExists(UserError):
@@ -136,29 +136,29 @@ class ModelExists(UserError):
 
 
 class ResourceError(UserError):
-    """The job would not fit in memory or on disk; refused before it starts."""
+    """The job would not fit in memory or on disk, and is refused before it starts."""
 
 
 class WorkspaceError(GraphLearnError):
-    """The workspace is locked by another writer, read-only, or broken."""
+    """The workspace is locked by another writer, read-only, or damaged."""
 
     exit_code = 2
 
 
 class ArtifactError(WorkspaceError):
-    """A stored model is damaged, incomplete or written by a newer version."""
+    """A stored model is damaged, incomplete or was written by a newer version."""
 
 
 class JobError(GraphLearnError):
-    """A job that had started failed."""
+    """A job failed after it had started."""
 
 
 class TrainingDiverged(JobError):
-    """Loss or weights are no longer finite."""
+    """The loss or the weights are no longer finite."""
 
 
 class Interrupted(GraphLearnError):
-    """Stopped by the user. `run` names the run that can be resumed, if a checkpoint exists."""
+    """Stopped by the user. `run` names the run to resume, if it has a checkpoint."""
 
     exit_code = 130
 
@@ -168,7 +168,7 @@ class Interrupted(GraphLearnError):
 
 
 def raise_all(errors: list[GraphLearnError]) -> None:
-    """Raise the first of the errors, which carries the others; nothing happens when there are none."""
+    """Raise the first error with the rest in its `others`. Does nothing for an empty list."""
     if errors:
         first, *others = errors
         first.others += tuple(others)
@@ -176,7 +176,7 @@ def raise_all(errors: list[GraphLearnError]) -> None:
 
 
 def nearest(word: str, known: list[str], count: int = 3) -> list[str]:
-    """The known words that look most like `word`, best first."""
+    """The known words most similar to `word`, best first."""
     from difflib import get_close_matches
 
     lowered = {k.lower(): k for k in known}
@@ -184,8 +184,8 @@ def nearest(word: str, known: list[str], count: int = 3) -> list[str]:
 
 
 def did_you_mean(word: str, known: list[str]) -> str:
-    """A line of help: the nearest known words, or the whole list when nothing is near."""
+    """A line of help: the most similar known words, or all of them if none is similar."""
     close = nearest(word, known)
     if close:
         return f"did you mean: {', '.join(close)}?"
-    return f"known: {', '.join(sorted(known))}" if known else "there is none yet"
+    return f"known: {', '.join(sorted(known))}" if known else "there are none yet"

@@ -1,7 +1,7 @@
-"""What a running job tells the world: one typed stream, any number of sinks.
+"""The events of a running job: one typed stream for any number of sinks.
 
-An *emit* is a function that takes an event. Events are plain frozen records; `to_json` is what `events.jsonl` and
-`--json` hold, one object a line, with `event` (the record's name in snake case) and `time` (Unix seconds).
+An *emit* is a function that takes an event. Events are frozen records. `events.jsonl` and `--json` contain them as
+`to_json` returns them, one object per line, with `event` (the class name in snake case) and `time` (Unix seconds).
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from graphlearn.types import Json
 
 @dataclass(frozen=True, kw_only=True)
 class Event:
-    """Base of all events."""
+    """The base class of all events."""
 
     time: float = field(default_factory=time.time)
 
 
 @dataclass(frozen=True, kw_only=True)
 class JobStarted(Event):
-    """A run has begun. `resumed_at` is the step it continues from, None for a fresh start."""
+    """A run has started. `resumed_at` is the step that it continues from, None for a new run."""
 
     run: str
     model: str
@@ -36,7 +36,7 @@ class JobStarted(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class PhaseStarted(Event):
-    """An operator of the dataflow starts. `total` counts `unit`s when the amount of work is known."""
+    """An operator of the dataflow has started. `total`: the number of `unit`s, if known."""
 
     phase: str
     total: int | None = None
@@ -45,7 +45,7 @@ class PhaseStarted(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class PhaseAdvanced(Event):
-    """`done` of the phase's total units are done."""
+    """`done` of the phase's `total` units are done."""
 
     phase: str
     done: int
@@ -53,7 +53,7 @@ class PhaseAdvanced(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class PhaseFinished(Event):
-    """An operator is done. `detail` is a line for people, e.g. what was counted."""
+    """An operator has finished. `detail` is a one-line summary, for example of what was counted."""
 
     phase: str
     seconds: float
@@ -62,9 +62,9 @@ class PhaseFinished(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class Step(Event):
-    """Training progress, about once a second. `loss` is the mean per training example since the epoch began.
+    """Training progress, about once per second. `loss` is the mean per training example since the start of the epoch.
 
-    `triples_per_second` counts training examples; `unit` says what they are (triples, or windows of a series).
+    `unit`: what the training examples are, such as triples, windows of a series, or nodes.
     """
 
     epoch: int
@@ -72,15 +72,15 @@ class Step(Event):
     step: int
     steps: int
     loss: float
-    triples_per_second: float
+    examples_per_second: float
     eta_seconds: float
     epoch_done: bool = False
-    unit: str = "triples"
+    unit: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluated(Event):
-    """Metrics of a split, e.g. {"mrr": .., "hits_at_10": ..}. `best` when it is the best of the run so far."""
+    """Metrics of a split, e.g. {"mrr": .., "hits_at_10": ..}. `best`: whether this is the best of the run so far."""
 
     epoch: int
     split: str
@@ -90,7 +90,7 @@ class Evaluated(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointSaved(Event):
-    """A state from which the run can continue is on disk."""
+    """A state from which the run can continue has been saved."""
 
     path: str
     epoch: int
@@ -99,7 +99,7 @@ class CheckpointSaved(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class Note(Event):
-    """Something a person should know. `level`: "info" or "warning"."""
+    """A message for the user. `level`: "info" or "warning"."""
 
     message: str
     level: str = "info"
@@ -107,10 +107,11 @@ class Note(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class JobFinished(Event):
-    """The run is over. `status`: "done", "unchanged", "failed" or "interrupted"."""
+    """The run has ended. `status`: "done", "unchanged", "failed" or "interrupted"."""
 
     run: str
     model: str
+    family: str = ""
     status: str
     seconds: float
     version: int | None = None
@@ -132,7 +133,7 @@ def to_json(event: Event) -> Json:
 
 
 def fan_out(*sinks: Emit) -> Emit:
-    """One emit that feeds all sinks in order."""
+    """An emit that calls all sinks in order."""
 
     def emit(event: Event) -> None:
         for sink in sinks:
@@ -142,4 +143,4 @@ def fan_out(*sinks: Emit) -> Emit:
 
 
 def silent(event: Event) -> None:
-    """A sink that drops everything."""
+    """A sink that ignores all events."""

@@ -1,11 +1,11 @@
-"""Graphs handed to other libraries, and taken from them: PyTorch Geometric, DGL, networkx.
+"""Graphs as objects of other libraries (PyTorch Geometric, DGL, networkx), and back.
 
     data = graphlearn.to_pyg(session, "acm")                                         # the graph of a stored model
     data = graphlearn.to_pyg(session, {"paper": "SELECT …", "writes": "SELECT …"})   # or of queries, by role
     roles = graphlearn.from_pyg(session, data)                                       # tables, and queries to train on
 
-Node tables are in the order of their keys. Hub tables become a node type of their own, with edges to it. Features are
-as the table has them, numbers first, lists as zeros and ones; what is learnt is `y` (-1: unknown), its parts are masks.
+Nodes are ordered by key. Hub tables become node types with edges to them. Features are numbers first, then lists as
+zeros and ones; labels are `y` (-1: unknown), and their splits are masks.
 """
 
 from __future__ import annotations
@@ -14,13 +14,12 @@ from collections.abc import Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-import duckdb
 import numpy as np
 import pyarrow as pa
 
 from graphlearn.errors import InputError, UserError
 from graphlearn.storage.columns import quoted
-from graphlearn.types import FloatArray
+from graphlearn.types import FloatArray, Split
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -33,17 +32,17 @@ if TYPE_CHECKING:
 Source: TypeAlias = str | Mapping[str, str]
 """The name of a stored model, or SQL queries by role."""
 
-LARGEST = 1 << 28
-"""Features of more numbers than this stay sparse."""
-PARTS, MASKS = ("train", "valid", "test"), ("train_mask", "val_mask", "test_mask")
+MAX_DENSE_CELLS = 1 << 28
+"""A feature matrix with more cells than this stays sparse."""
+MASKS = {Split.TRAIN: "train_mask", Split.VALID: "val_mask", Split.TEST: "test_mask"}
 
 
 def to_pyg(session: Session, source: Source, *, target: str | None = None, text: tuple[str, ...] = ()) -> Any:
     """The graph as a torch_geometric.data.HeteroData: x, y, train_mask, …, ids (the keys); edge_index, edge_weight.
 
-    `target` is the column that becomes y, `text` the columns whose words are features; a stored model knows its own.
-    x is dense, or a sparse CSR tensor where it would be larger than LARGEST.
-    Raises UserError when torch_geometric is not installed.
+    For queries, `target` is the column that becomes y, and `text` lists the columns whose words are features. x is
+    dense, or a sparse CSR tensor if it would have more than MAX_DENSE_CELLS. Raises UserError if torch_geometric is not
+    installed.
     """
     pyg = _library("torch_geometric.data", "pyg", "torch-geometric")
     import torch
@@ -56,7 +55,7 @@ def to_pyg(session: Session, source: Source, *, target: str | None = None, text:
         store.ids = node.keys.dictionary.keys.to_pylist()
         if node.features is not None:
             store.x = _tensor(node.features, len(node))
-        for key, values in _learnt(node).items():
+        for key, values in _labels(node).items():
             store[key] = torch.from_numpy(values)
     for role, count in _hubs(tables).items():
         data[role].num_nodes = count
@@ -81,7 +80,7 @@ def to_dgl(session: Session, source: Source, *, target: str | None = None, text:
     for name, node in tables.nodes.items():
         if node.features is not None:
             graph.nodes[name].data["feat"] = torch.from_numpy(dense_features(node.features, len(node)))
-        for key, values in _learnt(node).items():
+        for key, values in _labels(node).items():
             graph.nodes[name].data[key] = torch.from_numpy(values)
     for kind, edge in found.items():
         if edge.weight is not None:
@@ -92,9 +91,9 @@ def to_dgl(session: Session, source: Source, *, target: str | None = None, text:
 def to_networkx(
     session: Session, source: Source, *, target: str | None = None, text: tuple[str, ...] = ()
 ) -> nx.MultiDiGraph[Any]:
-    """The graph as a networkx.MultiDiGraph: nodes are (type, key), edges know their relation and weight.
+    """The graph as a networkx.MultiDiGraph: nodes are (type, key), edges have `relation` and `weight`.
 
-    A node with a class has it as attribute `label`, one in a part as `split`. Features are left out.
+    Nodes have `type` and, where known, `label` and `split`. Features are left out.
     """
     import networkx as nx
 
@@ -111,7 +110,7 @@ def to_networkx(
                 label = classes[int(ids[row])] if ids is not None else [classes[k] for k in np.flatnonzero(matrix[row])]  # type: ignore[index]
                 graph.nodes[names[name][row]]["label"] = label
         for row in np.flatnonzero(node.split >= 0) if node.split is not None else ():
-            graph.nodes[names[name][row]]["split"] = PARTS[int(node.split[row])]  # type: ignore[index]
+            graph.nodes[names[name][row]]["split"] = tuple(Split)[int(node.split[row])].value  # type: ignore[index]
     for (start, name, end), edge in _edge_types(tables).items():
         if edge.hubs is not None and end not in names:
             names[end] = [(end, _hashable(key)) for key in edge.hubs.dictionary.keys.to_pylist()]
@@ -125,11 +124,11 @@ def to_networkx(
 
 
 def from_pyg(session: Session, data: Any, prefix: str = "") -> dict[str, str]:
-    """Make tables of a HeteroData in the workspace, and give the queries by role, fit for CREATE MODEL.
+    """Store a HeteroData as tables in the workspace; returns the queries by role, for CREATE MODEL.
 
-    Node tables have id (the position), x, y and split; edge tables the two ends and weight. Names are those of the
-    types and relations behind `prefix`; a relation's name that occurs twice gets those of its ends.
-    Raises InputError when two things would have one name.
+    Node tables have the columns id (the position), x, y and split; edge tables have both ends and weight. A table's
+    name is `prefix` and the name of its type or relation; if relations share a name, the types of their ends are added.
+    Raises InputError if two tables would still have the same name.
     """
     roles: dict[str, str] = {}
     names = [kind[1] for kind in data.edge_types]
@@ -142,14 +141,12 @@ def from_pyg(session: Session, data: Any, prefix: str = "") -> dict[str, str]:
             columns["x"] = pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), values.shape[1])
         if store.get("y") is not None:
             columns["y"] = _labels_column(store.y.detach().cpu().numpy())
-        masks = {
-            part: store.get(name) for part, name in zip(PARTS, ("train_mask", "val_mask", "test_mask"), strict=True)
-        }
-        if masks["train"] is not None:
+        masks = {split: store.get(name) for split, name in MASKS.items()}
+        if masks[Split.TRAIN] is not None:
             codes = np.full(store.num_nodes, None, object)
-            for part, mask in masks.items():
+            for split, mask in masks.items():
                 if mask is not None:
-                    codes[mask.cpu().numpy().astype(bool)] = part
+                    codes[mask.cpu().numpy().astype(bool)] = split.value
             columns["split"] = pa.array(codes.tolist(), pa.string())
         _store(session, roles, kind, prefix, pa.table(columns))
     for start, name, end in data.edge_types:
@@ -177,7 +174,7 @@ def _store(session: Session, roles: dict[str, str], role: str, prefix: str, tabl
 
 
 def _labels_column(y: Any) -> pa.Array:
-    """One class a node as it is, -1 as NULL; rows of zeros and ones as lists of classes."""
+    """A vector of classes with -1 as NULL; a matrix of zeros and ones as lists of classes."""
     if y.ndim == 2 and y.shape[1] > 1:
         return pa.array([np.flatnonzero(row).tolist() for row in y], pa.list_(pa.int64()))
     y = y.reshape(len(y)).astype(np.int64)
@@ -202,47 +199,21 @@ def _hashable(key: Any) -> Any:
 
 
 def _tables(session: Session, source: Source, target: str | None, text: tuple[str, ...]) -> HeteroTables:
-    from graphlearn.storage.hetero.tables import read_hetero
-
     if not isinstance(source, str):
-        return _read(session, dict(source), target, text)
+        from graphlearn.storage.hetero.queries import read_graph
+
+        return read_graph(session.connection, source, target, text)
+    from graphlearn.jobs.functions import family_of
+    from graphlearn.jobs.registry import family
     from graphlearn.storage.artifacts import ArtifactStore
 
     artifact = ArtifactStore(session.workspace.folder).load(source)
-    if artifact.manifest.get("family") != "dhan":
-        raise UserError(f"{source} is a model of type {artifact.manifest.get('family')}, which holds no graph of nodes")
-    return read_hetero(artifact.path)
-
-
-def _read(session: Session, sql: dict[str, str], target: str | None, text: tuple[str, ...]) -> HeteroTables:
-    from graphlearn.jobs.dhan.options import DhanJobOptions, read_target
-    from graphlearn.storage.hetero.edges import read_edges
-    from graphlearn.storage.hetero.features import feature_kinds
-    from graphlearn.storage.hetero.nodes import read_nodes
-    from graphlearn.storage.hetero.roles import columns_of, find_ends, read_roles
-    from graphlearn.storage.hetero.tables import HeteroTables
-
-    cursor = session.connection
-    if not sql:
-        raise InputError("there are no queries", help="{'paper': 'FROM paper', 'writes': 'FROM writes'}")
-    try:
-        columns = columns_of(cursor, sql)
-    except duckdb.Error as error:
-        raise InputError(f"a query does not work: {error}", help="try it with session.sql") from error
-    roles = find_ends(cursor, read_roles(columns), sql, {})
-    learnt = read_target(roles, DhanJobOptions(target=target))
-    nodes = {}
-    for name, role in roles.nodes.items():
-        label = learnt.label_of(name)
-        words = [t.lower().removeprefix(f"{name.lower()}.") for t in text]
-        nodes[name] = read_nodes(cursor, sql[name], role, feature_kinds(role, words, label), label)
-    found = {name: read_edges(cursor, sql[name], role, nodes, "error") for name, role in roles.edges.items()}
-    relations = [table for tables, _ in found.values() for table in tables]
-    return HeteroTables.of(list(nodes.values()), relations, {name: report for name, (_, report) in found.items()})
+    tables: HeteroTables = family(family_of(artifact)).graph(artifact)
+    return tables
 
 
 def _edge_types(tables: HeteroTables) -> dict[tuple[str, str, str], Any]:
-    """(type, relation, type) -> edges; hubs are a type called by their role."""
+    """(type, relation, type) -> edges; the hubs of a role are a node type with its name."""
     return {(e.source, e.name, e.role if e.hubs is not None else e.target): e for e in tables.edges.values()}
 
 
@@ -250,14 +221,14 @@ def _hubs(tables: HeteroTables) -> dict[str, int]:
     return {edge.role: len(edge.hubs) for edge in tables.edges.values() if edge.hubs is not None}
 
 
-def _learnt(node: NodeTable) -> dict[str, Any]:
-    """y, and a mask of each part."""
+def _labels(node: NodeTable) -> dict[str, Any]:
+    """y, and a mask per split."""
     out: dict[str, Any] = {}
     if node.labels is not None:
         ids, matrix = node.labels.ids, node.labels.matrix
         out["y"] = ids.astype(np.int64) if ids is not None else np.asarray(matrix, np.float32)
     if node.split is not None:
-        out |= {name: np.asarray(node.split == place) for place, name in enumerate(MASKS)}
+        out |= {name: np.asarray(node.split == split.code) for split, name in MASKS.items()}
     return out
 
 
@@ -275,7 +246,7 @@ def dense_features(features: FeatureArrays, count: int) -> FloatArray:
 def _tensor(features: FeatureArrays, count: int) -> Any:
     import torch
 
-    if count * features.width <= LARGEST or features.indptr is None or features.dense is not None:
+    if count * features.width <= MAX_DENSE_CELLS or features.indptr is None or features.dense is not None:
         return torch.from_numpy(dense_features(features, count))
     assert features.indices is not None
     ones = torch.ones(len(features.indices))

@@ -1,4 +1,4 @@
-"""How results reach stdout: boxes for people, as DuckDB draws them, JSON lines or CSV for machines."""
+"""Printing results to stdout: DuckDB's boxes for people, JSON lines or CSV for programs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from graphlearn.sinks import finite
+from graphlearn.storage.files import dump_json
 from graphlearn.text import number
 
 if TYPE_CHECKING:
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 Format: TypeAlias = Literal["box", "json", "csv"]
 
 BATCH = 2048
-BOX_ROWS = 40  # more rows are cut in the middle, as DuckDB does
-BOX_WIDTH = 140  # columns of text where there is no terminal to ask
+BOX_ROWS = 40  # longer results are cut in the middle, as in DuckDB
+BOX_WIDTH = 140  # characters, if stdout is not a terminal
 
 
 def print_relation(relation: duckdb.DuckDBPyRelation, form: Format = "box") -> None:
-    """Print a query's rows: a box (long results are cut), or all of them as JSON lines or CSV, streamed."""
+    """Print a query's rows: as a box, which cuts long results, or all of them as JSON lines or CSV, streamed."""
     if form == "json":
         for line in json_lines(relation):
             sys.stdout.write(line + "\n")
@@ -39,13 +39,13 @@ def print_relation(relation: duckdb.DuckDBPyRelation, form: Format = "box") -> N
 
 
 def print_rows_event(relation: duckdb.DuckDBPyRelation) -> None:
-    """Print a query's rows as one JSON object, fit to stand among events: {"event": "rows", "rows": [...]}."""
+    """Print a query's rows as one JSON object in the format of events: {"event": "rows", "rows": [...]}."""
     sys.stdout.write('{"event": "rows", "rows": [' + ", ".join(json_lines(relation)) + "]}\n")
     sys.stdout.flush()
 
 
 def json_lines(relation: duckdb.DuckDBPyRelation) -> Iterator[str]:
-    """Each row as a JSON object, values as DuckDB writes them; NaN and infinities, which JSON lacks, are null."""
+    """Each row as a JSON object, with values as DuckDB writes them; NaN and infinities become null."""
     rows = relation.set_alias("__row").project("to_json(__row)::VARCHAR")
     for batch in rows.to_arrow_reader(BATCH):
         for line in batch.column(0).to_pylist():
@@ -53,19 +53,19 @@ def json_lines(relation: duckdb.DuckDBPyRelation) -> Iterator[str]:
 
 
 def to_json_line(value: Any) -> str:
-    """A value as strict JSON in one line."""
-    return json.dumps(finite(value), ensure_ascii=False, allow_nan=False)
+    """A value as strict JSON on one line."""
+    return dump_json(value)
 
 
 def print_explained(relation: duckdb.DuckDBPyRelation) -> None:
-    """Print what DuckDB's EXPLAIN returns: the drawing itself, not a table with the drawing in a cell."""
+    """Print the plan that DuckDB's EXPLAIN draws, without the table around it."""
     for row in relation.fetchall():
         sys.stdout.write(f"{row[-1]}\n".replace("\n\n", "\n"))
     sys.stdout.flush()
 
 
 def print_table(names: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Print rows in columns, numbers to the right; None is left empty."""
+    """Print rows in columns, with numbers right-aligned and None as an empty cell."""
     table = [list(row) for row in rows]
     cells = [[_cell(value) for value in row] for row in table]
     widths = [max(len(name), *(len(row[i]) for row in cells)) for i, name in enumerate(names)]
@@ -77,7 +77,7 @@ def print_table(names: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
 
 
 def print_fields(fields: Mapping[str, object]) -> None:
-    """Print names and values in two columns; what is None is left out."""
+    """Print names and values in two columns; None values are skipped."""
     known = {name: _cell(value) for name, value in fields.items() if value is not None}
     margin = max(map(len, known), default=0) + 2
     room = max(40, width() - margin)
@@ -94,7 +94,7 @@ def _wrap(line: str, room: int) -> list[str]:
 
 
 def width() -> int:
-    """Columns of the terminal, or a fixed number where stdout is none."""
+    """The width of the terminal in characters, or a fixed width if stdout is not a terminal."""
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else BOX_WIDTH
 
 

@@ -1,220 +1,25 @@
-"""The picture of a run: of a knowledge graph how loss and MRR went, and a map of what was learnt.
-
-Other families have a module of their own; `draw_report` draws any run.
-
-matplotlib is optional (`pip install 'graphlearn[plot]'`) and imported inside the functions only.
-"""
+"""The picture of a run, drawn by its family."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-import numpy as np
-import numpy.typing as npt
 
 from graphlearn.errors import UserError
-from graphlearn.jobs.dhan.picture import draw_graph
-from graphlearn.jobs.drawing import (
-    COLOURS,
-    GREY,
-    History,
-    any_script,
-    can_draw,
-    draw_loss,
-    finish_curve,
-    literal,
-    new_figure,
-    principal,
-    read_history,
-    save,
-    short,
-    title,
-)
-from graphlearn.jobs.net3.picture import draw_series
-from graphlearn.storage.dictionary import Dictionary
-from graphlearn.storage.triples.snapshot import ENTITIES, RELATIONS, SNAPSHOT
-from graphlearn.types import FloatArray
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-__all__ = ["PICTURE", "can_draw", "draw_report", "principal", "read_history", "read_map"]
+from graphlearn.jobs.drawing import can_draw, read_history, save
+from graphlearn.jobs.registry import family
 
 PICTURE = "report.png"
-DRAWN = {"net3": draw_series, "dhan": draw_graph}  # families with a picture of their own
-POINTS = 1500  # entities on the map: those with most triples
-LABELS = 70  # at most so many names on it; fewer where they would overlap
-GROUPS = 8  # colours; what is left is grey
-
-
-@dataclass(frozen=True)
-class EntityMap:
-    """Some entities to draw: their vectors, names, what they mostly are in triples, and in how many triples.
-
-    shape: vectors [n, D]; labels, groups, degrees: n each
-    """
-
-    vectors: FloatArray
-    labels: list[str]
-    groups: list[str]
-    degrees: npt.NDArray[np.int64]
-
-
-def read_map(version_folder: Path, points: int = POINTS) -> EntityMap:
-    """The entities of a stored version that have most triples (a few thousand rows are read, whatever its size)."""
-    import duckdb
-    from safetensors import safe_open
-
-    entities, relations = Dictionary(version_folder / ENTITIES), Dictionary(version_folder / RELATIONS)
-    sql = """
-        WITH ends AS (
-            SELECT head AS id, relation, 'head' AS side FROM read_parquet($snapshot)
-            UNION ALL
-            SELECT tail, relation, 'tail' FROM read_parquet($snapshot)
-        ),
-        counted AS (SELECT id, relation, side, count(*) AS n FROM ends GROUP BY ALL),
-        chosen AS (SELECT id, sum(n)::BIGINT AS degree FROM counted GROUP BY id ORDER BY degree DESC, id LIMIT $points),
-        main AS (
-            SELECT id, arg_max({relation: relation, side: side}, (n, -relation)) AS role
-            FROM counted SEMI JOIN chosen USING (id) GROUP BY id
-        )
-        SELECT id, role.relation, role.side, degree FROM chosen JOIN main USING (id) ORDER BY id
-    """
-    connection = duckdb.connect()
-    try:
-        rows = connection.execute(sql, {"snapshot": str(version_folder / SNAPSHOT), "points": points}).fetchnumpy()
-    finally:
-        connection.close()
-    ids = rows["id"].astype(np.int64)
-    names = [str(key) for key in entities.take(ids).to_pylist()]
-    kinds = [str(key) for key in relations.take(rows["relation"].astype(np.int64)).to_pylist()]
-    groups = [f"{side} of {kind}" for side, kind in zip(rows["side"], kinds, strict=True)]
-    with safe_open(version_folder / "weights.safetensors", "np") as weights:
-        table = weights.get_slice("entities")
-        vectors = np.concatenate([table[int(row) : int(row) + 1] for row in ids]).astype(np.float32)
-    return EntityMap(vectors, names, groups, rows["degree"].astype(np.int64))
 
 
 def draw_report(run_folder: Path, version_folder: Path | None = None, path: Path | None = None) -> Path:
-    """Draw the run as a PNG, by default report.png in its folder; the map needs the stored version's folder.
+    """Draw a run as a PNG, by default report.png in its folder, including the learnt model if its folder is given.
 
-    Raises UserError when matplotlib is missing or the run has no events, ArtifactError when the version is damaged.
+    Raises UserError if matplotlib is missing or the run has no events, ArtifactError if the version is damaged.
     """
     if not can_draw():
         raise UserError("the picture needs matplotlib", help="pip install 'graphlearn[plot]'")
     history = read_history(run_folder)
-    figure = DRAWN.get(history.family, draw_triples)(history, version_folder)
+    figure = family(history.family).picture(history, version_folder)
     target = path or run_folder / PICTURE
     save(figure, target)
     return target
-
-
-def draw_triples(history: History, version_folder: Path | None) -> Figure:
-    """Loss, MRR and, with a stored version, the map of its entities."""
-    entities = read_map(version_folder) if version_folder is not None else None
-    figure = new_figure(15, 8.4) if entities else new_figure(11, 4.2)
-    if entities:
-        axes = figure.subplot_mosaic([["loss", "map"], ["mrr", "map"]], width_ratios=[1, 2.3])
-    else:
-        axes = figure.subplot_mosaic([["loss", "mrr"]])
-    names = {"mrr": "MRR", "hits_at_1": "Hits@1", "hits_at_3": "Hits@3", "hits_at_10": "Hits@10"}
-    figures = ", ".join(f"{names[name]} {value:.3f}" for name, value in history.final.items() if name in names)
-    text = title(history, f"filtered test {figures}" if figures else "")
-    figure.suptitle(text, x=0.01, ha="left", fontsize=12)
-    draw_loss(axes["loss"], history)
-    _draw_mrr(axes["mrr"], history)
-    if entities:
-        with any_script():
-            _draw_map(axes["map"], entities, figure)
-    return figure
-
-
-def _draw_mrr(axes: Axes, history: History) -> None:
-    axes.set_title("filtered MRR", loc="left", fontsize=10)
-    test = history.final.get("mrr")
-    if history.mrr:
-        axes.plot(*zip(*history.mrr, strict=True), color=COLOURS[2], marker="o", markersize=4, label="validation")
-        best_epoch, best = max(history.mrr, key=lambda point: point[1])
-        axes.annotate(
-            f"{best:.4f}", (best_epoch, best), textcoords="offset points", xytext=(0, -14), ha="right", fontsize=9
-        )
-    if test is not None:
-        axes.axhline(test, color=COLOURS[1], linestyle="--", linewidth=1.2, label=f"test {test:.4f}")
-    if history.mrr or test is not None:
-        axes.legend(frameon=False, fontsize=9, loc="lower right")
-        axes.set_ylim(bottom=0, top=1.15 * max([test or 0.0, *(value for _, value in history.mrr)]) or 1)
-    finish_curve(axes, bool(history.mrr) or test is not None, "no validation triples")
-
-
-def _draw_map(axes: Axes, entities: EntityMap, figure: Figure) -> None:
-    from matplotlib.collections import PathCollection
-
-    norms = np.linalg.norm(entities.vectors, axis=1, keepdims=True)
-    flat, share = principal(entities.vectors / np.maximum(norms, 1e-12))
-    groups = np.array(entities.groups)
-    names, counts = np.unique(groups, return_counts=True)
-    top = [str(name) for name in names[np.argsort(-counts, kind="stable")][:GROUPS]]
-    size = 6 + 5 * np.log2(np.maximum(entities.degrees / max(1, int(np.median(entities.degrees))), 1))
-    for name in [None, *reversed(top)]:
-        rows = ~np.isin(groups, top) if name is None else groups == name
-        if rows.any():
-            colour = GREY if name is None else COLOURS[top.index(name)]
-            label = literal(short(name or "anything else", 40))
-            axes.scatter(
-                flat[rows, 0], flat[rows, 1], s=size[rows], color=colour, alpha=0.75, linewidths=0, label=label
-            )
-    axes.set_title(
-        f"the {len(flat):,} entities with most triples, by the end they mostly are of which relation\n"
-        f"(first two principal components of their embeddings: {share:.0%} of the variance)",
-        loc="left",
-        fontsize=10,
-    )
-    axes.set_xticks([])
-    axes.set_yticks([])
-    axes.spines[:].set_color("#d5d8dc")
-    legend = axes.legend(
-        *(entries[::-1] for entries in axes.get_legend_handles_labels()),
-        frameon=False, fontsize=8.5, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.01)
-    )  # fmt: skip
-    for handle in legend.legend_handles:
-        if isinstance(handle, PathCollection):
-            handle.set_sizes([40])
-    figure.draw_without_rendering()  # lays the figure out, so that label sizes are known
-    _draw_labels(axes, flat, entities)
-
-
-def _draw_labels(axes: Axes, flat: FloatArray, entities: EntityMap) -> None:
-    """Names of well-connected entities, the groups by turns, where there is room."""
-    from matplotlib.patheffects import withStroke
-    from matplotlib.transforms import Bbox
-
-    order = np.argsort(-entities.degrees, kind="stable")
-    turn: dict[str, int] = {}
-    rank = {}
-    for row in order:
-        rank[int(row)] = turn[entities.groups[row]] = turn.get(entities.groups[row], 0) + 1
-    waiting = sorted(rank, key=lambda row: (rank[row], -entities.degrees[row]))
-    frame = axes.get_window_extent().padded(-6)
-    taken: list[Bbox] = []
-    for row in waiting[: 6 * LABELS]:
-        text = axes.annotate(
-            literal(short(entities.labels[row], 30)),
-            (float(flat[row, 0]), float(flat[row, 1])),
-            textcoords="offset points",
-            xytext=(3, 3),
-            fontsize=8,
-            color="#222222",
-            path_effects=[withStroke(linewidth=2.2, foreground="white")],
-        )
-        text.set_in_layout(False)
-        box = text.get_window_extent().padded(2)
-        inside = frame.x0 <= box.x0 and box.x1 <= frame.x1 and frame.y0 <= box.y0 and box.y1 <= frame.y1
-        if inside and not any(box.overlaps(other) for other in taken):
-            taken.append(box)
-        else:
-            text.remove()
-        if len(taken) >= LABELS:
-            break

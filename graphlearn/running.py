@@ -1,4 +1,4 @@
-"""What `graphlearn run` does around a session: files checked together, events shown, pictures, runs to continue."""
+"""What `graphlearn run` adds to a session: checking files together, showing events, pictures, offering to resume."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from graphlearn.errors import GraphLearnError, UserError, did_you_mean
 
 if TYPE_CHECKING:
     from graphlearn.events import Emit, Event
-    from graphlearn.jobs.create import ModelResult
+    from graphlearn.jobs.request import ModelResult
     from graphlearn.printing import Format
     from graphlearn.session import Result, Session
     from graphlearn.sql.statements import Statement
@@ -27,31 +27,31 @@ SHOWN = frozenset(
 )
 """First words of statements whose result a run prints."""
 COMMAND = "command.json"
-"""In a run's folder: the words of the command that began it, and the folder it was typed in."""
+"""File in a run's folder: the arguments of the command that started it and the folder it was started in."""
 
 
 def say(message: str) -> None:
-    """A message for people."""
+    """Print a message to stderr."""
     click.echo(message, err=True)
 
 
 class Printer:
-    """Prints what statements return. Rows are computed while they are printed; Ctrl-C stops that."""
+    """Prints the results of statements. Rows are computed while they are printed, until Ctrl-C."""
 
     def __init__(self, session: Session, form: Format | Literal["rows"]) -> None:
         self.session = session
         self.form = form
 
     def show(self, statement: Statement, result: Result) -> None:
-        """Print the rows of a query or a plan in a job; what other statements return says nothing."""
+        """Print the rows of a query or a plan in a job; other statements print nothing."""
         from graphlearn.sql.statements import ExplainModel, Passthrough
 
         if isinstance(statement, ExplainModel) or (isinstance(statement, Passthrough) and statement.kind in SHOWN):
             self.print(result)
 
     def print(self, result: Result) -> None:
-        """Print rows, a plan of DuckDB's, or what became of a model."""
-        from graphlearn.jobs.create import DropResult, ModelResult
+        """Print rows, one of DuckDB's plans, or the outcome for a model."""
+        from graphlearn.jobs.request import DropResult, ModelResult
         from graphlearn.printing import print_explained, print_relation, print_rows_event, to_json_line
         from graphlearn.storage.interrupt import interruptible
 
@@ -70,7 +70,7 @@ class Printer:
 
 @contextmanager
 def progress(*, as_json: bool, quiet: bool) -> Iterator[Emit]:
-    """Where events go: TensorBoard files when installed, and JSON lines, a live view or plain lines."""
+    """Where events go: JSON lines, a live view or plain lines, and TensorBoard files if TensorBoard is installed."""
     from graphlearn.events import fan_out
     from graphlearn.sinks import Sink, choose_sink, json_sink, tensorboard_sink
 
@@ -89,7 +89,7 @@ def progress(*, as_json: bool, quiet: bool) -> Iterator[Emit]:
 
 
 def read_settings(settings: tuple[str, ...]) -> dict[str, object]:
-    """key=value pairs as a mapping. Raises UserError for one without a key or an equals sign, or a key given twice."""
+    """key=value pairs as a mapping. Raises UserError for a pair without key or equals sign, and for a repeated key."""
     found: dict[str, object] = {}
     for setting in settings:
         key, equals, value = setting.partition("=")
@@ -97,19 +97,20 @@ def read_settings(settings: tuple[str, ...]) -> dict[str, object]:
         if not equals or not key:
             raise UserError(f"--set takes KEY=VALUE, not {setting!r}", help="for example --set dim=400")
         if key in found:
-            raise UserError(f"--set {key} is given twice", help="leave one of them out")
+            raise UserError(f"--set {key} is given twice", help="remove one of them")
         found[key] = value
     return found
 
 
 def check_syntax(files: tuple[Path, ...]) -> dict[Path, list[str]]:
-    """Read and parse all files before the first one runs; a mistake in the last must not wait for the first.
+    """Read and parse all files before the first one runs, so that mistakes in later files are found early.
 
-    Returns the models that each file creates. Of a single file, DuckDB's own statements are left to the session.
+    Returns the models that each file creates. In a single file, DuckDB's own statements are left to the session.
     """
     import duckdb
 
     from graphlearn.errors import raise_all
+    from graphlearn.jobs.registry import family, is_family
     from graphlearn.sql.engine import statement_type
     from graphlearn.sql.statements import CreateModel, Passthrough
 
@@ -119,7 +120,10 @@ def check_syntax(files: tuple[Path, ...]) -> dict[Path, list[str]]:
         for path in files:
             try:
                 statements = statements_of(path)
-                created[path] = [s.name for s in statements if isinstance(s, CreateModel)]
+                models = [s for s in statements if isinstance(s, CreateModel)]
+                created[path] = [model.name for model in models]
+                for model in models:  # imports what takes seconds before the database file is opened
+                    _ = family(model.family).options_type if is_family(model.family) else None
                 for statement in statements if len(files) > 1 else ():
                     if isinstance(statement, Passthrough):
                         statement_type(connection, statement.verbatim())
@@ -132,7 +136,7 @@ def check_syntax(files: tuple[Path, ...]) -> dict[Path, list[str]]:
 def chosen(
     created: dict[Path, list[str]], select: tuple[str, ...], resume: str | None, session: Session
 ) -> Iterator[Path]:
-    """Of several files, those that create a selected model or the one to resume; a single file is always taken."""
+    """The files that create a selected model or the one to resume; a single file is always chosen."""
     from graphlearn.storage.runs import RunFolder
 
     wanted = list(select)
@@ -148,14 +152,14 @@ def chosen(
 
 
 def is_among(name: str, names: list[str]) -> bool:
-    """Whether a model is among others, compared as DuckDB compares names."""
+    """Whether a model is among others; names compare as in DuckDB."""
     from graphlearn.storage.artifacts import fold
 
     return fold(name) in map(fold, names)
 
 
 def statements_of(path: Path) -> list[Statement]:
-    """The statements of a job file. Raises UserError when it cannot be read, SqlError when it does not parse."""
+    """The statements of a job file. Raises UserError if it cannot be read, SqlError if it does not parse."""
     from graphlearn.sql.parser import parse
     from graphlearn.sql.source import Source
 
@@ -169,7 +173,7 @@ def statements_of(path: Path) -> list[Statement]:
 
 
 def offer_resume(session: Session, models: list[str]) -> None:
-    """Name the newest run of each model when it was stopped and can be continued."""
+    """For each model, name the latest run if it was stopped and can be continued."""
     from graphlearn.storage.artifacts import fold
     from graphlearn.storage.runs import RunFolder, list_runs
 
@@ -184,13 +188,13 @@ def offer_resume(session: Session, models: list[str]) -> None:
 
 
 def typed() -> list[str]:
-    """The words of the running command, without the program's name."""
+    """The arguments of the current command, without the program's name."""
     words: list[str] = click.get_current_context().meta[COMMAND]
     return words
 
 
 def note_command(event: Event) -> None:
-    """When a run begins, store the command in its folder: --set and the like are part of what a resume needs."""
+    """When a run starts, store its command in the run folder: resuming needs the same --set and other options."""
     from graphlearn.events import JobStarted
 
     if isinstance(event, JobStarted) and event.resumed_at is None:
@@ -201,9 +205,9 @@ def note_command(event: Event) -> None:
 
 
 def resume_command(folder: Path, run_id: str | None) -> str:
-    """The command that continues a run: the one that began it, or the running one where that is not known.
+    """The command that continues a run: the one that started it (or the current one, if unknown) plus --resume.
 
-    That command itself when no checkpoint was written yet.
+    Without --resume if no checkpoint was written yet.
     """
     from graphlearn.storage.files import read_json
     from graphlearn.storage.runs import RunFolder
@@ -228,12 +232,13 @@ def resume_command(folder: Path, run_id: str | None) -> str:
 
 
 def draw(session: Session, result: ModelResult, talk: bool) -> None:
-    """Draw the run's picture unless it is there, and say where. A picture that fails does not fail the job."""
-    from graphlearn.report import PICTURE, can_draw, draw_report
+    """Draw the run's picture unless it exists, and print its path. A failure to draw does not fail the job."""
+    from graphlearn.jobs.drawing import can_draw
+    from graphlearn.report import PICTURE, draw_report
     from graphlearn.storage.artifacts import ArtifactStore
 
     store = ArtifactStore(session.workspace.folder)
-    stored = store.versions(result.model) if store.exists(result.model) else []  # the file may have dropped it again
+    stored = store.versions(result.model) if store.exists(result.model) else []  # the file may drop the model later
     artifact = next((a for a in stored if a.version == result.version), None)
     run_id = result.run or (artifact.manifest.get("run") if artifact else None)
     if artifact is None or run_id is None:
@@ -243,11 +248,11 @@ def draw(session: Session, result: ModelResult, talk: bool) -> None:
     if not path.exists() and run_folder.exists():
         if not can_draw():
             if talk:
-                say("no picture: it needs matplotlib (pip install 'graphlearn[plot]')")
+                say("no picture: matplotlib is not installed (pip install 'graphlearn[plot]')")
             return
         try:
             draw_report(run_folder, artifact.path)
-        except Exception as error:  # the model is stored: say what went wrong and go on
+        except Exception as error:  # the model is stored: warn and continue
             say(f"warning: the picture could not be drawn: {type(error).__name__}: {error}")
             return
     if talk and path.exists():

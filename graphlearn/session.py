@@ -10,13 +10,13 @@ from __future__ import annotations
 import sys
 import warnings
 from collections import ChainMap
-from collections.abc import Callable, Collection, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias, cast
 
 from graphlearn.catalog import catalog_tables
 from graphlearn.errors import (
@@ -24,37 +24,37 @@ from graphlearn.errors import (
     OptionError,
     Place,
     UserError,
+    WorkspaceError,
     did_you_mean,
 )
-from graphlearn.events import Emit, JobFinished, Note, silent
+from graphlearn.events import Emit, Event, JobFinished, JobStarted, Note, fan_out, silent
 from graphlearn.sql import engine
 from graphlearn.sql.binding import Binder, BoundModel, errors_of, in_transaction, placed, set_variable, taken
+from graphlearn.sql.dry_run import PlannedModel, dry_run, plan
 from graphlearn.sql.parser import parse
-from graphlearn.sql.rehearsal import PlannedModel, plan, rehearse
 from graphlearn.sql.source import Source
 from graphlearn.sql.statements import CreateModel, DropModel, ExplainModel, Passthrough, Statement
 from graphlearn.storage.artifacts import Artifact, fold
-from graphlearn.storage.interrupt import interruptible
 from graphlearn.storage.runs import RunFolder
 from graphlearn.storage.workspace import Workspace
 
 if TYPE_CHECKING:
     import duckdb
 
-    from graphlearn.jobs.create import DropResult, ModelResult
+    from graphlearn.jobs.request import DropResult, ModelResult
 
     Result: TypeAlias = duckdb.DuckDBPyRelation | ModelResult | DropResult | None
     Show: TypeAlias = Callable[[Statement, Result], None]
 
 Overrides: TypeAlias = Mapping[str, object]
-"""Values given outside the SQL, by name. The name of a variable that the SQL sets replaces its value; any other is an
-option of models, "kg.medical.dim" of that model only. A str is SQL, but text where the SQL sets a text or where it is
-a bare word; other values are taken as they are."""
+"""Values given outside the SQL, by name. The name is that of a variable that the SQL sets, or of a model option
+("kg.medical.dim": of that model only). A str is a SQL expression, unless it is a bare word or the SQL sets the variable
+to a text; then it is text. Other values are used as they are."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Wish:
-    """How the models of a text are to be trained."""
+class RunOptions:
+    """How to train the models of a text; see `Session.sql`."""
 
     force: bool = False
     resume: str | None = None
@@ -62,22 +62,24 @@ class _Wish:
 
 
 def connect(database: str | Path = ":memory:", *, read_only: bool = False, emit: Emit | None = None) -> Session:
-    """Open a workspace: a DuckDB file, made if it is new, or one in memory.
+    """Open a workspace: a DuckDB file, created if it does not exist, or an in-memory one.
 
-    `emit` gets the events of jobs; without it, progress goes to stderr in notebooks and on terminals, and what is to be
-    known about the answers of a model becomes a Python warning. Raises
-    WorkspaceError when the file is locked, damaged or out of reach.
+    `emit` is called with the events of jobs. Without it, notebooks and terminals show progress on stderr, and warnings
+    about the answers of a model become Python warnings. If another GraphLearn process has the file open, this waits for
+    it. Raises WorkspaceError if the file remains in use, is damaged, or cannot be opened.
     """
-    return Session(Workspace.open(database, read_only=read_only), emit=emit)
+    return Session(Workspace.open(database, read_only=read_only, say=partial(_say, emit)), emit=emit)
 
 
 class Session:
-    """Runs SQL, DuckDB's and ours, against a workspace. Close it, or use it as a context manager."""
+    """Runs SQL, including GraphLearn's statements, on a workspace. Close it, or use it as a context manager."""
 
     def __init__(self, workspace: Workspace, *, emit: Emit | None = None) -> None:
         from graphlearn.jobs.functions import ModelReader
 
         self.workspace = workspace
+        self.has_trained = False
+        """Whether a job of this session has started."""
         self._emit = emit
         tables = catalog_tables(workspace.folder)
         self._binder = Binder(workspace, ModelReader(workspace.folder), tables, warn=partial(_warn, emit))
@@ -85,28 +87,34 @@ class Session:
 
     @property
     def connection(self) -> duckdb.DuckDBPyConnection:
-        """DuckDB's own connection to the workspace."""
+        """The DuckDB connection to the workspace."""
         return self.workspace.connection
 
     def sql(
         self, text: str, *, force: bool = False, resume: str | None = None, overrides: Overrides | None = None
     ) -> Result:
-        """Run the statements of a text in order; returns what DuckDB returns for the last one.
+        """Run the statements of a text in order; returns the result of the last one.
 
-        That is a lazy relation for a query. CREATE MODEL returns a ModelResult, EXPLAIN CREATE MODEL the plan as a
-        relation, DROP MODEL a DropResult. Tables may be Python variables of the caller: data frames, Arrow tables,
+        A query returns a lazy relation, CREATE MODEL a ModelResult, EXPLAIN CREATE MODEL the plan as a relation, DROP
+        MODEL a DropResult. Statements can read Python variables of the caller as tables: data frames, Arrow tables,
         relations.
 
-        `force` trains models that have not changed, too; `resume` is the id of a run to continue.
-        Raises UserError, placed in the text, when a statement cannot be carried out; statements before it have run.
+        `force`: also train models that have not changed. `resume`: the id of a run to continue.
+        Raises UserError, placed in the text, for the first statement that fails; the statements before it have run.
         """
-        result: Result = None
+        self._check_open()
         source = Source("<sql>", text)
         statements = parse(source)
         binder, overrides = self._bound_to(sys._getframe(1), statements, overrides)
-        wish = _Wish(force=force, resume=resume, overrides=overrides)
-        for number, statement in enumerate(statements, 1):
-            result = self._execute(binder, statement, wish, lazy=number == len(statements))
+        options = RunOptions(force=force, resume=resume, overrides=overrides)
+        result: Result = None
+        trained: list[ModelResult] = []
+        with _noting(trained):
+            for number, statement in enumerate(statements, 1):
+                result = self._execute(binder, statement, options, lazy=number == len(statements))
+                if isinstance(statement, CreateModel):
+                    trained.append(cast("ModelResult", result))
+            _ = self.connection  # reopens the file after training, for users of the connection
         return result
 
     def run_file(
@@ -119,35 +127,38 @@ class Session:
         overrides: Overrides | None = None,
         show: Show | None = None,
     ) -> list[ModelResult]:
-        """Check a whole job file, then run it. Returns what became of its models.
+        """Check a whole job file, then run it. Returns the results of its CREATE MODEL statements.
 
-        `select` names the models to train, the others are left alone. `show` gets what each statement returns, as soon
-        as it has run; the rows of a query are computed while `show` reads them.
-        Raises UserError before anything runs, the first mistake with all others of the file in `.others`. A transaction
-        that the file leaves open, by its end or by an error, is rolled back.
+        `select`: the models to train, all by default. `show` is called with the result of each statement when it has
+        run; the rows of a query are computed while `show` reads them.
+        If the check finds mistakes, nothing runs: raises UserError for the first one, with the others in `.others`. A
+        transaction that the file leaves open, at its end or after an error, is rolled back.
         """
-        from graphlearn.jobs.create import ModelResult
+        from graphlearn.jobs.request import ModelResult
 
+        self._check_open()
         statements = _selected(self._read(path), select)
         binder, overrides = self._bound_to(None, statements, overrides)
-        self._rehearse(binder, statements, overrides, resume)
-        wish = _Wish(force=force, resume=resume, overrides=overrides)
+        self._dry_run(binder, statements, overrides, resume)
+        options = RunOptions(force=force, resume=resume, overrides=overrides)
         results: list[ModelResult] = []
         try:
-            for statement in statements:
-                result = self._execute(binder, statement, wish, show)
-                if isinstance(result, ModelResult):
-                    results.append(result)
+            with _noting(results):
+                for statement in statements:
+                    result = self._execute(binder, statement, options, show)
+                    if isinstance(result, ModelResult):
+                        results.append(result)
         finally:
-            if engine.in_transaction(self.connection):
+            if self.workspace.is_open and engine.in_transaction(self.connection):
                 self.connection.rollback()
         return results
 
     def plan_file(self, path: str | Path, *, overrides: Overrides | None = None) -> list[PlannedModel]:
-        """Check a whole job file and say what running it would do; nothing runs. Raises as `run_file` does."""
+        """Check a whole job file and return what running it would do; nothing runs. Raises as `run_file` does."""
+        self._check_open()
         statements = self._read(path)
         binder, overrides = self._bound_to(None, statements, overrides)
-        self._rehearse(binder, statements, overrides, None)
+        self._dry_run(binder, statements, overrides, None)
         return plan(binder, statements, lambda name: _overrides_for(name, overrides))
 
     def close(self) -> None:
@@ -168,9 +179,10 @@ class Session:
     def _bound_to(
         self, frame: FrameType | None, statements: list[Statement], overrides: Overrides | None
     ) -> tuple[Binder, Overrides]:
-        """A binder that reads Python variables of a frame as tables, and the overrides that are about models.
+        """A binder that reads Python variables of a frame as tables, and the overrides of model options.
 
-        The other overrides are about variables that the statements set. Raises OptionError for those about nothing.
+        The other overrides are values of variables, which the binder gets. Raises OptionError for an override that
+        matches neither.
         """
         scope: Mapping[str, object] = {} if frame is None else ChainMap(frame.f_locals, frame.f_globals)
         known = {set_variable(s)[0] for s in statements if isinstance(s, Passthrough)}
@@ -178,6 +190,13 @@ class Session:
         rest = {name: value for name, value in (overrides or {}).items() if name.lower() not in known}
         _check_overrides(statements, rest)
         return replace(self._binder, scope=scope, variables=variables), rest
+
+    def _note_start(self, event: Event) -> None:
+        self.has_trained |= isinstance(event, JobStarted)
+
+    def _check_open(self) -> None:
+        if self.workspace.is_closed:
+            raise UserError("the session is closed", help="open another one: graphlearn.connect(…)")
 
     def _read(self, path: str | Path) -> list[Statement]:
         try:
@@ -190,25 +209,25 @@ class Session:
             line = data.count(b"\n", 0, error.start) + 1
             raise UserError(f"{path}:{line} is not UTF-8", help="save the file as UTF-8 text") from None
 
-    def _rehearse(self, binder: Binder, statements: list[Statement], overrides: Overrides, resume: str | None) -> None:
-        """Refuse what would go wrong; see `rehearse`."""
+    def _dry_run(self, binder: Binder, statements: list[Statement], overrides: Overrides, resume: str | None) -> None:
+        """Raise the errors that a run would end in; see `dry_run`."""
         if resume is not None and not any(self._resumed(statement, resume) for statement in statements):
             raise UserError(f"run {resume} trained {self._model_of(resume)}, which the file does not create")
         if engine.in_transaction(self.connection):
             raise UserError("a transaction is open", help="COMMIT or ROLLBACK it first")
-        rehearse(binder, statements, lambda name: _overrides_for(name, overrides))
+        dry_run(binder, statements, lambda name: _overrides_for(name, overrides))
 
     def _execute(
-        self, binder: Binder, statement: Statement, wish: _Wish, show: Show | None = None, *, lazy: bool = False
+        self, binder: Binder, statement: Statement, options: RunOptions, show: Show | None = None, *, lazy: bool = False
     ) -> Result:
-        """Run one statement. A query that is not `lazy` runs to its end even when nobody looks at its rows."""
+        """Run one statement. A query that is not `lazy` runs to its end even if its rows are not used."""
         binder.look(statement)
         result: Result = None
         match statement:
             case CreateModel():
-                result = self._create(binder, statement, wish)
+                result = self._create(binder, statement, options)
             case ExplainModel():
-                result = self._explain(binder, statement, wish)
+                result = self._explain(binder, statement, options)
             case DropModel():
                 result = self._drop(statement)
             case Passthrough():
@@ -225,37 +244,40 @@ class Session:
             show(statement, result)
         return result
 
-    def _create(self, binder: Binder, create: CreateModel, wish: _Wish) -> ModelResult:
-        from graphlearn.jobs.create import create_model, fingerprint_request
+    def _create(self, binder: Binder, create: CreateModel, options: RunOptions) -> ModelResult:
+        from graphlearn.jobs.create import create_model, measure
 
         if engine.in_transaction(self.connection):
             raise in_transaction(create)
         emit, close = self._sink()
         try:
-            bound = binder.model(create, _overrides_for(create.name, wish.overrides))
+            bound = binder.model(create, _overrides_for(create.name, options.overrides))
             with binder.registered(bound), errors_of(bound):
-                resume = self._resumed(create, wish.resume)
+                resume = self._resumed(create, options.resume)
                 stored = resume is None and binder.reader.store.exists(create.name)
-                request, print_ = bound.request, None
+                request, sizes, fingerprint = bound.request, None, None
                 if not (stored and create.if_not_exists):
-                    print_ = interruptible(self.connection, lambda: fingerprint_request(self.connection, request))
+                    self.workspace.check_not_training(create.name)  # before reading the input
+                    sizes = measure(self.connection, request)
+                    fingerprint = request.fingerprint(sizes.fingerprints)
                 if stored:
-                    unchanged = self._stored(binder, bound, print_, wish.force)
+                    unchanged = self._stored(binder, bound, fingerprint, options.force)
                     if unchanged is not None:
                         emit(_unchanged(unchanged))
                         return unchanged
+                tell = fan_out(self._note_start, emit)
                 return create_model(
-                    self.workspace, request, emit=emit, fingerprint=print_, resume=resume, cursor=self.connection
+                    self.workspace, request, emit=tell, sizes=sizes, resume=resume, cursor=self.connection
                 )
         finally:
             close()
 
-    def _stored(self, binder: Binder, bound: BoundModel, print_: str | None, force: bool) -> ModelResult | None:
-        """What to return when the stored model is the one asked for; None when it is to be trained.
+    def _stored(self, binder: Binder, bound: BoundModel, fingerprint: str | None, force: bool) -> ModelResult | None:
+        """The result if the stored model already matches the statement; None if it must be trained.
 
-        Raises ModelExists when it is another one and may not be replaced, ArtifactError when it is damaged.
+        Raises ModelExists if it differs and must not be replaced, ArtifactError if it is damaged.
         """
-        from graphlearn.jobs.create import ModelResult
+        from graphlearn.jobs.request import ModelResult
 
         create, store = bound.create, binder.reader.store
         if create.if_not_exists:
@@ -267,57 +289,52 @@ class Session:
                 if create.or_replace or force:
                     return None
                 raise error.at(create.at(create.name_span)) from None
-            same = artifact.manifest.get("fingerprint") == print_
+            same = artifact.manifest.get("fingerprint") == fingerprint
             if not same and not create.or_replace:
                 raise taken(create, "made from other data, or with other options")
             if force:
                 return None
             if not same:
-                older = self._trained_before(create.name, print_)
+                older = self._trained_before(create.name, fingerprint)
                 if older is None:
                     return None
                 artifact = older
-        return ModelResult(
-            model=artifact.model,
-            family=str(artifact.manifest.get("family", create.family)),
-            version=artifact.version,
-            status="unchanged",
-            run=artifact.manifest.get("run"),
-            metrics=artifact.manifest.get("metrics", {}),
-            counts=artifact.manifest.get("counts", {}),
-            verdict=artifact.manifest.get("verdict") or "",
-        )
+        return ModelResult.stored(artifact.model, artifact.version, artifact.manifest, status="unchanged")
 
-    def _trained_before(self, model: str, print_: str | None) -> Artifact | None:
-        """An older version that was trained as it is now asked for, made the current one again; None without one."""
+    def _trained_before(self, model: str, fingerprint: str | None) -> Artifact | None:
+        """Make an older version with this fingerprint current again and return it; None if there is none."""
         store = self._binder.reader.store
         for artifact in reversed(store.versions(model)):
-            if artifact.damage is None and artifact.manifest.get("fingerprint") == print_:
+            if artifact.damage is None and artifact.manifest.get("fingerprint") == fingerprint:
                 with suppress(ArtifactError), self.workspace.writing():
                     return store.make_current(model, artifact.version)
         return None
 
-    def _explain(self, binder: Binder, statement: ExplainModel, wish: _Wish) -> duckdb.DuckDBPyRelation:
-        from graphlearn.jobs.create import plan_model
+    def _explain(self, binder: Binder, statement: ExplainModel, options: RunOptions) -> duckdb.DuckDBPyRelation:
+        from graphlearn.jobs.create import measure
+        from graphlearn.jobs.machine import this_machine
+        from graphlearn.jobs.registry import family
 
-        bound = binder.model(statement.create, _overrides_for(statement.create.name, wish.overrides))
+        bound = binder.model(statement.create, _overrides_for(statement.create.name, options.overrides))
         with binder.registered(bound), errors_of(bound):
-            return self.connection.from_arrow(plan_model(self.connection, bound.request).table())
+            sizes = measure(self.connection, bound.request)
+            plan = family(bound.request.family).plan(bound.request, sizes)
+            return self.connection.from_arrow(plan.table(this_machine()))
 
     def _drop(self, statement: DropModel) -> DropResult:
-        from graphlearn.jobs.create import DropResult
+        from graphlearn.jobs.request import DropResult
 
         store = self._binder.reader.store
         if statement.if_exists and not store.exists(statement.name):
             return DropResult(model=statement.name)
         with placed(statement.at(statement.name_span)):
-            found = store.versions(statement.name)  # raises ModelNotFound with near names, before the lock is taken
+            found = store.versions(statement.name)  # raises ModelNotFound with similar names, before the lock is taken
         with self.workspace.writing():
             store.drop(statement.name)
         return DropResult(model=found[-1].model, versions=tuple(artifact.version for artifact in found))
 
     def _resumed(self, statement: Statement, resume: str | None) -> str | None:
-        """The run to continue, for the statement that it is a run of."""
+        """The run to continue, if it is a run of this statement's model."""
         if resume is None or not isinstance(statement, CreateModel):
             return None
         return resume if fold(self._model_of(resume)) == fold(statement.name) else None
@@ -326,7 +343,7 @@ class Session:
         return str(RunFolder.open(self.workspace.folder, run).info().get("model"))
 
     def _sink(self) -> tuple[Emit, Callable[[], None]]:
-        """Where the events of a job go, and what to call when it is over."""
+        """A function that receives the events of a job, and one to call at its end."""
         from graphlearn.sinks import choose_sink, is_lively
 
         if self._emit is not None:
@@ -338,8 +355,28 @@ class Session:
         return silent, lambda: None
 
 
+@contextmanager
+def _noting(results: Sequence[ModelResult]) -> Iterator[None]:
+    """Add the models stored so far to an error of the workspace, such as a file that cannot be reopened."""
+    try:
+        yield
+    except WorkspaceError as error:
+        if results:
+            stored = ", ".join(f"{result.model} version {result.version}" for result in results)
+            error.add_note(f"already stored: {stored}")
+        raise
+
+
+def _say(emit: Emit | None, message: str) -> None:
+    """Send a message about the workspace to `emit` or, without it, to stderr."""
+    if emit is not None:
+        emit(Note(message=message))
+    else:
+        print(message, file=sys.stderr)
+
+
 def _warn(emit: Emit | None, message: str, place: Place) -> None:
-    """Say something about the rows of a statement: to `emit`, or as a Python warning at the place in the SQL."""
+    """Send a warning about a statement's rows to `emit` or, without it, as a Python warning placed in the SQL."""
     if emit is not None:
         emit(Note(message=message, level="warning"))
     else:
@@ -347,10 +384,11 @@ def _warn(emit: Emit | None, message: str, place: Place) -> None:
 
 
 def _unchanged(result: ModelResult) -> JobFinished:
-    """The event of a model that was left as it is."""
+    """The event for an unchanged model."""
     return JobFinished(
         run=result.run or "",
         model=result.model,
+        family=result.family,
         status="unchanged",
         seconds=result.seconds,
         version=result.version,
@@ -359,7 +397,7 @@ def _unchanged(result: ModelResult) -> JobFinished:
 
 
 def _selected(statements: list[Statement], select: Collection[str] | None) -> list[Statement]:
-    """All statements but the CREATE MODELs that are not selected. Raises UserError for a name that none creates."""
+    """The statements without those CREATE MODELs that are not selected. Raises UserError for an unknown name."""
     if not select:
         return statements
     names = {fold(s.name): s.name for s in statements if isinstance(s, CreateModel)}
@@ -371,7 +409,7 @@ def _selected(statements: list[Statement], select: Collection[str] | None) -> li
 
 
 def _overrides_for(model: str, overrides: Overrides | None) -> Overrides:
-    """The overrides that concern a model, without its name in front."""
+    """The overrides that apply to a model, without its name as a prefix."""
     found: dict[str, object] = {}
     for name, value in (overrides or {}).items():
         owner, _, key = name.rpartition(".")
@@ -381,7 +419,7 @@ def _overrides_for(model: str, overrides: Overrides | None) -> Overrides:
 
 
 def _reads_variable(statements: list[Statement], name: str) -> bool:
-    """Whether a statement holds getvariable('name') or $name."""
+    """Whether a statement contains getvariable('name') or $name."""
     for statement in statements:
         tokens = statement.tokens
         for i, token in enumerate(tokens[1:], 1):
@@ -392,14 +430,14 @@ def _reads_variable(statements: list[Statement], name: str) -> bool:
 
 
 def _check_overrides(statements: list[Statement], overrides: Overrides | None) -> None:
-    """Refuse overrides for models that none of the statements creates."""
+    """Raise OptionError for overrides of models that no statement creates."""
     creates = [s.create if isinstance(s, ExplainModel) else s for s in statements]
     names = [s.name for s in creates if isinstance(s, CreateModel)]
     for name, value in (overrides or {}).items():
         owner, _, key = name.rpartition(".")
         if not owner and _reads_variable(statements, key):
             place = Place(file="--set", text=f"{name}={value}", start=0, length=len(name))
-            help = f"write SET VARIABLE {key} = …; in front, which --set replaces, and read it by getvariable('{key}')"
+            help = f"add SET VARIABLE {key} = …; and read it with getvariable('{key}'); --set replaces its value"
             raise OptionError(
                 f"no statement sets the variable {key}, which the SQL reads", key=key, place=place, help=help
             )

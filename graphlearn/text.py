@@ -1,17 +1,19 @@
-"""Counts, sizes and durations as people read them."""
+"""Counts, sizes and durations as readable text."""
 
 from __future__ import annotations
+
+import math
 
 PLURALS = {"entity": "entities", "series": "series", "class": "classes"}
 
 
 def counted(n: int, noun: str) -> str:
-    """The number and its noun: 1 row, 2,000 rows."""
+    """A number and its noun: 1 row, 2,000 rows."""
     return f"{n:,} {noun if n == 1 else PLURALS.get(noun, noun + 's')}"
 
 
 def number(value: float) -> str:
-    """A figure: four decimals below ten, one above; very small values keep two digits."""
+    """A number with four decimals below ten and one above; very small values keep two digits."""
     if value and abs(value) < 5e-5:
         return f"{value:.2g}"
     return f"{value:.4f}" if abs(value) < 10 else f"{value:,.1f}"
@@ -44,3 +46,15 @@ def human_seconds(s: float) -> str:
     if s < 5400:
         return f"{s // 60:.0f} min {s % 60:.0f} s"
     return f"{s / 3600:.1f} h"
+
+
+def duration(seconds: float) -> str:
+    """A duration: 0.42 s, 12.3 s, 4 min 05 s, 3 h 07 min."""
+    if not math.isfinite(seconds):
+        return "unknown"
+    if seconds < 10:
+        return f"{seconds:.2f} s"
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"

@@ -1,8 +1,7 @@
-"""The domain, declared once.
+"""The types of the domain.
 
-A *triple* is (head, relation, tail). Entities and relations are known to users by *keys* of any SQL type and to the
-engine by dense ids from 0; ids never leave the engine. Shapes use: B batch, N candidates, D dimensions, E entities,
-R relations.
+A *triple* is (head, relation, tail). Users identify entities and relations by *keys* of any SQL type; the engine uses
+dense ids from 0, which never leave it. Letters in shapes: B batch, N candidates, D dimensions, E entities, R relations.
 """
 
 from __future__ import annotations
@@ -22,28 +21,36 @@ Version = NewType("Version", int)
 IdArray: TypeAlias = npt.NDArray[np.signedinteger[Any]]
 # int32 for up to 2**31 rows, int64 above
 FloatArray: TypeAlias = npt.NDArray[np.float32]
+DoubleArray: TypeAlias = npt.NDArray[np.float64]
 BoolArray: TypeAlias = npt.NDArray[np.bool_]
+SplitCodes: TypeAlias = npt.NDArray[np.int8]
+# Split.code of each row, -1 for none
 Json: TypeAlias = dict[str, Any]
 
 
 class Side(StrEnum):
-    """The end of a triple that is replaced or asked for."""
+    """The end of a triple that is corrupted or predicted."""
 
     HEAD = "head"
     TAIL = "tail"
 
 
 class Split(StrEnum):
-    """What a triple is for."""
+    """The split that a triple, node, edge or time step belongs to."""
 
     TRAIN = "train"
     VALID = "valid"
     TEST = "test"
 
+    @property
+    def code(self) -> int:
+        """Its code in arrays of splits: its position in this class. In such arrays, -1 means no split."""
+        return tuple(Split).index(self)
+
 
 @dataclass(frozen=True)
 class Triples:
-    """Triples as three parallel id columns. shape: heads, relations, tails: [n]"""
+    """Triples as three parallel id arrays. shape: heads, relations, tails: [n]"""
 
     heads: IdArray
     relations: IdArray
@@ -61,7 +68,7 @@ class Triples:
 
     @staticmethod
     def concat(parts: list[Triples]) -> Triples:
-        """All parts, one after another."""
+        """All parts, concatenated."""
         return Triples(
             np.concatenate([p.heads for p in parts]),
             np.concatenate([p.relations for p in parts]),

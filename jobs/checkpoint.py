@@ -1,9 +1,9 @@
 """Training states on disk: safetensors for arrays, JSON for the rest, complete or absent.
 
-    checkpoints/<step>/         state.safetensors   state.json     the newest one only
+    checkpoints/<step>/         state.safetensors   state.json     only the newest one is kept
     checkpoints/best-<epoch>/   state.safetensors   state.json     weights of the best validation so far
 
-A state is written beside its place and renamed into it, so a process killed at any moment leaves the one before.
+A state is written to a temporary folder, which is then renamed. A process killed at any moment leaves the previous one.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ RECORD = "state.json"
 
 
 def save(folder: Path, name: str, tensors: dict[str, Tensor], record: Json) -> Path:
-    """Write a state as `folder/name`, unless it is there already. Raises WorkspaceError when the disk is full."""
+    """Write a state to `folder/name`, unless it exists. Raises WorkspaceError when the disk is full."""
     from safetensors.torch import save_file
 
     target = folder / name
@@ -46,13 +46,13 @@ def save(folder: Path, name: str, tensors: dict[str, Tensor], record: Json) -> P
 
 
 def newest(folder: Path) -> Path | None:
-    """The newest step that was saved whole."""
+    """The newest complete checkpoint."""
     steps = [p for p in folder.glob("*") if p.name.isdecimal()] if folder.is_dir() else []
     return max(steps, key=lambda p: int(p.name), default=None)
 
 
 def save_step(folder: Path, step: int, tensors: dict[str, Tensor], record: Json) -> Path:
-    """Write the state of a step, then drop what it replaces: older steps, and best weights it does not refer to."""
+    """Write the state of a step, then delete older steps and best weights that it does not refer to."""
     path = save(folder, str(step), tensors, record)
     keep = {path, best_path(folder, int(record["best_epoch"]))}
     for other in folder.iterdir():
@@ -62,12 +62,12 @@ def save_step(folder: Path, step: int, tensors: dict[str, Tensor], record: Json)
 
 
 def best_path(folder: Path, epoch: int) -> Path:
-    """Where the weights of a best epoch lie."""
+    """The folder with the weights of a best epoch."""
     return folder / f"best-{epoch}"
 
 
 def load_record(path: Path) -> Json:
-    """The JSON part of a state. Raises ArtifactError when it is unreadable."""
+    """The JSON part of a state. Raises ArtifactError if it is unreadable."""
     try:
         record: Json = json.loads((path / RECORD).read_text())
     except (OSError, ValueError) as error:
@@ -78,7 +78,7 @@ def load_record(path: Path) -> Json:
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
-    """The arrays of a state, memory-mapped. Raises ArtifactError when they are unreadable."""
+    """The arrays of a state, memory-mapped. Raises ArtifactError if they are unreadable."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 

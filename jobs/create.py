@@ -1,37 +1,24 @@
-"""CREATE MODEL: from a request to a stored version, with a run folder that tells the story and can be resumed."""
+"""CREATE MODEL: from a request to a stored version, with a run folder that records the events and can be resumed."""
 
 from __future__ import annotations
 
 import json
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
-from hashlib import blake2b
-from html import escape
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 from graphlearn.errors import GraphLearnError, Interrupted, JobError, UserError
-from graphlearn.events import (
-    CheckpointSaved,
-    Emit,
-    Evaluated,
-    Event,
-    JobFinished,
-    JobStarted,
-    Step,
-    fan_out,
-)
+from graphlearn.events import CheckpointSaved, Emit, Evaluated, Event, JobFinished, JobStarted, Step, fan_out
 from graphlearn.jobs import checkpoint
-from graphlearn.jobs.dataflow import Dataflow, execute
-from graphlearn.jobs.families import family
-from graphlearn.jobs.labels import GRAPH, LABELS, SERIES, metrics_line, title
+from graphlearn.jobs.execute import Context, Driver, Executor, execute, run_here
+from graphlearn.jobs.family import Sizes
 from graphlearn.jobs.machine import memory_available
+from graphlearn.jobs.registry import family
+from graphlearn.jobs.request import ModelRequest, ModelResult
 from graphlearn.storage.artifacts import ArtifactStore
-from graphlearn.storage.fingerprint import fingerprint
 from graphlearn.storage.interrupt import interruptible, interruption
 from graphlearn.storage.runs import RunFolder
-from graphlearn.text import number
-from graphlearn.types import Json
 
 if TYPE_CHECKING:
     import duckdb
@@ -39,101 +26,9 @@ if TYPE_CHECKING:
     from graphlearn.storage.workspace import Workspace
 
 
-@dataclass(frozen=True, kw_only=True)
-class ModelRequest:
-    """A bound CREATE MODEL: `options` is the family's dataclass, `inputs` maps role -> SQL query."""
-
-    name: str
-    family: str
-    options: Any
-    inputs: dict[str, str]
-    statement: str
-
-    def definition(self) -> Json:
-        """What makes two requests the same, data apart."""
-        return {"family": self.family.lower(), "options": asdict(self.options), "inputs": self.inputs}
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelResult:
-    """What CREATE MODEL made. `status`: "done" or "unchanged"."""
-
-    model: str
-    family: str
-    version: int
-    status: str
-    seconds: float = 0.0
-    run: str | None = None
-    metrics: dict[str, float] = field(default_factory=dict)
-    counts: Json = field(default_factory=dict)
-    verdict: str = ""
-    """How the model compares with its baselines, where it has some."""
-
-    def __repr__(self) -> str:
-        if self.status == "unchanged":
-            return f"model {self.model} version {self.version}: unchanged"
-        line = f"model {self.model} version {self.version}: {self.family}, trained in {self.seconds:.1f} s"
-        if any(name in self.metrics for name in (*SERIES, *GRAPH)):
-            return "; ".join([line, metrics_line(self.metrics, ", "), *([self.verdict] if self.verdict else [])])
-        figures = ", ".join(f"{LABELS[k]} {v:.3f}" for k, v in self.metrics.items() if k in LABELS)
-        return f"{line}; filtered test {figures}" if figures else line
-
-    def _repr_html_(self) -> str:
-        """The same as a table, for notebooks."""
-        fields = {"model": self.model, "type": self.family, "version": self.version, "status": self.status}
-        shown = {**fields, **{name: f"{value:.4g}" for name, value in self.metrics.items()}}
-        if any(name in self.metrics for name in SERIES):
-            figures = {title(name): number(self.metrics[name]) for name in SERIES if name in self.metrics}
-            shown = {**fields, **figures, "beside the baselines": self.verdict}
-        elif any(name in self.metrics for name in GRAPH):
-            figures = {title(name): number(value) for name, value in self.metrics.items()}
-            shown = {**fields, **figures, "beside the baselines": self.verdict}
-        head = "".join(f"<th>{escape(name)}</th>" for name in shown)
-        cells = "".join(f"<td>{escape(str(value))}</td>" for value in shown.values())
-        return f"<table><thead><tr>{head}</tr></thead><tbody><tr>{cells}</tr></tbody></table>"
-
-
-@dataclass(frozen=True, kw_only=True)
-class DropResult:
-    """What DROP MODEL removed: the numbers of the versions, none when IF EXISTS found no model."""
-
-    model: str
-    versions: tuple[int, ...] = ()
-
-    def __repr__(self) -> str:
-        if not self.versions:
-            return f"model {self.model}: there is none"
-        return (
-            f"model {self.model}: dropped, version{'s' * (len(self.versions) > 1)} {', '.join(map(str, self.versions))}"
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Bound:
-    """What a family's `compile` gets: the request, a cursor that sees its tables, and where the run lives.
-
-    `run` and `store` are None when the plan is only to be looked at. `rows` are known row counts by role.
-    """
-
-    request: ModelRequest
-    cursor: duckdb.DuckDBPyConnection
-    run: RunFolder | None = None
-    store: ArtifactStore | None = None
-    resume: bool = False
-    fingerprint: str = ""
-    started: float = 0.0
-
-
-def fingerprint_request(cursor: duckdb.DuckDBPyConnection, request: ModelRequest) -> str:
-    """A digest of the definition and of the rows of every input, whatever their order. One scan of each input."""
-    data = {role: fingerprint(cursor, sql) for role, sql in sorted(request.inputs.items())}
-    text = json.dumps([request.definition(), data], sort_keys=True, default=str)
-    return blake2b(text.encode(), digest_size=16).hexdigest()
-
-
-def plan_model(cursor: duckdb.DuckDBPyConnection, request: ModelRequest) -> Dataflow:
-    """The dataflow of a request, with estimates; counts the rows of its inputs, runs nothing else."""
-    return family(request.family).compile(Bound(request=request, cursor=cursor))
+def measure(cursor: duckdb.DuckDBPyConnection, request: ModelRequest) -> Sizes:
+    """The sizes and digests of the inputs. Ctrl-C interrupts the scan. See `Family.measure`."""
+    return interruptible(cursor, lambda: family(request.family).measure(cursor, request))
 
 
 def create_model(
@@ -141,23 +36,27 @@ def create_model(
     request: ModelRequest,
     *,
     emit: Emit,
-    fingerprint: str | None = None,
+    sizes: Sizes | None = None,
     resume: str | None = None,
     cursor: duckdb.DuckDBPyConnection | None = None,
+    executor: Executor = run_here,
 ) -> ModelResult:
     """Train, evaluate and publish a new version of the model.
 
-    `resume` is the id of a run of the same job to continue. Raises ResourceError before anything starts when the job
-    cannot fit, Interrupted with the run's id when stopped by a signal, JobError or what went wrong otherwise.
+    `sizes`: of the inputs, if they have been measured. `resume`: the id of a run of the same job to continue.
+
+    Raises ResourceError before anything starts if the job does not fit in memory, WorkspaceError if another process is
+    training the model, Interrupted with the run's id on a signal, and JobError or the original error otherwise.
     """
     started = time.perf_counter()
     cursor = cursor if cursor is not None else workspace.cursor()
-    print_ = fingerprint or interruptible(cursor, lambda: fingerprint_request(cursor, request))
-    interruptible(cursor, lambda: plan_model(cursor, request)).check_memory(memory_available())
-    store = ArtifactStore(workspace.folder)
-    with workspace.writing():
-        run = _open_run(workspace, request, print_, resume)
-        done = _published(store, request.name, run.id)
+    kind = family(request.family)
+    sizes = sizes if sizes is not None else measure(cursor, request)
+    kind.fits(request, sizes, memory_available())
+    dataflow = kind.plan(request, sizes)
+    with workspace.training(request.name):
+        run = _open_run(workspace, request, request.fingerprint(sizes.fingerprints), resume)
+        done = _published(ArtifactStore(workspace.folder), request.name, run.id)
         if done is not None:
             run.update(status="done", version=done.version, metrics=done.metrics)
             run.close()
@@ -165,17 +64,14 @@ def create_model(
         tell = fan_out(_recorder(run), emit)
         run.update(family=request.family.lower())
         try:
-            bound = Bound(
-                request=request,
-                cursor=cursor,
-                run=run,
-                store=store,
+            context = Context(
+                emit=tell,
+                run=run.id,
+                folder=run.path,
                 resume=resume is not None,
-                fingerprint=print_,
                 started=started,
+                driver=Driver(workspace, cursor),
             )
-            resumed_at = _steps_done(run) if resume is not None else None
-            dataflow = interruptible(cursor, lambda: family(request.family).compile(bound))
             tell(
                 JobStarted(
                     run=run.id,
@@ -183,10 +79,10 @@ def create_model(
                     family=request.family.lower(),
                     folder=str(run.path),
                     options=asdict(request.options),
-                    resumed_at=resumed_at,
+                    resumed_at=_steps_done(run) if resume is not None else None,
                 )
             )
-            outputs = execute(dataflow, tell, keep=("version", "metrics", "counts"))
+            outputs = execute(dataflow, context, keep=("version", "metrics", "counts", "verdict"), executor=executor)
         except BaseException as error:
             raise _ended(error, run, tell, request, started) from error
         seconds = time.perf_counter() - started
@@ -194,7 +90,13 @@ def create_model(
         run.update(status="done", version=version, metrics=metrics)
         tell(
             JobFinished(
-                run=run.id, model=request.name, status="done", seconds=seconds, version=version, metrics=metrics
+                run=run.id,
+                model=request.name,
+                family=request.family.lower(),
+                status="done",
+                seconds=seconds,
+                version=version,
+                metrics=metrics,
             )
         )
         run.close()
@@ -206,15 +108,9 @@ def create_model(
         seconds=seconds,
         run=run.id,
         metrics=metrics,
-        counts=dict(outputs.get("counts", {})),
-        verdict=_verdict(store, request.name, version),
+        counts=dict(outputs["counts"]),
+        verdict=outputs["verdict"],
     )
-
-
-def _verdict(store: ArtifactStore, model: str, version: int) -> str:
-    """The sentence of a stored version about its baselines, empty without one."""
-    found = (a.manifest.get("verdict") for a in store.versions(model) if a.version == version)
-    return next(found, None) or ""
 
 
 def _open_run(workspace: Workspace, request: ModelRequest, print_: str, resume: str | None) -> RunFolder:
@@ -226,47 +122,37 @@ def _open_run(workspace: Workspace, request: ModelRequest, print_: str, resume: 
     if config.get("model") != request.name:
         raise UserError(
             f'run "{resume}" trained model "{config.get("model")}", not "{request.name}"',
-            help=f"select it with --select {config.get('model')}, or leave --resume out",
+            help=f"select it with --select {config.get('model')}, or omit --resume",
         )
     if config.get("fingerprint") != print_:
         raise UserError(
             f'run "{resume}" cannot be resumed: the job or its input has changed since',
-            help="leave --resume out to train from the start",
+            help="omit --resume to train from the start",
         )
     if run.info().get("status") == "done":
-        raise UserError(f'run "{resume}" is done', help="there is nothing to resume; --force trains again")
+        raise UserError(f'run "{resume}" is done', help="there is nothing to resume; to train again, use --force")
     run.update(status="running", message=None)
     return run
 
 
 def _steps_done(run: RunFolder) -> int | None:
-    """Optimiser steps at the newest checkpoint, None without one."""
+    """Optimiser steps taken before the newest checkpoint; None without a checkpoint."""
     path = checkpoint.newest(run.checkpoints)
     return None if path is None else int(path.name)
 
 
-def _published(store: ArtifactStore, model: str, run_id: str) -> ModelResult | None:
-    """The version that the run had stored before it was killed, if it got that far."""
+def _published(store: ArtifactStore, model: str, run: str) -> ModelResult | None:
+    """The version that the run stored before it was killed, if it got that far."""
     if not store.exists(model):
         return None
-    artifact = store.versions(model)[-1]
-    if artifact.manifest.get("run") != run_id:
+    newest = store.versions(model)[-1]
+    if newest.manifest.get("run") != run:
         return None
-    manifest = artifact.manifest
-    return ModelResult(
-        model=model,
-        family=manifest["family"],
-        version=artifact.version,
-        status="done",
-        run=run_id,
-        metrics=manifest.get("metrics", {}),
-        counts=manifest.get("counts", {}),
-        verdict=manifest.get("verdict") or "",
-    )
+    return ModelResult.stored(model, newest.version, newest.manifest, status="done", run=run)
 
 
 def _recorder(run: RunFolder) -> Callable[[Event], None]:
-    """Writes every event to the run folder, and the latest figures to run.json."""
+    """Write every event to the run folder, and the latest figures to run.json."""
 
     def record(event: Event) -> None:
         run.append(event)
@@ -276,7 +162,7 @@ def _recorder(run: RunFolder) -> Callable[[Event], None]:
                 epochs=event.epochs,
                 step=event.step,
                 loss=event.loss,
-                triples_per_second=event.triples_per_second,
+                examples_per_second=event.examples_per_second,
                 unit=event.unit,
                 eta_seconds=event.eta_seconds,
             )
@@ -289,7 +175,7 @@ def _recorder(run: RunFolder) -> Callable[[Event], None]:
 
 
 def _ended(error: BaseException, run: RunFolder, tell: Emit, request: ModelRequest, started: float) -> BaseException:
-    """Note the end of a run that failed or was interrupted; returns the error to raise."""
+    """Record the end of a run that failed or was interrupted; returns the error to raise."""
     if isinstance(error, Exception):
         error = interruption(error)
     stopped = isinstance(error, KeyboardInterrupt | Interrupted)
@@ -297,7 +183,7 @@ def _ended(error: BaseException, run: RunFolder, tell: Emit, request: ModelReque
         again = f"--resume {run.id}" if run.has_checkpoint else "the same command"
         error = Interrupted(f"interrupted; run {run.id} can continue", run=run.id, help=f"continue with {again}")
     elif not isinstance(error, GraphLearnError) and isinstance(error, MemoryError):
-        error = JobError("out of memory", help="lower dim or batch_size, or take a larger machine")
+        error = JobError("out of memory", help="lower dim or batch_size, or use a larger machine")
     status = "interrupted" if stopped else "failed"
     message = error.message if isinstance(error, GraphLearnError) else f"{type(error).__name__}: {error}"
     try:
@@ -306,12 +192,13 @@ def _ended(error: BaseException, run: RunFolder, tell: Emit, request: ModelReque
             JobFinished(
                 run=run.id,
                 model=request.name,
+                family=request.family.lower(),
                 status=status,
                 seconds=time.perf_counter() - started,
                 message=message,
             )
         )
     except GraphLearnError as second:  # a full disk must not hide the first error
-        error.add_note(f"while noting the end of the run: {second.message}")
+        error.add_note(f"while recording the end of the run: {second.message}")
     run.close()
     return error

@@ -1,34 +1,37 @@
-"""The dataflow a statement compiles to: operators over named data, what each will cost, and how they run here.
+"""The dataflow that a statement compiles to: operators over named data, with cost estimates.
 
-An operator reads named inputs and produces named outputs; the names make the edges. Nothing in a plan has run: the
-same plan is printed by EXPLAIN, checked against this machine and executed. Executors for other places take the same
-`Dataflow` and call the same `Operator.run`.
+An operator reads named inputs and produces named outputs; the names define the edges. EXPLAIN prints the same plan that
+is checked against the free memory and executed. The task of an operator is a value that can be sent to another process.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeAlias
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 import pyarrow as pa
 
 from graphlearn.errors import ResourceError
-from graphlearn.events import Emit, PhaseFinished, PhaseStarted
 from graphlearn.text import human_bytes, human_count, human_seconds
 
 if TYPE_CHECKING:
     import networkx as nx
+
+    from graphlearn.jobs.execute import Context
+    from graphlearn.jobs.machine import Machine
 
 Data: TypeAlias = dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """What an operator will cost. None is unknown before the input exists.
+    """What an operator will cost; None while it is unknown.
 
-    rows and bytes of its outputs; flops of its arithmetic; memory: bytes at its peak, inputs included; seconds here.
+    rows, bytes: of the outputs. flops: of the arithmetic. memory: peak in bytes, including the inputs. seconds: time
+    that does not depend on arithmetic. gemm: the remaining time, given as the multiplications and additions that a
+    matrix product would do in it, so that a plan does not depend on the machine.
     """
 
     rows: int | None = None
@@ -36,28 +39,76 @@ class Estimate:
     flops: float | None = None
     memory: int | None = None
     seconds: float | None = None
+    gemm: float | None = None
+
+    def time(self, machine: Machine) -> float | None:
+        """Seconds on a machine; None if unknown."""
+        if self.seconds is None and self.gemm is None:
+            return None
+        return (self.seconds or 0.0) + (self.gemm / machine.gemm if self.gemm else 0.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Needs:
+    """Where a task can run, and with what resources.
+
+    `database`: on the driver, with the user's connection. `workspace`: on the driver, because only it writes to the
+    workspace. Other tasks run wherever one of the `devices` (preferred kind first) is available. `workers`: how many
+    can share the work, at most. `memory`: peak in bytes, None if unknown.
+    """
+
+    database: bool = False
+    workspace: bool = False
+    devices: tuple[str, ...] = ("cpu",)
+    workers: int = 1
+    memory: int | None = None
+
+    @property
+    def driver(self) -> bool:
+        """Whether the task must run on the driver."""
+        return self.database or self.workspace
+
+
+class Task(ABC):
+    """The work of an operator: a frozen dataclass of plain values, so that it can be sent to another process."""
+
+    needs: ClassVar[Needs] = Needs()
+
+    @abstractmethod
+    def run(self, data: Data, context: Context) -> Data:
+        """Compute the outputs by name from the inputs by name."""
+
+    def describe(self, outputs: Data) -> str:  # noqa: ARG002
+        """A one-line summary of the outputs."""
+        return ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Operator:
-    """One node. `run(inputs, emit)` returns its outputs by name; `detail` is a line for EXPLAIN.
+    """A node of the dataflow.
 
-    `describe(outputs)` is the line shown when it is done. `devices`: kinds of device it can run on.
+    `detail`: a line for EXPLAIN. `reports_itself`: the task itself emits the start of its phase. `because` and `advice`
+    are for the error raised when memory is insufficient: what needs the most, and the help line.
     """
 
     name: str
-    inputs: tuple[str, ...]
+    task: Task
+    inputs: tuple[str, ...] = ()
     outputs: tuple[str, ...]
-    estimate: Estimate
-    run: Callable[[Data, Emit], Data]
+    estimate: Estimate = Estimate()
     detail: str = ""
-    describe: Callable[[Data], str] = field(default=lambda _: "")
-    devices: tuple[str, ...] = ("cpu",)
     reports_itself: bool = False
+    advice: str = "use a larger machine"
+    because: str = ""
+
+    @property
+    def needs(self) -> Needs:
+        """What the task needs, with the memory of the estimate."""
+        return replace(self.task.needs, memory=self.estimate.memory)
 
 
 class Dataflow:
-    """A directed acyclic graph of operators. Raises ValueError when two operators produce one name."""
+    """A directed acyclic graph of operators. Raises ValueError if two operators produce the same name."""
 
     def __init__(self, operators: list[Operator]) -> None:
         self.operators = operators
@@ -85,7 +136,7 @@ class Dataflow:
         return graph
 
     def ordered(self) -> Iterator[Operator]:
-        """Operators, each behind those it reads from."""
+        """The operators in topological order."""
         import networkx as nx
 
         by_name = {operator.name: operator for operator in self.operators}
@@ -95,58 +146,59 @@ class Dataflow:
 
     @property
     def memory(self) -> int | None:
-        """Bytes at the peak of the dataflow: the largest of its operators. None when unknown."""
-        known = [o.estimate.memory for o in self.operators if o.estimate.memory is not None]
+        """Peak memory in bytes: that of the largest operator. None if unknown."""
+        known = [o.needs.memory for o in self.operators if o.needs.memory is not None]
         return max(known) if known else None
 
     def check_memory(self, available: int) -> None:
-        """Raise ResourceError when the peak exceeds what is available, with the numbers."""
+        """Raise ResourceError, with both figures, if the peak exceeds the available bytes."""
         heavy = max(self.operators, key=lambda o: o.estimate.memory or 0)
         need = heavy.estimate.memory or 0
         if need > available:
+            because = f"; {heavy.because}" if heavy.because else ""
             raise ResourceError(
                 f"the job needs about {human_bytes(need)} of memory to {heavy.name}, "
-                f"and {human_bytes(available)} is free",
-                help="lower dim, use optimizer = 'row_adagrad' (one number of state a row), or take a larger machine",
+                f"and {human_bytes(available)} is free{because}",
+                help=heavy.advice,
             )
 
-    def table(self) -> pa.Table:
-        """One row an operator, in order of execution: what EXPLAIN returns."""
+    def table(self, machine: Machine) -> pa.Table:
+        """One row per operator, in order of execution, as returned by EXPLAIN."""
         rows = [
             {
                 "operator": o.name,
                 "inputs": list(o.inputs),
                 "outputs": list(o.outputs),
                 "detail": o.detail,
-                "device": "/".join(o.devices),
+                "device": "/".join(o.needs.devices),
                 "rows": o.estimate.rows,
                 "bytes": o.estimate.bytes,
                 "flops": o.estimate.flops,
                 "memory": o.estimate.memory,
-                "seconds": o.estimate.seconds,
+                "seconds": o.estimate.time(machine),
             }
             for o in self.ordered()
         ]
         return pa.Table.from_pylist(rows, schema=PLAN_SCHEMA)
 
-    def text(self) -> str:
-        """The plan as a tree for people, the last operator on top as databases print it."""
+    def text(self, machine: Machine) -> str:
+        """The plan as a tree, with the last operator on top, as databases print it."""
         lines: list[str] = []
         for depth, o in enumerate(reversed(list(self.ordered()))):
-            e = o.estimate
+            e, seconds = o.estimate, o.estimate.time(machine)
             cost = [
                 f"{e.rows:,} rows" if e.rows is not None else "",
                 human_bytes(e.bytes) if e.bytes is not None else "",
                 f"{human_count(e.flops)}FLOP" if e.flops else "",
                 f"peak {human_bytes(e.memory)}" if e.memory is not None else "",
-                ("about " if e.seconds >= 1 else "") + human_seconds(e.seconds) if e.seconds is not None else "",
+                ("about " if seconds >= 1 else "") + human_seconds(seconds) if seconds is not None else "",
             ]
             indent = "   " * depth
             head = f"{indent}{'└─ ' if depth else ''}{o.name}"
             lines.append(f"{head}  {o.detail}".rstrip())
             costs = ", ".join(c for c in cost if c)
             if costs:
-                lines.append(f"{indent}{'   ' if depth else ''}  ({costs}; {'/'.join(o.devices)})")
+                lines.append(f"{indent}{'   ' if depth else ''}  ({costs}; {'/'.join(o.needs.devices)})")
         return "\n".join(lines)
 
 
@@ -164,28 +216,3 @@ PLAN_SCHEMA = pa.schema(
         ("seconds", pa.float64()),
     ]
 )
-
-
-def execute(dataflow: Dataflow, emit: Emit, keep: tuple[str, ...] = ()) -> Data:
-    """Run all operators in this process, in order; returns what is left.
-
-    Data is dropped after its last reader, except the names in `keep`.
-    """
-    order = list(dataflow.ordered())
-    last = {name: i for i, o in enumerate(order) for name in o.inputs}
-    data: Data = {}
-    for i, operator in enumerate(order):
-        if not operator.reports_itself:
-            emit(PhaseStarted(phase=operator.name))
-        started = time.perf_counter()
-        outputs = operator.run({name: data[name] for name in operator.inputs}, emit)
-        missing = set(operator.outputs) - set(outputs)
-        assert not missing, f"{operator.name} did not produce {missing}"
-        data |= outputs
-        emit(
-            PhaseFinished(phase=operator.name, seconds=time.perf_counter() - started, detail=operator.describe(outputs))
-        )
-        del outputs
-        for name in [n for n, reader in last.items() if reader == i and n not in keep]:
-            data.pop(name, None)
-    return data

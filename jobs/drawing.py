@@ -1,11 +1,11 @@
-"""What the pictures of all families share: the history of a run, its curves, and how a figure is made and saved.
+"""Shared by the pictures of all families: the history of a run, its curves, creating and saving a figure.
 
-matplotlib is optional (`pip install 'graphlearn[plot]'`) and imported inside the functions only.
+matplotlib is optional (`pip install 'graphlearn[plot]'`) and imported only inside the functions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from graphlearn.errors import UserError
+from graphlearn.jobs.metrics import Metric, metrics_line
 from graphlearn.storage.runs import read_events
 from graphlearn.types import FloatArray
 
@@ -22,41 +23,38 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-EPOCHS_ONLY = 10  # from so many epochs on, the loss is drawn once an epoch: within one, its mean is not settled
+EPOCHS_ONLY = 10  # with more epochs, draw the loss per epoch only: within an epoch, its mean is noisy
 COLOURS = ("#3b6fb6", "#e07b39", "#3f9e5f", "#c2453f", "#8a63b8", "#a9742f", "#d06aa8", "#2f9fa8")
 GREY = "#b9bcc2"
-CURVES = ("macro_f1", "micro_f1", "mrr", "auc", "nmi")  # of models of graphs
 
 
 @dataclass
 class History:
-    """What a run's events tell over its epochs: (epochs done, value) points, and the figures of the stored model."""
+    """The course of a run: points (epochs done, value), and the metrics of the stored model."""
 
     model: str = ""
     family: str = ""
     status: str = "running"
     seconds: float = 0.0
     speed: float = 0.0
-    unit: str = "triples"
+    unit: str = ""
     loss: list[tuple[float, float]] = field(default_factory=list)
-    mrr: list[tuple[float, float]] = field(default_factory=list)
-    rmse: list[tuple[float, float]] = field(default_factory=list)
-    graph: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
-    """Of a graph: macro_f1 and micro_f1, or mrr, or auc on the validation part."""
+    valid: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
+    """Metrics on the validation split, by name: points over the epochs."""
     final: dict[str, float] = field(default_factory=dict)
 
 
 def can_draw() -> bool:
-    """True when matplotlib is installed."""
+    """Whether matplotlib is installed."""
     return find_spec("matplotlib") is not None
 
 
 def read_history(run_folder: Path) -> History:
-    """The curves of a run. Steps that a resumed run took twice count once. Raises UserError without events."""
+    """Read the curves of a run. Steps repeated after a resume count once. Raises UserError if there are no events."""
     history = History()
     loss: dict[float, float] = {}
     whole: dict[float, float] = {}
-    valid: dict[str, dict[float, float]] = {name: {} for name in ("mrr", "rmse", *CURVES)}
+    valid: dict[str, dict[float, float]] = {}
     speeds: list[float] = []
     empty = True
     for event in read_events(run_folder):
@@ -68,28 +66,27 @@ def read_history(run_folder: Path) -> History:
                 loss[epoch - 1 + step / max(1, steps)] = value
                 if event.get("epoch_done"):
                     whole[epoch] = value
-                speeds.append(event.get("triples_per_second") or 0.0)
+                speeds.append(event.get("examples_per_second") or 0.0)
                 history.unit = event.get("unit") or history.unit
             case {"event": "evaluated", "epoch": 0, "split": "test", "metrics": dict(metrics)}:
                 history.final = metrics
             case {"event": "evaluated", "epoch": int(epoch), "split": "valid", "metrics": dict(metrics)} if epoch:
-                for name, points in valid.items():
-                    if isinstance(metrics.get(name), float):
-                        points[epoch] = metrics[name]
+                for name, value in metrics.items():
+                    if isinstance(value, float):
+                        valid.setdefault(name, {})[epoch] = value
             case {"event": "job_finished", "status": str(status)}:
                 history.status, history.seconds = status, event.get("seconds") or 0.0
                 history.final = event.get("metrics") or history.final
     if empty:
-        raise UserError(f"run {run_folder.name} has no events", help="graphlearn runs lists the runs there are")
+        raise UserError(f"run {run_folder.name} has no events", help="graphlearn runs lists all runs")
     history.loss = sorted(whole.items() if len(whole) >= EPOCHS_ONLY else loss.items())
-    history.mrr, history.rmse = sorted(valid["mrr"].items()), sorted(valid["rmse"].items())
-    history.graph = {name: sorted(valid[name].items()) for name in CURVES if valid[name]}
+    history.valid = {name: sorted(points.items()) for name, points in valid.items()}
     history.speed = float(np.median(speeds)) if speeds else 0.0
     return history
 
 
 def save(figure: Figure, target: Path) -> None:
-    """Write the figure as a PNG that appears whole or not at all."""
+    """Write the figure as a PNG, atomically."""
     with any_script():
         partial = target.with_name(f".{target.name}.part")
         figure.savefig(partial, format="png")
@@ -98,7 +95,7 @@ def save(figure: Figure, target: Path) -> None:
 
 @contextmanager
 def any_script() -> Iterator[None]:
-    """Keys may be in scripts that the font lacks."""
+    """Silence warnings about characters that the font lacks."""
     import warnings
 
     with warnings.catch_warnings():
@@ -107,7 +104,7 @@ def any_script() -> Iterator[None]:
 
 
 def title(history: History, figures: str) -> str:
-    """Model, its figures on the test part, speed and time in one line."""
+    """Model, test metrics, speed and time in one line."""
     parts = [
         f"{history.model} ({history.family})" if history.model else "",
         figures,
@@ -118,7 +115,7 @@ def title(history: History, figures: str) -> str:
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """An empty figure that lays itself out."""
+    """An empty figure with automatic layout."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
@@ -129,7 +126,7 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def draw_loss(axes: Axes, history: History) -> None:
-    """The loss over the epochs, on a log scale when it falls far."""
+    """Draw the loss over the epochs, on a log scale if it falls far."""
     axes.set_title("training loss", loc="left", fontsize=10)
     if history.loss:
         axes.plot(*zip(*history.loss, strict=True), color=COLOURS[0], linewidth=1.6)
@@ -139,8 +136,23 @@ def draw_loss(axes: Axes, history: History) -> None:
     finish_curve(axes, bool(history.loss), "no step was reported")
 
 
+def draw_curves(history: History, metrics: Sequence[Metric]) -> Figure:
+    """Loss and headline metric over the epochs: the default picture of a family."""
+    metric = next((metric for metric in metrics if metric.name in history.valid), None)
+    figures = metrics_line(history.final, metrics, ", ") if history.final else ""
+    figure = new_figure(11, 4.2)
+    axes = figure.subplot_mosaic([["loss", "valid"]])
+    figure.suptitle(title(history, figures), x=0.01, ha="left", fontsize=12)
+    draw_loss(axes["loss"], history)
+    axes["valid"].set_title(f"{metric.label if metric else 'metrics'} on the validation split", loc="left", fontsize=10)
+    if metric is not None:
+        axes["valid"].plot(*zip(*history.valid[metric.name], strict=True), color=COLOURS[2], marker="o", markersize=4)
+    finish_curve(axes["valid"], metric is not None, "nothing to validate on")
+    return figure
+
+
 def principal(vectors: FloatArray, width: int = 2) -> tuple[FloatArray, float]:
-    """The vectors along their `width` directions of most variance, and the share of the variance these hold.
+    """The first `width` principal components of the vectors, and their share of the variance.
 
     shape: vectors [n, D] -> [n, width]
     """
@@ -163,7 +175,7 @@ def plain(axes: Axes) -> None:
 
 
 def finish_curve(axes: Axes, filled: bool, otherwise: str) -> None:
-    """The look of a curve over epochs; `otherwise` stands in an empty one."""
+    """Style a curve over epochs; an empty one shows `otherwise`."""
     plain(axes)
     axes.set_xlabel("epochs", fontsize=9)
     if filled:
@@ -173,7 +185,7 @@ def finish_curve(axes: Axes, filled: bool, otherwise: str) -> None:
 
 
 def short(text: str, width: int) -> str:
-    """At most `width` characters in one line; of paths and dotted names the end is kept, of other texts the start."""
+    """Shorten a text to `width` characters: paths and dotted names keep their end, other texts their start."""
     text = " ".join(text.split())
     if len(text) <= width:
         return text
@@ -182,5 +194,5 @@ def short(text: str, width: int) -> str:
 
 
 def literal(text: str) -> str:
-    """The text with dollar signs as they are, not as the marks of a formula."""
+    """The text with dollar signs escaped, so that matplotlib does not read a formula."""
     return text.replace("$", r"\$")

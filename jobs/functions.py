@@ -1,35 +1,34 @@
-"""Table functions over stored models: what a call is, which functions a family has, and who answers.
+"""Calls of table functions over stored models: SQL on one side, a family's `Predictor` on the other.
 
-Each call becomes an `ArrowSource`: registered as a DuckDB view, it computes its rows anew at every scan and streams
-them, so millions of answers never lie in memory at once. `ModelReader` keeps loaded models and answers for one
-workspace; what a family's models can be asked is the family's (`Family.functions`, `Family.load`).
+A call becomes an `ArrowSource`. Registered as a DuckDB view, it computes and streams its rows at every scan, so that
+millions of answers are never in memory at once.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from decimal import Decimal
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 import duckdb
 import pyarrow as pa
 
-from graphlearn.errors import OptionError, UserError, did_you_mean
+from graphlearn.errors import ArtifactError, UserError
+from graphlearn.jobs.family import ModelShape, Predictor, Question, TableFunction, Warn
+from graphlearn.jobs.registry import family, is_family
 from graphlearn.storage.artifacts import Artifact, ArtifactStore
+from graphlearn.storage.columns import describe, subquery
 
 CursorFactory: TypeAlias = Callable[[], duckdb.DuckDBPyConnection]
-Warn: TypeAlias = Callable[[str], None]
-"""Gets a sentence that a person should know, when a scan has ended."""
-Named: TypeAlias = dict[str, tuple[type, Any, str]]
-"""Named arguments: type, default, meaning."""
+BATCH = 8192
+"""Rows of a relation that are answered at a time."""
 
 
 @dataclass(frozen=True)
 class ArrowSource:
-    """Rows computed at every scan. DuckDB reads it through `__arrow_c_stream__`."""
+    """Rows that are computed at every scan. DuckDB reads them through `__arrow_c_stream__`."""
 
     schema: pa.Schema
     batches: Callable[[], Iterator[pa.RecordBatch]]
@@ -43,121 +42,103 @@ class ArrowSource:
         return ArrowSource(self.schema, lambda: iter(()))
 
 
-VERSION: Named = {"version": (int, None, "a stored version; the current one unless told")}
-
-
 @dataclass(frozen=True)
-class FunctionSpec:
-    """How a function is called. `argument`: whether a relation (a table, a subquery, or for similar a single key)
+class Call:
+    """A call of a table function in a query: `argument` is the SQL of its relation, `named` its named arguments.
 
-    stands behind the model's name. `named` are its named arguments; `version` is one of every function.
-    """
-
-    argument: Literal["required", "optional", "none"] = "none"
-    named: Named = field(default_factory=lambda: VERSION)
-    example: str = "'m'"
-
-
-@dataclass(frozen=True)
-class Question:
-    """A checked call: `argument` is the SQL of its relation, `options` its named arguments with defaults filled in.
-
-    `cursor` makes a cursor that sees the user's tables; `warn` hears of what a person should know, once a scan.
+    `cursor` creates a cursor that sees the user's tables. `warn` is called with warnings for the user, once per scan.
     """
 
     function: str
     argument: str | None
-    options: dict[str, Any]
+    named: Mapping[str, Any]
     cursor: CursorFactory
     warn: Warn = lambda _: None
 
+    def question(self, family_name: str) -> tuple[Question, int | None]:
+        """The call, checked against the functions of the family, and the version that it names.
 
-class LoadedModel(ABC):
-    """A stored version, ready to answer."""
-
-    artifact: Artifact
-
-    @abstractmethod
-    def open(self, question: Question) -> ArrowSource:
-        """The rows of a call.
-
-        Raises OptionError for a wrong named argument, InputError for a relation without the columns it needs;
-        duckdb.Error when the relation's SQL does not bind.
+        Raises UserError, OptionError.
         """
+        options = function_of(family_name, self.function).read(
+            self.function, self.named, argument=self.argument is not None
+        )
+        version = options.pop("version")
+        if self.argument is None:
+            return Question(self.function, options), version
+        with closing(self.cursor()) as connection:
+            describe(connection, self.argument)  # raises InputError if two columns have the same name
+            _lossless(connection)
+            asked = connection.sql(f"FROM {subquery(self.argument)} LIMIT 0").to_arrow_table().schema
+            zone = str(connection.execute("SELECT current_setting('TimeZone')").fetchall()[0][0])
+        return Question(self.function, options, asked, zone), version
+
+    def rows(self) -> Iterator[pa.RecordBatch]:
+        """The rows of the relation, in order."""
+        if self.argument is None:
+            return
+        with closing(self.cursor()) as connection:
+            _lossless(connection)
+            yield from connection.sql(self.argument).to_arrow_reader(BATCH)
 
 
-class ModelReader:
-    """Answers table function calls over the models of a workspace folder; keeps what it has loaded."""
-
-    def __init__(self, folder: Path) -> None:
-        self.store = ArtifactStore(folder)
-        self._loaded: dict[tuple[str, str], LoadedModel] = {}
-
-    def load(self, model: str, version: int | None = None) -> LoadedModel:
-        """The model, verified. Raises ModelNotFound, or ArtifactError when it is damaged."""
-        from graphlearn.jobs.families import family
-
-        artifact = self.store.load(model, version)
-        key = (artifact.model, str(artifact.manifest["sha256"]))  # a dropped model's versions are counted anew
-        if key not in self._loaded:
-            for old in [k for k in self._loaded if k[0] == key[0] and version is None]:
-                del self._loaded[old]
-            self._loaded[key] = family(artifact.manifest["family"]).load(artifact)
-        return self._loaded[key]
-
-    def open(
-        self,
-        function: str,
-        model: str,
-        argument: str | None,
-        named: dict[str, Any],
-        cursor: CursorFactory,
-        warn: Warn = lambda _: None,
-    ) -> ArrowSource:
-        """A call's rows; see `Question` and `LoadedModel.open`. Raises ModelNotFound and ArtifactError besides."""
-        version = named.get("version")
-        artifact = self.store.load(model, version if isinstance(version, int) and version > 0 else None)
-        question = ask(artifact.manifest["family"], function, argument, named, cursor, warn)
-        return self.load(model, question.options.pop("version")).open(question)
-
-
-def ask(
-    family_name: str,
-    function: str,
-    argument: str | None,
-    named: dict[str, Any],
-    cursor: CursorFactory,
-    warn: Warn = lambda _: None,
-) -> Question:
-    """The call checked against what models of the family can be asked. Raises UserError, OptionError."""
-    from graphlearn.jobs.families import family
-
+def function_of(family_name: str, function: str) -> TableFunction:
+    """A table function of a family. Raises UserError if the family has no such function."""
     functions = family(family_name).functions
     if function not in functions:
         have = ", ".join(f"{name}()" for name in functions)
         raise UserError(f"a {family_name} model has no {function}()", help=f"it has {have}")
-    spec = functions[function]
-    if argument is None and spec.argument == "required":
-        raise UserError(f"{function} needs a second argument", help=f"for example {function}({spec.example})")
-    if argument is not None and spec.argument == "none":
-        raise UserError(f"{function} takes no relation", help=f"write {function}('m')")
-    return Question(function, argument, named_arguments(function, spec.named, named), cursor, warn)
+    return functions[function]
 
 
-def named_arguments(function: str, known: Named, named: dict[str, Any]) -> dict[str, Any]:
-    """Named arguments with defaults filled in. Raises OptionError for unknown names and wrong values."""
-    for name, value in named.items():
-        if name not in known:
-            raise OptionError(f'{function} has no argument "{name}"', key=name, help=did_you_mean(name, list(known)))
-        kind = known[name][0]
-        wanted = (int, float, Decimal) if kind is float else kind
-        if not isinstance(value, wanted) or (kind in (int, float) and isinstance(value, bool)):
-            raise OptionError(f"{name} must be {_KINDS[kind]}, not {value!r}", key=name)
-        if kind is int and isinstance(value, int) and value < 1:
-            raise OptionError(f"{name} must be at least 1, not {value}", key=name)
-    return {name: named.get(name, default) for name, (_, default, _) in known.items()}
+def planned(family_name: str, shape: ModelShape, call: Call) -> ArrowSource:
+    """A call on a model that an earlier statement will create: the same columns, no rows."""
+    question, _ = call.question(family_name)
+    return ArrowSource(shape.columns(question), lambda: iter(()))
 
 
-_KINDS: dict[type, str] = {
-    int: "a whole number", float: "a number", bool: "true or false", str: "a text", object: "a value"
-}  # fmt: skip
+class ModelReader:
+    """Answers calls of table functions on the models of a workspace folder. Keeps loaded models in memory."""
+
+    def __init__(self, folder: Path) -> None:
+        self.store = ArtifactStore(folder)
+        self._loaded: dict[tuple[str, str], Predictor] = {}
+
+    def load(self, model: str, version: int | None = None) -> Predictor:
+        """Load and verify a model. Raises ModelNotFound, or ArtifactError if it cannot be used."""
+        artifact = self.store.load(model, version)
+        key = (artifact.model, str(artifact.manifest["sha256"]))  # version numbers restart after DROP MODEL
+        if key not in self._loaded:
+            for old in [k for k in self._loaded if k[0] == key[0] and version is None]:
+                del self._loaded[old]
+            self._loaded[key] = family(family_of(artifact)).load(artifact)
+        return self._loaded[key]
+
+    def open(self, model: str, call: Call) -> ArrowSource:
+        """The rows of a call.
+
+        Raises ModelNotFound, ArtifactError, and the errors of `Call.question` and `ModelShape.columns`.
+        """
+        version = call.named.get("version")
+        artifact = self.store.load(model, version if isinstance(version, int) and version > 0 else None)
+        question, version = call.question(family_of(artifact))
+        predictor = self.load(model, version)
+        schema = predictor.shape.columns(question)
+        predictor.check(question, call.rows())
+        return ArrowSource(schema, lambda: predictor.answer(question, call.rows(), schema, call.warn))
+
+
+def family_of(artifact: Artifact) -> str:
+    """The family of a stored version. Raises ArtifactError if it is not installed."""
+    name = str(artifact.manifest.get("family"))
+    if not is_family(name):
+        raise ArtifactError(
+            f'model "{artifact.model}" is of type {name}, which is not installed',
+            help=f"install the package that provides TYPE {name}, or remove the model: DROP MODEL {artifact.model}",
+        )
+    return name
+
+
+def _lossless(connection: duckdb.DuckDBPyConnection) -> None:
+    """Make Arrow output preserve every DuckDB type, including HUGEINT and UUID."""
+    connection.execute("SET SESSION arrow_lossless_conversion = true")

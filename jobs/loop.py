@@ -1,8 +1,7 @@
-"""The loop around any model: epochs, evaluation, early stop, checkpoints, resume, signals.
+"""The training loop of all families: epochs, evaluation, early stopping, checkpoints, resuming, signals.
 
-A family's trainer says what a step is, how the model is scored and what its state is. A step must follow from (seed,
-epoch, step) and the state, so that a run that continues from a checkpoint takes the same steps as one that was never
-stopped, and ends with the same numbers.
+A family subclasses `Loop` to define its steps, score and state. A step must be determined by (seed, epoch, step) and
+the state, so that a resumed run takes the same steps as one that was never stopped, and ends with the same numbers.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
@@ -30,7 +29,7 @@ REPORT_SECONDS = 1.0
 
 
 class LoopOptions(Protocol):
-    """What the loop reads of a family's options."""
+    """The options that the loop reads."""
 
     @property
     def epochs(self) -> int: ...
@@ -46,9 +45,9 @@ class LoopOptions(Protocol):
 
 @dataclass
 class Progress:
-    """Where training stands; with the state of the model, all that a run needs to continue.
+    """The progress of training. Together with the state of the model, it is enough to continue a run.
 
-    `best_score` is the best evaluation so far, where higher is better; None before the first.
+    `best_score`: of the best evaluation so far (higher is better), None before the first one.
     """
 
     epoch: int = 0
@@ -67,14 +66,25 @@ class Progress:
 
     @classmethod
     def from_json(cls, record: Json) -> Progress:
-        """The inverse of `to_json`; unknown fields are left out."""
+        """The inverse of `to_json`; ignores unknown fields."""
         return cls(**{f.name: record[f.name] for f in fields(cls) if f.name in record})
 
 
-class Loop(ABC):
-    """Trains a model, with validation and checkpoints in `folder`. `unit`: what a training example is called."""
+@dataclass(frozen=True)
+class Weights:
+    """A trained model that consists of tensors only."""
 
-    unit: ClassVar[str]
+    tensors: dict[str, Tensor]
+
+    def weights(self) -> dict[str, Tensor]:
+        """The tensors by name."""
+        return self.tensors
+
+
+class Loop(ABC):
+    """Trains a model, with validation, and with checkpoints in `folder`. `unit`: the name of its training examples."""
+
+    unit: str
     diverged_help: ClassVar[str] = "lower learning_rate (now {:g})"
 
     def __init__(self, options: LoopOptions, folder: Path, run_id: str, emit: Emit) -> None:
@@ -83,38 +93,51 @@ class Loop(ABC):
         self._stop = False
         self._saved_at = 0.0
 
-    @abstractmethod
-    def steps(self, epoch: int) -> int:
-        """Optimiser steps of an epoch."""
+    def steps(self, epoch: int) -> int:  # noqa: ARG002
+        """The number of optimiser steps of an epoch."""
+        return 1
 
     @abstractmethod
     def train(self, epoch: int, first: int) -> Iterator[tuple[float | Tensor, int]]:
-        """Take the steps of an epoch from `first` on; after each, the sum of its losses and its examples.
+        """Take the steps of an epoch from `first` on; yields the summed loss and the number of examples of each.
 
-        A loss may be a tensor of a device: it is read once a second, so that the device need not wait for us.
+        A loss may be a tensor on a device. It is read about once per second, so that the device rarely has to wait.
         """
 
     @abstractmethod
     def evaluate(self) -> tuple[float, dict[str, float], str] | None:
-        """The model on the validation part: its score (higher is better), all metrics, the score in words.
+        """Evaluate on the validation split: score (higher is better), all metrics, and the score as text.
 
-        None when there is nothing to validate on.
+        None if the validation split is empty.
         """
 
     @abstractmethod
-    def state(self) -> dict[str, Tensor]:
-        """All that changes while training."""
-
-    @abstractmethod
     def weights(self) -> dict[str, Tensor]:
-        """What predictions need."""
+        """The tensors that predictions need, by name."""
 
-    @abstractmethod
+    def state(self) -> dict[str, Tensor]:
+        """All tensors that change during training, by name; by default the weights."""
+        return self.weights()
+
     def load(self, tensors: dict[str, Tensor]) -> None:
-        """Take over `state()` or `weights()`."""
+        """Restore the tensors of `state()` or `weights()`; by default by copying into the current ones."""
+        for name, value in self.state().items():
+            if name in tensors:
+                value.copy_(tensors[name])
+
+    def trained(self) -> Any:
+        """The current model, for evaluation and publishing: an object whose `weights()` returns tensors by name."""
+        return Weights(self.weights())
+
+    def threads(self) -> AbstractContextManager[None]:
+        """A context, entered while the loop runs, that sets the number of threads."""
+        return nullcontext()
+
+    def close(self) -> None:  # noqa: B027
+        """Release resources such as threads."""
 
     def resume(self) -> bool:
-        """Continue from the newest checkpoint in the folder, if there is one."""
+        """Restore the newest checkpoint in the folder. Returns False if there is none."""
         path = checkpoint.newest(self.folder)
         if path is None:
             return False
@@ -123,10 +146,10 @@ class Loop(ABC):
         return True
 
     def fit(self) -> None:
-        """Train to the end, then put the best weights in place.
+        """Train to the end, then load the best weights.
 
-        Raises Interrupted after saving a checkpoint when SIGINT or SIGTERM arrives, TrainingDiverged when the loss is
-        no longer finite.
+        Raises Interrupted, after saving a checkpoint, on SIGINT or SIGTERM; TrainingDiverged if the loss is no longer
+        finite.
         """
         self._saved_at = time.monotonic()
         with self._catch_signals():
@@ -189,7 +212,7 @@ class Loop(ABC):
                 step=p.step,
                 steps=steps,
                 loss=p.loss_sum / max(1, p.loss_count),
-                triples_per_second=speed,
+                examples_per_second=speed,
                 unit=self.unit,
                 eta_seconds=left,
                 epoch_done=done,

@@ -1,1 +1,1 @@
-"""Where data lives: DuckDB and Arrow ingest, dictionary encoding, snapshots, artifacts, run folders."""
+"""Storage: ingest from DuckDB and Arrow, dictionary encoding, snapshots, artifacts, run folders."""

@@ -1,12 +1,12 @@
-"""Stored models: folders that appear whole, are verified when loaded, and are never changed afterwards.
+"""Stored models: folders that are created atomically, verified when loaded, and never changed.
 
     models/<name>/<version>/     manifest.json, and the files it lists with their sizes and SHA-256 (and its own)
     models/<name>/model.json     {"model": "kg.medical", "current": 3}
     models/.staging/             versions being written
 
-A version is written in the staging folder, flushed, and renamed into place: from that moment it is stored and current.
-Then the model.json inside it is moved over the model's. A process killed at any moment leaves either the old state or
-the new one, and so does a full disk, for the two renames need no room. Readers need no lock.
+A version is written to the staging folder, flushed and renamed into place, which stores it and makes it current. The
+model.json inside it then replaces the model's. A process killed at any moment leaves either the old state or the new
+one, and so does a full disk, since the two renames need no space. Readers need no lock.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from graphlearn.storage.files import disk_errors, dump_json, read_json, sync_fil
 from graphlearn.storage.locks import Staging
 from graphlearn.types import Json
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""2: ids and splits are stable, so a version stores what the next one continues. Older versions are not read."""
 MANIFEST = "manifest.json"
 MODEL = "model.json"
 
@@ -35,7 +36,7 @@ _LONGEST_NAME = 120
 
 @dataclass(frozen=True)
 class Artifact:
-    """One stored version of a model. `damage` says in a sentence what is wrong with it, None when nothing is known."""
+    """One stored version of a model. `damage` describes what is wrong with it; None if nothing is known to be."""
 
     model: str
     version: int
@@ -45,12 +46,12 @@ class Artifact:
 
 
 def fold(model: str) -> str:
-    """The model name as DuckDB compares it: ASCII letters without case."""
+    """The model name in the form that DuckDB compares: ASCII letters in lower case."""
     return "".join(c.lower() if c.isascii() else c for c in model)
 
 
 def folder_name(model: str) -> str:
-    """A file name for the model: plain names stay readable, others are percent-encoded, long ones end in a digest."""
+    """A folder name for the model: special characters are percent-encoded, and long names end in a digest."""
     name = quote(fold(model), safe="")
     if name.startswith("."):
         name = "%2E" + name[1:]
@@ -71,11 +72,11 @@ class Staged:
     def commit(self, manifest: Json) -> int:
         """Publish the files in `path` as the model's new current version, with these keys in its manifest.
 
-        Returns the version, counted from 1. Raises WorkspaceError when the disk is full or not writable; then nothing
+        Returns the version, counted from 1. Raises WorkspaceError if the disk is full or not writable; then nothing
         has changed.
         """
         if self.version is not None:
-            raise RuntimeError("this version is committed already")
+            raise RuntimeError("this version is already committed")
         store, model = self._store, self._model
         home = store.folder / folder_name(model)
         with disk_errors(home):
@@ -95,11 +96,13 @@ class Staged:
                     "files": files,
                 }
                 write_json(self.path / MANIFEST, _sealed({**manifest, **own}))
-                write_json(self.path / MODEL, {"model": model, "current": version})  # no room is needed from here on
+                write_json(
+                    self.path / MODEL, {"model": model, "current": version}
+                )  # no disk space is needed after this
                 try:
                     os.rename(self.path, home / str(version))
                 except OSError:
-                    if (home / str(version)).exists():  # another process was quicker
+                    if (home / str(version)).exists():  # another process was faster
                         continue
                     raise
                 break
@@ -111,19 +114,19 @@ class Staged:
 
 
 class ArtifactStore:
-    """The stored models of a workspace folder. Nothing is made on disk before the first `stage`."""
+    """The stored models of a workspace folder. Nothing is created on disk before the first `stage`."""
 
     def __init__(self, folder: Path) -> None:
-        """`folder` is the workspace's; models live in its subfolder models/."""
+        """`folder` is the workspace folder; models are stored in its subfolder models/."""
         self.folder = Path(folder) / "models"
         self._staging = Staging(self.folder / ".staging")
         self._verified: dict[Path, tuple[int, int]] = {}
 
     @contextmanager
     def stage(self, model: str) -> Iterator[Staged]:
-        """A fresh folder to write a version into; removed at the end of the block unless committed.
+        """A new folder to write a version to, removed at the end of the block unless committed.
 
-        Raises WorkspaceError when the disk is full or not writable, also for failures inside the block.
+        Raises WorkspaceError if the disk is full or not writable, also for failures inside the block.
         """
         if not model or "\0" in model:
             raise UserError("a model needs a name", help='e.g. CREATE MODEL medical, or "my model" in quotes')
@@ -152,7 +155,7 @@ class ArtifactStore:
         return self._glance(home, version)
 
     def make_current(self, model: str, version: int) -> Artifact:
-        """Make a stored version the current one again. Raises ModelNotFound, ArtifactError when it is damaged."""
+        """Make a stored version current again. Raises ModelNotFound, or ArtifactError if it is damaged."""
         artifact = self.load(model, version)
         home = self._home(model)
         with disk_errors(home):
@@ -163,7 +166,7 @@ class ArtifactStore:
         return artifact
 
     def models(self) -> list[Artifact]:
-        """The current version of every model, by name; damaged ones say so in `damage`. Files are not verified."""
+        """The current version of every model, by name, without verifying files. See `damage` for damaged ones."""
         if not self.folder.is_dir():
             return []
         found = []
@@ -191,7 +194,7 @@ class ArtifactStore:
                 if not known:
                     raise self._not_found(model)
                 if version is None and attempt == 1:
-                    continue  # replaced and pruned since we looked
+                    continue  # replaced and pruned in the meantime
                 raise ModelNotFound(f'model "{model}" has no version {chosen}', help=f"its versions: {known}")
             artifact = self._glance(home, chosen)
             if artifact.damage is None:
@@ -203,7 +206,7 @@ class ArtifactStore:
         raise self._not_found(model)
 
     def drop(self, model: str) -> None:
-        """Remove a model and all its versions; to readers it vanishes at once. Raises ModelNotFound."""
+        """Remove a model and all its versions, atomically for readers. Raises ModelNotFound."""
         home = self._home(model)
         if not home.is_dir():
             raise self._not_found(model)
@@ -212,7 +215,7 @@ class ArtifactStore:
             sync_folder(self.folder)
 
     def prune(self, model: str, keep: int = 2) -> list[int]:
-        """Remove all but the newest `keep` versions; the current one always stays. Returns the removed."""
+        """Remove all but the newest `keep` versions and the current one. Returns the removed versions."""
         home = self._home(model)
         current = _current(home)
         if current is None:
@@ -229,14 +232,16 @@ class ArtifactStore:
 
     def _not_found(self, model: str) -> ModelNotFound:
         names = [artifact.model for artifact in self.models()]
-        text = did_you_mean(model, names) if names else "no model is stored yet; CREATE MODEL makes one"
+        text = did_you_mean(model, names) if names else "no model is stored yet; create one with CREATE MODEL"
         return ModelNotFound(f'there is no model "{model}"', help=text)
 
     @staticmethod
     def _damaged(artifact: Artifact, others: list[int]) -> ArtifactError:
-        newer = artifact.manifest.get("format_version", 0)
-        if isinstance(newer, int) and newer > FORMAT_VERSION:
+        written = artifact.manifest.get("format_version")
+        if isinstance(written, int) and written > FORMAT_VERSION:
             fix = "upgrade: pip install -U graphlearn"
+        elif isinstance(written, int) and written < FORMAT_VERSION:
+            fix = "train it again: graphlearn run FILE --force, or CREATE OR REPLACE MODEL"
         else:
             fix = f"train it again with --force, or restore {artifact.path} from a backup"
         also = f"; other versions of it: {', '.join(map(str, others))}" if others else ""
@@ -244,28 +249,34 @@ class ArtifactStore:
         return ArtifactError(f"{what} cannot be used: {artifact.damage}", help=fix + also)
 
     def _glance(self, home: Path, version: int) -> Artifact:
-        """The version with its manifest; of the files, only presence and size are looked at."""
+        """The version with its manifest; only the presence and size of the files are checked."""
         path = home / str(version)
         try:
             manifest = read_json(path / MANIFEST)
         except FileNotFoundError:
             return Artifact(_model_name(home), version, path, {}, f"{MANIFEST} is missing")
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             return Artifact(_model_name(home), version, path, {}, f"{MANIFEST} is unreadable ({error})")
         written = manifest.get("format_version")
         damage = None
         if not isinstance(written, int):
             damage = f"{MANIFEST} lacks format_version"
         elif written > FORMAT_VERSION:
-            damage = f"its format {written} is newer than this GraphLearn reads ({FORMAT_VERSION})"
+            damage = f"its format {written} is newer than this version of GraphLearn reads ({FORMAT_VERSION})"
+        elif written < FORMAT_VERSION:
+            damage = f"its format {written} is older than this version of GraphLearn reads ({FORMAT_VERSION})"
         elif _sealed(manifest) != manifest:
             damage = f"{MANIFEST} has changed since it was written (its SHA-256 differs)"
+        elif (wrong := _wrong_key(manifest, home)) is not None:
+            return Artifact(_model_name(home), version, path, {}, f"{MANIFEST} has an invalid {wrong}")
         else:
             sizes = ((name, path / name, expected["bytes"]) for name, expected in manifest["files"].items())
             damage = next((problem for name, file, size in sizes if (problem := _check_size(file, name, size))), None)
         return Artifact(str(manifest.get("model", _model_name(home))), version, path, manifest, damage)
 
     def _verify(self, artifact: Artifact) -> Artifact:
+        if (damage := wrong_object(artifact.manifest)) is not None:
+            return Artifact(artifact.model, artifact.version, artifact.path, artifact.manifest, damage)
         for name, expected in artifact.manifest["files"].items():
             path = artifact.path / name
             damage = self._check_file(path, name, expected)
@@ -291,6 +302,30 @@ class ArtifactStore:
         return None
 
 
+def _wrong_key(manifest: Json, home: Path) -> str | None:
+    """The key of a manifest whose value cannot be what we wrote, None if all are sound."""
+    files = manifest.get("files")
+    if not isinstance(files, dict) or not all(_is_file(name, file) for name, file in files.items()):
+        return "files"
+    model = manifest.get("model")
+    return None if isinstance(model, str) and folder_name(model) == home.name else "model"
+
+
+def wrong_object(manifest: Json) -> str | None:
+    """What is wrong with the keys of a manifest that must be JSON objects, None if nothing is."""
+    objects = ("options", "inputs", "metrics", "counts")
+    wrong = next((key for key in objects if not isinstance(manifest.get(key, {}), dict)), None)
+    return None if wrong is None else f"{MANIFEST} has an invalid {wrong}"
+
+
+def _is_file(name: str, file: object) -> bool:
+    """Whether a name stays inside the version's folder, and size and digest are what they are called."""
+    inside = not Path(name).is_absolute() and ".." not in Path(name).parts
+    return (
+        inside and isinstance(file, dict) and isinstance(file.get("bytes"), int) and isinstance(file.get("sha256"), str)
+    )
+
+
 def _versions(home: Path) -> set[int]:
     try:
         return {int(entry.name) for entry in home.iterdir() if entry.name.isdecimal()}
@@ -299,14 +334,14 @@ def _versions(home: Path) -> set[int]:
 
 
 def _current(home: Path) -> int | None:
-    """The version model.json names, unless a newer one still holds its own (a crash between the two renames).
+    """The version that model.json names, unless a newer one still has its own (a crash between the two renames).
 
-    The newest when there is no usable model.json.
+    The newest version if there is no usable model.json.
     """
     versions = _versions(home)
     try:
         current = read_json(home / MODEL).get("current")
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         current = None
     if current not in versions:
         return max(versions, default=None)
@@ -316,8 +351,11 @@ def _current(home: Path) -> int | None:
 
 def _model_name(home: Path) -> str:
     try:
-        return str(read_json(home / MODEL)["model"])
-    except (OSError, ValueError, KeyError):
+        name = str(read_json(home / MODEL)["model"])
+        if folder_name(name) != home.name:
+            raise KeyError(name)
+        return name
+    except (OSError, ValueError, KeyError, RecursionError):
         from urllib.parse import unquote
 
         return unquote(home.name)
@@ -336,7 +374,7 @@ def _measure(path: Path) -> Json:
 
 
 def _sealed(manifest: Json) -> Json:
-    """The manifest as JSON gives it back, with "sha256" of all its other keys."""
+    """The manifest after a round trip through JSON, with the "sha256" of all its other keys."""
     rest = json.loads(dump_json({key: value for key, value in manifest.items() if key != "sha256"}))
     text = json.dumps(rest, sort_keys=True, ensure_ascii=False)
     return {**rest, "sha256": hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()}
@@ -348,7 +386,7 @@ def _digest(path: Path) -> str:
 
 
 def _check_size(path: Path, name: str, size: int) -> str | None:
-    """What is wrong with a file's presence or size, None when nothing is."""
+    """What is wrong with a file's presence or size; None if nothing is."""
     try:
         found = path.stat().st_size
     except FileNotFoundError:

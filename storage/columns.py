@@ -1,18 +1,22 @@
-"""The columns of a query: which there are, and whether their types can be keys.
+"""The columns of a query, and whether their types can be keys.
 
-Keys may be of any DuckDB type that has a total order, an exact equality and a lossless stored form. Head and tail share
-one dictionary, so their types must be of one *kind* (text, integer, …); the dictionary takes their common type.
+Keys may have any DuckDB type with a total order, exact equality and a lossless stored form. Heads and tails share one
+dictionary, so their types must be of the same *kind* (text, integer, …); the dictionary uses their common type.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 import duckdb
 
 from graphlearn.errors import InputError, did_you_mean
 
 REQUIRED = ("head", "relation", "tail")
+
+FLOAT32_MAX = 3.4028235e38
+"""The largest number that float32 holds, in which values, features and weights are kept."""
 
 _KINDS = {
     "text": r"VARCHAR|ENUM\(.*\)",
@@ -36,7 +40,7 @@ _BARE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 def kind_of(type_name: str) -> str | None:
-    """The kind of a DuckDB type that can be a key; None for the others (INTERVAL, MAP, UNION, untyped NULL, …)."""
+    """The kind of a DuckDB type that can be a key; None for other types (INTERVAL, MAP, UNION, untyped NULL, …)."""
     for kind in ("nested", *_PATTERNS):
         if _PATTERNS[kind].fullmatch(type_name):
             return kind
@@ -44,17 +48,17 @@ def kind_of(type_name: str) -> str | None:
 
 
 def quoted(identifier: str) -> str:
-    """The identifier in double quotes, fit for SQL."""
+    """The identifier in double quotes, escaped for SQL."""
     return '"' + identifier.replace('"', '""') + '"'
 
 
 def literal(text: str) -> str:
-    """The text as a SQL string."""
+    """The text as a SQL string literal."""
     return "'" + text.replace("'", "''") + "'"
 
 
 def key_sql(column: str, type_name: str) -> str:
-    """The column as a key: compared byte by byte whatever its collation, minus zero as zero."""
+    """The column as a key: text compares byte by byte regardless of collation, and minus zero is zero."""
     cast = f"{quoted(column)}::{type_name}"
     if kind_of(type_name) == "text":
         return f"{cast} COLLATE C"
@@ -62,33 +66,33 @@ def key_sql(column: str, type_name: str) -> str:
 
 
 def subquery(sql: str) -> str:
-    """The query in parentheses, fit for a FROM clause, whatever comment or semicolon it ends with."""
+    """The query in parentheses for a FROM clause, even if it ends with a comment or semicolon."""
     return f"({sql.strip().rstrip(';')}\n)"
 
 
 def describe(cursor: duckdb.DuckDBPyConnection, sql: str) -> dict[str, str]:
     """Columns of a query and their DuckDB types, in order. Nothing is executed.
 
-    Raises duckdb.Error when the query does not bind, InputError when a column name occurs twice.
+    Raises duckdb.Error if the query does not bind, InputError if a column name occurs twice.
     """
     columns: dict[str, str] = {}
     for name, type_name, *_ in cursor.execute(f"DESCRIBE {subquery(sql)}").fetchall():
         if any(name.lower() == known.lower() for known in columns):
-            raise InputError(f'the query has two columns named "{name}"', help="name one of them differently with AS")
+            raise InputError(f'the query has two columns named "{name}"', help="rename one of them with AS")
         columns[name] = type_name
     return columns
 
 
-def find_column(columns: dict[str, str], name: str) -> str | None:
-    """The column's name as the query spells it; names are compared without case, as DuckDB does."""
+def find_column(columns: Mapping[str, str], name: str) -> str | None:
+    """The column's name as spelt in the query; names are case-insensitive, as in DuckDB."""
     return next((column for column in columns if column.lower() == name), None)
 
 
 def check_key(name: str, type_name: str) -> None:
-    """Raise InputError when a column's type cannot be a key."""
+    """Raise InputError if a column's type cannot be a key."""
     if kind_of(type_name) is None:
         if type_name.strip('"') == "NULL":
-            raise InputError(f"{name} is NULL in every row", help=f"select a column with values as {name}")
+            raise InputError(f"{name} is NULL in every row", help=f"select a column that has values AS {name}")
         raise InputError(
             f"{name} is {type_name}, which cannot be a key",
             help=f"cast it, e.g. {name}::VARCHAR AS {name}",
@@ -96,9 +100,9 @@ def check_key(name: str, type_name: str) -> None:
 
 
 def check_columns(columns: dict[str, str]) -> None:
-    """Refuse columns that are not triples: head, relation, tail and perhaps split.
+    """Check that the columns are head, relation, tail and optionally split.
 
-    Raises InputError naming the column that is missing, unknown or of an unusable type, with what to do about it.
+    Raises InputError naming the column that is missing, unknown or of an unusable type, and the fix.
     """
     missing = [name for name in REQUIRED if find_column(columns, name) is None]
     extra = [name for name in columns if name.lower() not in (*REQUIRED, "split")]
@@ -119,7 +123,7 @@ def check_columns(columns: dict[str, str]) -> None:
         )
     if extra:
         raise InputError(
-            f"the query has columns that triples have no use for: {', '.join(extra)}",
+            f"the query has columns that are not used for triples: {', '.join(extra)}",
             help="select only head, relation, tail and, if there is one, split",
         )
     for name in REQUIRED:
@@ -129,19 +133,19 @@ def check_columns(columns: dict[str, str]) -> None:
     head, tail = (columns[str(find_column(columns, name))] for name in ("head", "tail"))
     if not compatible(head, tail):
         raise InputError(
-            f"head is {head} but tail is {tail}: entities have one type of key",
+            f"head is {head} but tail is {tail}; both must have the same kind of key",
             help="cast one of them, e.g. SELECT head::VARCHAR AS head, relation, tail::VARCHAR AS tail",
         )
     split = find_column(columns, "split")
     if split is not None and kind_of(columns[split]) != "text":
         raise InputError(
             f"split is {columns[split]}, not text",
-            help="give it the values 'train', 'valid' and 'test', or leave the column out to hold out at random",
+            help="use the values 'train', 'valid' and 'test', or omit the column to split at random",
         )
 
 
 def compatible(head: str, tail: str) -> bool:
-    """Whether two key types share a dictionary: equal, or of one kind with a common type that loses nothing."""
+    """Whether two key types can share a dictionary: they are equal, or of one kind with a lossless common type."""
     if head == tail:
         return True
     kind = kind_of(head)
@@ -151,9 +155,9 @@ def compatible(head: str, tail: str) -> bool:
 
 
 def common_type(cursor: duckdb.DuckDBPyConnection, types: list[str]) -> str:
-    """The type that holds keys of all given types exactly; an ENUM becomes VARCHAR.
+    """The type that represents keys of all given types exactly; an ENUM becomes VARCHAR.
 
-    Raises InputError when there is none.
+    Raises InputError if there is none.
     """
     wanted = ["VARCHAR" if name.startswith("ENUM(") else name for name in types]
     if len(set(wanted)) == 1:
@@ -162,6 +166,6 @@ def common_type(cursor: duckdb.DuckDBPyConnection, types: list[str]) -> str:
     found = describe(cursor, union)["k"]
     if kind_of(found) != kind_of(wanted[0]):
         raise InputError(
-            f"{' and '.join(types)} have no common type of key", help="cast both to one type, e.g. to VARCHAR"
+            f"{' and '.join(types)} have no common key type", help="cast both to one type, e.g. to VARCHAR"
         )
     return found

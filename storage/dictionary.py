@@ -1,7 +1,9 @@
-"""Users' keys by id: a Parquet file (id, key) in id order, read as Arrow when first needed.
+"""The users' keys by id: a Parquet file (id, key) ordered by id, read into Arrow on first use.
 
-Parquet cannot hold some of DuckDB's types (HUGEINT, TIME WITH TIME ZONE, BIT, …). Keys of those types are stored as
-text; the file's metadata names the true type, and every reader here casts back to it.
+Ids are stable: the dictionary of a model's next version is the current one with new keys appended.
+
+Parquet does not support some of DuckDB's types (HUGEINT, TIME WITH TIME ZONE, BIT, …). Keys of these types are stored
+as text; the file's metadata contains the original type, and reading casts back to it.
 """
 
 from __future__ import annotations
@@ -14,18 +16,59 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from graphlearn.errors import ArtifactError, InputError
-from graphlearn.storage.columns import kind_of, literal
+from graphlearn.storage.columns import common_type, compatible, key_sql, kind_of, literal
 from graphlearn.storage.files import disk_errors
+from graphlearn.storage.key_index import KeyIndex
 from graphlearn.types import IdArray
 
+DAMAGED = "train the model again with --force"
 _TYPE_KEY = b"graphlearn_key_type"
 _AS_TEXT = ("HUGEINT", "UHUGEINT", "BIGNUM", "BIT", "TIMESTAMP_S", "TIMESTAMP_MS", "TIME_NS", "TIME WITH TIME ZONE")
+
+
+def numbered(keys: str, key_type: str, base: Dictionary | None = None) -> str:
+    """SQL (id, key) that numbers the distinct keys of a query (key), none of them NULL.
+
+    `base`: the dictionary of the previous version. Its keys keep their ids, even if they no longer occur. New keys get
+    the ids after them (without a base, from 0) in key order. `key_type`: of the query's keys; see `widened`.
+    """
+    found = f"(SELECT DISTINCT key FROM ({keys}))"
+    number = "row_number() OVER (ORDER BY key ASC) - 1"
+    if base is None:
+        return f"SELECT {number} AS id, key FROM {found}"
+    known = f"(SELECT id, {key_sql('key', key_type)} AS key FROM {base.sql})"
+    return (
+        f"SELECT id, key FROM {known} UNION ALL "
+        f"SELECT {len(base)} + {number} AS id, key FROM {found} ANTI JOIN {known} USING (key)"
+    )
+
+
+def widened(
+    cursor: duckdb.DuckDBPyConnection, base: Dictionary | None, key_type: str, what: str, role: str | None = None
+) -> str:
+    """The type for the keys of a base together with those of a query, which have the type `key_type`.
+
+    Raises InputError, which calls the keys `what`, if the types are of different kinds or no type holds both exactly.
+    """
+    if base is None or base.type == key_type:
+        return key_type
+    if compatible(base.type, key_type):
+        found = common_type(cursor, [base.type, key_type])
+        back = f"TRY_CAST(TRY_CAST(key AS {found}) AS {base.type})"
+        lost = f"SELECT count(*) FROM {base.sql} WHERE {back} IS DISTINCT FROM key"
+        if found == base.type or not cursor.execute(lost).fetchall()[0][0]:
+            return found
+    raise InputError(
+        f"the keys of {what} are {base.type} in the model, but {key_type} in the query",
+        role=role,
+        help=f"cast them to {base.type} in the query, or start over with CREATE OR REPLACE MODEL",
+    )
 
 
 def write_dictionary(cursor: duckdb.DuckDBPyConnection, sql: str, key_type: str, path: Path) -> None:
     """Write the rows (id, key) of a query as a dictionary, ordered by id.
 
-    Raises InputError when keys of the type cannot be stored without loss, WorkspaceError when the disk is full.
+    Raises InputError if keys of the type cannot be stored exactly, WorkspaceError when the disk is full.
     """
     as_text = key_type in _AS_TEXT or kind_of(key_type) == "nested"
     if as_text:
@@ -45,7 +88,7 @@ def write_dictionary(cursor: duckdb.DuckDBPyConnection, sql: str, key_type: str,
 
 
 def key_field(type_name: str) -> pa.Field:
-    """The Arrow field "key" that a dictionary with keys of a DuckDB type has; see `Dictionary.field`."""
+    """The Arrow field "key" of a dictionary with keys of a DuckDB type; see `Dictionary.field`."""
     connection = _lossless()
     try:
         field: pa.Field = connection.sql(f"SELECT NULL::{type_name} AS key").to_arrow_table().schema.field("key")
@@ -54,19 +97,8 @@ def key_field(type_name: str) -> pa.Field:
     return field
 
 
-def keys_from_text(texts: pa.Array, type_name: str) -> pa.Array:
-    """Keys as a dictionary of that DuckDB type holds them, from how they are written; NULL stays NULL. shape: [n]"""
-    connection = _lossless()
-    try:
-        text = connection.from_arrow(pa.table({"key": texts}))
-        found = text.project(f"key::{type_name} AS key").to_arrow_table().column("key").combine_chunks()
-    finally:
-        connection.close()
-    return found.chunk(0) if isinstance(found, pa.ChunkedArray) else found
-
-
 def _lossless() -> duckdb.DuckDBPyConnection:
-    """A database of our own whose Arrow output keeps every type, with 64-bit offsets so that size is free."""
+    """An in-memory database whose Arrow output preserves every type and has 64-bit offsets, for any size."""
     connection = duckdb.connect()
     for setting in ("arrow_lossless_conversion", "arrow_large_buffer_size"):
         connection.execute(f"SET {setting} = true")
@@ -74,38 +106,37 @@ def _lossless() -> duckdb.DuckDBPyConnection:
 
 
 class Dictionary:
-    """The keys of a model's entities or relations. Opening reads the footer only; keys are read when first used."""
+    """The keys of a model's entities or relations. Opening reads only the footer; keys are read on first use."""
 
     def __init__(self, path: Path) -> None:
-        """Open the file. Raises ArtifactError when it is missing or damaged."""
+        """Open the file. Raises ArtifactError if it is missing or damaged."""
         self.path = Path(path)
         try:
             metadata = pq.read_metadata(self.path)
             self.type = (metadata.metadata or {})[_TYPE_KEY].decode()
         except (OSError, KeyError, pa.ArrowException) as error:
-            raise ArtifactError(
-                f"the dictionary {self.path} is missing or damaged: {error}", help="train the model again with --force"
-            ) from error
+            raise ArtifactError(f"the dictionary {self.path} is missing or damaged: {error}", help=DAMAGED) from error
         self._length: int = metadata.num_rows
         self._column: pa.Table | None = None
-        self._lock = threading.Lock()
+        self._index: KeyIndex | None = None
+        self._lock = threading.RLock()
 
     def __len__(self) -> int:
         return self._length
 
     @property
     def sql(self) -> str:
-        """A subquery (id, key) for FROM clauses, with keys of their true type."""
+        """A subquery (id, key) for FROM clauses, with keys of their original type."""
         return f"(SELECT id, key::{self.type} AS key FROM read_parquet({literal(str(self.path))}))"
 
     @property
     def field(self) -> pa.Field:
-        """The Arrow field "key": with it, DuckDB reads `keys` back as exactly `type`."""
+        """The Arrow field "key", with which DuckDB reads `keys` as exactly `type`."""
         return self._table().schema.field("key")
 
     @property
     def keys(self) -> pa.Array:
-        """All keys in id order, one contiguous array. shape: [n]"""
+        """All keys in id order, as one contiguous array. shape: [n]"""
         column = self._table().column("key")
         return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
 
@@ -114,9 +145,46 @@ class Dictionary:
         missing = ids < 0
         return self.keys.take(pa.array(ids, mask=missing if missing.any() else None))
 
+    def ids(self, keys: pa.Array | pa.ChunkedArray, time_zone: str | None = None) -> IdArray:
+        """The ids of keys of any type, -1 for unknown keys and for NULL. shape: [n] -> [n]
+
+        A key must be unchanged by a cast to the dictionary's type and back: 6.0 is the key 6, 5.7 is not. Timestamps
+        are cast as in a session with this TimeZone (None: the system's). The first call indexes the keys. Thread-safe.
+        Raises InputError for keys of a type that DuckDB cannot cast to the dictionary's type or back.
+        """
+        with self._lock:
+            if self._index is None:
+                self._index = KeyIndex(self.keys, self.field, self.type)
+            index = self._index
+        return index.find(keys, time_zone)
+
+    def cast(self, keys: pa.Array, time_zone: str | None = None) -> pa.Array:
+        """Keys of any type as keys of this dictionary's type, NULL where it cannot hold them. shape: [n] -> [n]
+
+        `time_zone`: see `ids`.
+        """
+        connection = _lossless()
+        try:
+            if time_zone is not None:
+                connection.execute(f"SET TimeZone = {literal(time_zone)}")
+            given = connection.from_arrow(pa.table({"key": keys}))
+            found = given.project(f"TRY_CAST(key AS {self.type}) AS key").to_arrow_table().column("key")
+        finally:
+            connection.close()
+        cast = found.chunk(0) if found.num_chunks == 1 else found.combine_chunks()
+        wanted = self.field.type  # contains the time zone of the session that read the dictionary
+        return cast if cast.type == wanted else cast.cast(wanted)
+
+    def close(self) -> None:
+        """Release the index of `ids`; a later call rebuilds it."""
+        with self._lock:
+            if self._index is not None:
+                self._index.close()
+            self._index = None
+
     def lookup(self, cursor: duckdb.DuckDBPyConnection, key: object) -> int | None:
         """The id of one key (a Python value, cast to the dictionary's type), or None. Reads one row group or two."""
-        try:  # 5.7 becomes 6 as an INTEGER, and is no key for that
+        try:  # as an INTEGER, 5.7 becomes 6, but is not that key
             exact = cursor.execute(f"SELECT TRY_CAST($1 AS {self.type}) = $1", [key]).fetchall()[0][0]
         except (duckdb.ConversionException, duckdb.BinderException, duckdb.NotImplementedException):
             return None
@@ -134,15 +202,13 @@ class Dictionary:
             return self._column
 
     def _read(self) -> pa.Table:
-        """Read through DuckDB, which alone knows the Arrow form of all its types."""
+        """Read through DuckDB: only DuckDB knows the Arrow form of all its types."""
         connection = _lossless()
         try:
             query = f"SELECT key FROM {self.sql} ORDER BY id ASC"
             table: pa.Table = connection.sql(query).to_arrow_table()
         except duckdb.Error as error:
-            raise ArtifactError(
-                f"the dictionary {self.path} is damaged: {error}", help="train the model again with --force"
-            ) from error
+            raise ArtifactError(f"the dictionary {self.path} is damaged: {error}", help=DAMAGED) from error
         finally:
             connection.close()
         return table.combine_chunks()

@@ -1,7 +1,7 @@
-"""Files that appear whole or not at all, and the failures of a disk in words a person can act on.
+"""Atomic file writes, and errors of the disk as messages that name a fix.
 
-Every file is written under a temporary name beside its target, flushed to the disk, and renamed over it: a reader, and
-a process killed at any moment, see the old file or the new one, never a part.
+Every file is written under a temporary name next to its target, flushed to disk, and renamed over it. Readers see the
+old file or the new one, never a part, even if the process is killed.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ FORBIDDEN = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
 
 
 def sync_folder(folder: Path) -> None:
-    """Make renames inside the folder last over a power cut."""
+    """Make renames inside the folder survive a power failure."""
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(handle)
     except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # network file systems that have no such call
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # not supported by some network file systems
             raise
     finally:
         os.close(handle)
 
 
 def sync_file(path: Path) -> None:
-    """Make the content of a file last over a power cut."""
+    """Make the content of a file survive a power failure."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -45,8 +45,8 @@ def sync_file(path: Path) -> None:
 def write_bytes(path: Path, content: bytes, *, durable: bool = True) -> None:
     """Replace a file's content atomically.
 
-    `durable=False` leaves out the flush to the disk: still whole or absent after a crash of the process, but not after
-    a power cut. Raises OSError; see `disk_errors`.
+    `durable=False` skips the flush to disk: the write is then atomic if the process crashes, but not if power fails.
+    Raises OSError; see `disk_errors`.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
@@ -65,12 +65,12 @@ def write_bytes(path: Path, content: bytes, *, durable: bool = True) -> None:
 
 
 def write_json(path: Path, value: Json, *, durable: bool = True) -> None:
-    """Replace a JSON file atomically. NaN and infinities become null, so that every JSON reader can read it."""
+    """Replace a JSON file atomically. NaN and infinities become null, as strict JSON requires."""
     write_bytes(path, dump_json(value, indent=2).encode() + b"\n", durable=durable)
 
 
 def dump_json(value: object, *, indent: int | None = None) -> str:
-    """Strict JSON text; unknown objects (paths, enums, dates) as their text, non-finite numbers as null."""
+    """Strict JSON: unknown objects (paths, enums, dates) as text, non-finite numbers as null."""
     try:
         return json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False, default=str)
     except ValueError:
@@ -88,7 +88,7 @@ def _finite(value: object) -> object:
 
 
 def read_json(path: Path) -> Json:
-    """The object in a JSON file. Raises OSError, or ValueError when it holds no JSON object."""
+    """The object in a JSON file. Raises OSError, or ValueError if the file does not contain a JSON object."""
     value = json.loads(path.read_bytes())
     if not isinstance(value, dict):
         raise ValueError(f"{path} does not hold a JSON object")
@@ -96,9 +96,9 @@ def read_json(path: Path) -> Json:
 
 
 def translate(error: BaseException, place: Path | str) -> GraphLearnError | None:
-    """A full disk, a forbidden write or exhausted memory as an error of ours; None for anything else.
+    """The GraphLearnError for a full disk, a forbidden write or exhausted memory; None for other errors.
 
-    Understands OSError, and the texts of DuckDB and Arrow, which wrap the operating system's.
+    Recognises OSError and the messages of DuckDB and Arrow, which wrap the operating system's.
     """
     text = str(error)
     number = error.errno if isinstance(error, OSError) else None
@@ -107,16 +107,16 @@ def translate(error: BaseException, place: Path | str) -> GraphLearnError | None
     if number in FULL or "No space left" in text or "exceeds the maximum" in text or "File too large" in text:
         return WorkspaceError(
             f"the disk is full: could not write to {place}",
-            help="free some space or move the workspace; nothing half-written was left",
+            help="free some space or move the workspace; no partial file was left",
         )
     if "max_temp_directory_size" in text:
         return WorkspaceError(
-            "the disk has no room for DuckDB's temporary files",
-            help="free some space, or point elsewhere: SET temp_directory = '/big/disk/tmp'",
+            "the disk is too full for DuckDB's temporary files",
+            help="free some space or use another disk: SET temp_directory = '/big/disk/tmp'",
         )
     if number in FORBIDDEN or "Permission denied" in text or "Read-only file system" in text:
         return WorkspaceError(
-            f"{place} is not writable", help="check the owner and rights of the folder, or use another workspace"
+            f"{place} is not writable", help="check the owner and permissions of the folder, or use another workspace"
         )
     if isinstance(error, MemoryError) or "Out of Memory" in text or "OutOfMemory" in text:
         return ResourceError(
@@ -128,7 +128,7 @@ def translate(error: BaseException, place: Path | str) -> GraphLearnError | None
 
 @contextmanager
 def disk_errors(place: Path | str) -> Iterator[None]:
-    """Turn failures of the disk inside the block into WorkspaceError (memory: ResourceError) that name the place.
+    """Turn disk errors inside the block into WorkspaceError, and memory errors into ResourceError; see `translate`.
 
     Ctrl-C, which DuckDB reports as a RuntimeError, becomes KeyboardInterrupt.
     """

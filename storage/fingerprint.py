@@ -1,4 +1,4 @@
-"""A digest of the rows of a query, taken in the same scan as anything else that is to be known of them."""
+"""A digest of the rows of a query, computed in one scan together with any aggregates."""
 
 from __future__ import annotations
 
@@ -13,11 +13,13 @@ from graphlearn.storage.columns import describe, quoted, subquery
 from graphlearn.storage.files import disk_errors
 
 TEMPORARY = "the query's temporary files"
+HASH = "graphlearn_hash"
+"""The column with `row_hash` in a copy of a query."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What one scan of a query found: its digest, its number of rows, and the values that were asked for."""
+    """The results of one scan of a query: its digest, its number of rows, and the values of the aggregates."""
 
     fingerprint: str
     rows: int
@@ -29,12 +31,29 @@ def measure(
 ) -> Measured:
     """Digest and aggregates (SQL over the columns of the query) in one scan.
 
-    `columns` are those of the query (name -> DuckDB type), see `describe`. Equal fingerprints mean equal rows, column
-    names and types, whatever the order of rows and columns, up to a 64-bit hash. Raises duckdb.Error as the query does.
+    `columns`: of the query (name -> DuckDB type), see `describe`. Up to collisions of 64-bit hashes, equal fingerprints
+    mean equal rows, column names and types; the order of rows and columns does not matter. Raises the duckdb.Error of
+    the query.
     """
-    asked = ", ".join(("count(*)", f"bit_xor({row_hash(columns)})", f"sum({row_hash(columns)})", *aggregates))
+    return _measure(cursor, subquery(sql), row_hash(columns), columns, aggregates)
+
+
+def measure_copy(
+    cursor: duckdb.DuckDBPyConnection, table: str, columns: dict[str, str], aggregates: Sequence[str] = ()
+) -> Measured:
+    """Like `measure`, from a copy of a query that contains each row's `row_hash` in the column HASH.
+
+    `columns`: of the query. The copy may lack some of them; `aggregates` are over the columns of the copy.
+    """
+    return _measure(cursor, table, HASH, columns, aggregates)
+
+
+def _measure(
+    cursor: duckdb.DuckDBPyConnection, relation: str, hash_: str, columns: dict[str, str], aggregates: Sequence[str]
+) -> Measured:
+    asked = ", ".join(("count(*)", f"bit_xor({hash_})", f"sum({hash_})", *aggregates))
     with disk_errors(TEMPORARY):
-        rows, xor, total, *values = cursor.execute(f"SELECT {asked} FROM {subquery(sql)}").fetchall()[0]
+        rows, xor, total, *values = cursor.execute(f"SELECT {asked} FROM {relation}").fetchall()[0]
     return Measured(digest(columns, rows, xor, total), int(rows), tuple(values))
 
 
@@ -44,11 +63,11 @@ def fingerprint(cursor: duckdb.DuckDBPyConnection, sql: str) -> str:
 
 
 def row_hash(columns: dict[str, str]) -> str:
-    """SQL for a 64-bit hash of a row, whatever the order of its columns."""
+    """SQL for a 64-bit hash of a row that does not depend on the order of its columns."""
     return f"hash({', '.join(f'hash({quoted(name)})' for name in sorted(columns, key=str.lower))})"
 
 
 def digest(columns: dict[str, str], count: int, xor: int | None, total: int | None) -> str:
-    """The fingerprint of rows that were counted, and whose hashes were combined by XOR and by sum."""
+    """The fingerprint of rows, from their number and the XOR and sum of their hashes."""
     names = sorted((name.lower(), type_name) for name, type_name in columns.items())
     return blake2b(repr((names, count, xor or 0, int(total or 0))).encode(), digest_size=16).hexdigest()

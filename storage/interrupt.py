@@ -1,4 +1,4 @@
-"""Queries that Ctrl-C stops at once."""
+"""Queries that Ctrl-C stops immediately."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ INTERRUPTED = (duckdb.InterruptException, RuntimeError)
 
 
 def interruption(error: Exception) -> BaseException:
-    """KeyboardInterrupt for what DuckDB raises after Ctrl-C; other errors as they are."""
+    """KeyboardInterrupt for an error that DuckDB raises after Ctrl-C; other errors unchanged."""
     stopped = isinstance(error, duckdb.InterruptException) or str(error) == "Query interrupted"
     return KeyboardInterrupt() if stopped else error
 
@@ -25,7 +25,7 @@ def interruption(error: Exception) -> BaseException:
 def interruptible(connection: duckdb.DuckDBPyConnection, work: Callable[[], T]) -> T:
     """The result of `work`, which runs queries on the connection.
 
-    DuckDB alone looks at signals only between queries. In the main thread, work therefore runs in a second thread, and
+    DuckDB checks for signals only between queries. In the main thread, `work` therefore runs in a second thread, and
     Ctrl-C interrupts the query and raises KeyboardInterrupt here.
     """
     if threading.current_thread() is not threading.main_thread():

@@ -1,7 +1,7 @@
-"""Locks between processes that vanish with their holder, and folders that vanish when nobody holds them.
+"""Locks between processes, and staging folders that are removed when their process ends.
 
-A lock is a `flock` on a file. The kernel drops it when the process ends, however it ends, so nothing is ever stale. The
-file stays and tells who holds it (or held it last).
+A lock is a `flock` on a file. The kernel releases it when the process ends for any reason, so locks are never stale.
+The file remains and names the process that holds the lock alone.
 """
 
 from __future__ import annotations
@@ -13,57 +13,77 @@ import math
 import os
 import secrets
 import shutil
+import threading
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 
+from graphlearn.errors import WorkspaceError
 from graphlearn.storage.files import dump_json
 from graphlearn.types import Json
 
 _UNSUPPORTED = frozenset({errno.ENOTSUP, errno.ENOLCK, errno.ENOSYS})
+_QUIET = 1.0
+"""Seconds of waiting for a lock before `on_wait` is called."""
 
 
 class FileLock:
-    """An exclusive lock on a file, until `release` or the end of the process. Forked children do not inherit it."""
+    """A lock on a file, until `release` or the end of the process: for one holder, or shared by any number.
+
+    Forked children do not inherit it.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._handle: int | None = None
+        self._signed = False
 
     @property
     def held(self) -> bool:
         """Whether this object holds the lock."""
         return self._handle is not None
 
-    def acquire(self, *, patience: float = 0.2) -> bool:
+    def acquire(
+        self, *, patience: float = 0.2, shared: bool = False, on_wait: Callable[[], object] | None = None
+    ) -> bool:
         """Take the lock; False when another holds it for longer than `patience` seconds (infinity waits for ever).
 
-        Raises OSError when the file cannot be made or the file system has no locks.
+        A shared lock needs the file, and only the right to read it. `on_wait` is called once, after a second of
+        waiting. Raises OSError when the file cannot be opened or the file system has no locks.
         """
         if self._handle is not None:
             return True
-        handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        deadline = time.monotonic() + patience
+        mode, flags = (fcntl.LOCK_SH, os.O_RDONLY) if shared else (fcntl.LOCK_EX, os.O_RDWR | os.O_CREAT)
+        handle = os.open(self.path, flags | os.O_CLOEXEC, 0o644)
         try:
-            while not _try_lock(handle, fcntl.LOCK_EX):
-                if time.monotonic() >= deadline:
-                    os.close(handle)
-                    return False
-                time.sleep(0.005)  # those who only ask whether a lock is free hold it for an instant
-            _sign(handle)
+            taken = _try_lock(handle, mode)
         except BaseException:
-            with suppress(OSError):
-                os.close(handle)
+            os.close(handle)
             raise
+        if not taken and patience <= 0:
+            os.close(handle)
+            return False
+        if not taken and not _Turn(handle, mode).wait(patience, on_wait):
+            return False
         self._handle = handle
+        self._signed = not shared
+        if self._signed:
+            _sign(handle)
         _close_in_children(self)
         return True
 
     def release(self) -> None:
-        """Let go; without effect when not held."""
+        """Release the lock, if held."""
+        if self._handle is not None and self._signed:
+            with suppress(OSError):
+                os.ftruncate(self._handle, 0)
+        self._close()
+
+    def _close(self) -> None:
         handle, self._handle = self._handle, None
         if handle is not None:
             os.close(handle)
@@ -78,8 +98,61 @@ class FileLock:
         self.release()
 
 
+class _Turn:
+    """A place in the kernel's queue for a lock, kept by a thread, so that whoever waits can stop waiting.
+
+    A turn that is no longer wanted gives the lock back as soon as it gets it.
+    """
+
+    def __init__(self, handle: int, mode: int) -> None:
+        self._handle = handle
+        self._mode = mode
+        self._guard = threading.Lock()
+        self._came = threading.Event()
+        self._wanted = True
+        self._error: OSError | None = None
+
+    def wait(self, patience: float, on_wait: Callable[[], object] | None) -> bool:
+        """Whether the lock came within `patience` seconds; if not, the handle is closed. Ctrl-C ends the wait."""
+        threading.Thread(target=self._queue, name="lock", daemon=True).start()
+        quiet = min(patience, _QUIET) if on_wait is not None else patience
+        try:
+            came = self._came.wait(_seconds(quiet))
+            if not came and on_wait is not None and patience > quiet:
+                on_wait()
+                came = self._came.wait(_seconds(patience - quiet))
+        except BaseException:
+            self._leave()
+            raise
+        if not came or self._error is not None:
+            self._leave()
+        if self._error is not None:
+            raise self._error
+        return came
+
+    def _queue(self) -> None:
+        try:
+            fcntl.flock(self._handle, self._mode)
+        except OSError as error:
+            self._error = error
+        with self._guard:
+            self._came.set()
+            if not self._wanted:
+                os.close(self._handle)
+
+    def _leave(self) -> None:
+        with self._guard:
+            self._wanted = False
+            if self._came.is_set():
+                os.close(self._handle)
+
+
+def _seconds(patience: float) -> float | None:
+    return None if math.isinf(patience) else patience
+
+
 def _sign(handle: int) -> None:
-    """Note who holds the lock. For people only: a full disk must not keep anyone from dropping a model."""
+    """Record who holds the lock. Only informative: it must still be possible to drop a model when the disk is full."""
     with suppress(OSError):
         os.ftruncate(handle, 0)
         os.pwrite(handle, dump_json({"pid": os.getpid(), "since": time.time()}).encode(), 0)
@@ -92,7 +165,7 @@ def _try_lock(handle: int, mode: int) -> bool:
         return False
     except OSError as error:
         if error.errno in _UNSUPPORTED:
-            raise OSError(error.errno, "the file system has no file locks") from error
+            raise OSError(error.errno, "the file system does not support file locks") from error
         raise
     return True
 
@@ -103,13 +176,13 @@ def _close_in_children(lock: FileLock) -> None:
     def close() -> None:
         held = reference()
         if held is not None:
-            held.release()  # closes the child's copy; the parent's lock stays
+            held._close()  # the child's copy; the parent's lock stays
 
     os.register_at_fork(after_in_child=close)
 
 
 def is_free(path: Path) -> bool:
-    """Whether no living process holds the lock file; True when there is no such file."""
+    """Whether no process holds the lock file; True if the file does not exist."""
     try:
         handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -121,7 +194,7 @@ def is_free(path: Path) -> bool:
 
 
 def holder_of(path: Path) -> Json:
-    """What the last holder wrote: {"pid": .., "since": Unix seconds}; empty when unknown."""
+    """The record of the holder: {"pid": .., "since": Unix seconds}; empty if unknown."""
     try:
         value = json.loads(path.read_bytes())
     except (OSError, ValueError):
@@ -129,17 +202,29 @@ def holder_of(path: Path) -> Json:
     return value if isinstance(value, dict) else {}
 
 
+def busy(path: Path, doing: str) -> WorkspaceError:
+    """The error for a lock that another holds: "process 123 is writing to kg.graphlearn since 2026-01-31 12:00:00"."""
+    holder = holder_of(path)
+    pid, since = holder.get("pid"), holder.get("since")
+    if pid == os.getpid():
+        return WorkspaceError(f"another job of this process is {doing}", help="let one job end before the next starts")
+    who = f"process {pid}" if isinstance(pid, int) else "another process"
+    when = f" since {datetime.fromtimestamp(since):%Y-%m-%d %H:%M:%S}" if isinstance(since, int | float) else ""
+    fix = f", or stop it: kill {pid}" if isinstance(pid, int) else ""
+    return WorkspaceError(f"{who} is {doing}{when}", help=f"wait until it ends{fix}")
+
+
 class Staging:
-    """A folder of work in progress. What a dead process left there is removed when the next one begins."""
+    """A folder for work in progress. What a dead process left there is removed at the next `claim`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     @contextmanager
     def claim(self) -> Iterator[Path]:
-        """A path of one's own inside (not made yet). Whatever is there at the end of the block is removed.
+        """A unique path in the folder, not created yet. Whatever is there at the end of the block is removed.
 
-        Rename it away to keep it. Raises OSError when the folder is not writable.
+        Rename it to keep it. Raises OSError if the folder is not writable.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         with FileLock(self.folder / ".lock"):
@@ -151,7 +236,7 @@ class Staging:
         try:
             yield path
         finally:
-            shutil.rmtree(path, ignore_errors=True)  # a rest is swept next time
+            shutil.rmtree(path, ignore_errors=True)  # leftovers are removed by the next claim
             with suppress(OSError):
                 lock.path.unlink()
             lock.release()

@@ -1,4 +1,4 @@
-"""A bound on DuckDB's memory while something else, a training loop say, needs the machine too."""
+"""Limits DuckDB's memory while other work, such as training, also needs memory."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from graphlearn.errors import ResourceError
 
 @contextmanager
 def bounded_memory(cursor: duckdb.DuckDBPyConnection, limit: int | None) -> Iterator[None]:
-    """Lower DuckDB's memory_limit to `limit` bytes inside the block; what exceeds it spills to temp_directory.
+    """Lower DuckDB's memory_limit to `limit` bytes inside the block; data beyond that spills to temp_directory.
 
-    `limit` None means half of the memory that is free now. A lower limit of the user's is kept, and the user's limit
-    is restored in the end. The setting belongs to the database, so other cursors are bound too. Raises ResourceError
-    when `limit` is given and DuckDB already holds more than that.
+    `limit=None` is half of the memory that is free now. A lower limit set by the user is kept, and the user's limit is
+    restored at the end. The setting is global to the database and also affects other cursors. Raises ResourceError if
+    `limit` is given and DuckDB already uses more than that.
     """
     import psutil
 
@@ -30,8 +30,8 @@ def bounded_memory(cursor: duckdb.DuckDBPyConnection, limit: int | None) -> Iter
     except duckdb.OutOfMemoryException as error:
         if limit is not None:
             raise ResourceError(
-                f"DuckDB holds more than the {limit >> 20:,} MiB that it may use for this job",
-                help="keep the data in Parquet files or a database file instead of an in-memory table",
+                f"DuckDB uses more memory than the {limit >> 20:,} MiB available for this job",
+                help="store the data in Parquet files or a database file instead of an in-memory table",
             ) from error
     try:
         yield
@@ -40,7 +40,7 @@ def bounded_memory(cursor: duckdb.DuckDBPyConnection, limit: int | None) -> Iter
 
 
 def _bytes(text: str) -> int:
-    """Bytes of a size as DuckDB shows it, cut after one decimal ("18.8 GiB"): the middle of what it may stand for."""
+    """Bytes of a size as DuckDB prints it, cut after one decimal ("18.8 GiB"): the middle of the possible range."""
     number, unit = text.split()
     if unit.lower().startswith("byte"):
         return int(number)

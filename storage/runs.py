@@ -1,9 +1,9 @@
-"""Run folders: everything about one training run, readable while it goes and after a crash.
+"""Run folders: everything about one training run, readable during the run and after a crash.
 
     runs/<utc>-<model>/   job.sql   config.json   run.json   events.jsonl   checkpoints/   lock
 
-run.json is replaced atomically; events.jsonl grows by whole lines. The process that trains holds the lock, so a run
-that claims to be running but whose lock is free was killed.
+run.json is replaced atomically; events.jsonl grows by whole lines. The training process holds the lock, so a run with
+status "running" whose lock is free was killed.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ RESUMABLE = frozenset({"killed", "failed", "interrupted"})
 
 
 class RunFolder:
-    """One run. Who creates it, or first writes to it after `open`, owns it until `close` or the end of the process."""
+    """One run. The process that creates it, or first writes to it after `open`, owns it until `close` or its end."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -42,7 +42,7 @@ class RunFolder:
     def create(cls, folder: Path, model: str, job_sql: str, config: Json) -> RunFolder:
         """A new run of the model, owned by this process, with status "running".
 
-        `folder` is the workspace's. Raises WorkspaceError when the disk is full or not writable.
+        `folder` is the workspace folder. Raises WorkspaceError if the disk is full or not writable.
         """
         home = Path(folder) / "runs"
         now = datetime.now(UTC)
@@ -82,7 +82,7 @@ class RunFolder:
 
     @classmethod
     def open(cls, folder: Path, run_id: str) -> RunFolder:
-        """A run by its id. Reading takes no lock; the first write does. Raises UserError naming the nearest runs."""
+        """A run by its id. Reading takes no lock; the first write does. Raises UserError naming similar ids."""
         home = Path(folder) / "runs"
         if run_id in _run_ids(home):
             return cls(home / run_id)
@@ -93,10 +93,10 @@ class RunFolder:
         )
 
     def update(self, **fields: Any) -> None:
-        """Set fields of run.json, atomically. A final status also notes `finished_at`.
+        """Set fields of run.json, atomically. A final status also sets `finished_at`.
 
-        Fields that others read: status, epoch, epochs, step, loss, triples_per_second, eta_seconds, version, metrics,
-        message, finished_at. Raises WorkspaceError when another process owns the run or the disk is full.
+        Fields that readers use: status, epoch, epochs, step, loss, examples_per_second, eta_seconds, version, metrics,
+        message, finished_at. Raises WorkspaceError if another process owns the run or the disk is full.
         """
         state = self._own()
         state.update(fields)
@@ -110,9 +110,9 @@ class RunFolder:
             write_json(self.path / "run.json", state, durable=status is not None)
 
     def append(self, event: Event) -> None:
-        """Add an event to events.jsonl, as one line, visible to readers at once.
+        """Append an event to events.jsonl as one line, immediately visible to readers.
 
-        Raises WorkspaceError when another process owns the run or the disk is full.
+        Raises WorkspaceError if another process owns the run or the disk is full.
         """
         self._own()
         line = (dump_json(to_json(event)) + "\n").encode()
@@ -128,11 +128,11 @@ class RunFolder:
                     raise
 
     def events(self) -> Iterator[Json]:
-        """The events so far, oldest first. A line cut by a crash is left out."""
+        """The events so far, oldest first. A line truncated by a crash is skipped."""
         return read_events(self.path)
 
     def info(self) -> Json:
-        """run.json, with status "killed" when its process is gone, and "damaged" when the file is unreadable."""
+        """run.json, with status "killed" if its process no longer exists and "damaged" if the file is unreadable."""
         try:
             state = read_json(self.path / "run.json")
         except (OSError, ValueError) as error:
@@ -140,24 +140,24 @@ class RunFolder:
         state["run"] = self.id
         if state.get("status") not in FINAL and not self._lock.held and is_free(self._lock.path):
             state["status"] = "killed"
-            state["message"] = f"process {state.get('pid')} ended without a word"
+            state["message"] = f"process {state.get('pid')} exited unexpectedly"
         return state
 
     @property
     def resumable(self) -> bool:
-        """Whether the run stopped before its end and left a checkpoint."""
+        """Whether the run stopped before its end and has a checkpoint."""
         return self.info().get("status") in RESUMABLE and self.has_checkpoint
 
     @property
     def has_checkpoint(self) -> bool:
-        """Whether there is anything in checkpoints/ (names that begin with a dot do not count)."""
+        """Whether checkpoints/ has any entry whose name does not begin with a dot."""
         try:
             return any(not entry.name.startswith(".") for entry in self.checkpoints.iterdir())
         except OSError:
             return False
 
     def close(self) -> None:
-        """Give up ownership; the status stays as it is. May be called twice."""
+        """Give up ownership without changing the status. May be called twice."""
         if self._events is not None:
             os.close(self._events)
             self._events = None
@@ -187,12 +187,12 @@ class RunFolder:
         except (OSError, ValueError) as error:
             self._lock.release()
             raise WorkspaceError(
-                f'run "{self.id}" is damaged: {error}', help="start it again without --resume"
+                f'run "{self.id}" is damaged: {error}', help="start a new run without --resume"
             ) from error
         return self._state
 
     def _open_events(self) -> int:
-        """Open for appending; a last line that a crash cut short is ended."""
+        """Open for appending, and complete a last line truncated by a crash with a newline."""
         path = self.path / "events.jsonl"
         handle = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
         size = os.fstat(handle).st_size
@@ -202,7 +202,7 @@ class RunFolder:
 
 
 def read_events(path: Path) -> Iterator[Json]:
-    """The events in a run folder, oldest first; lines that are no JSON object (cut by a crash) are left out."""
+    """The events in a run folder, oldest first. Lines that are not JSON objects (truncated by a crash) are skipped."""
     try:
         with open(path / "events.jsonl", "rb") as file:
             for line in file:
@@ -224,7 +224,7 @@ def list_runs(folder: Path) -> list[Json]:
 
 
 def latest_resumable(folder: Path, model: str) -> RunFolder | None:
-    """The newest run of the model, when it stopped before its end and left a checkpoint; None otherwise."""
+    """The newest run of the model if it stopped before its end and has a checkpoint; otherwise None."""
     for info in list_runs(folder):
         if fold(str(info.get("model"))) == fold(model):
             run = RunFolder(Path(folder) / "runs" / str(info["run"]))

@@ -1,34 +1,36 @@
-"""A workspace: one DuckDB file and, beside it, the folder of its models and runs.
+"""A workspace: a DuckDB file and a folder with the models and runs.
 
-    kg.duckdb         tables and views, DuckDB's own
-    kg.graphlearn/    lock   models/   runs/          made at the first write
+    kg.duckdb         DuckDB's tables and views
+    kg.graphlearn/    lock   database.lock   training/   models/   runs/
 
-DuckDB lets one process write a file, or any number read it. `writing` is the lock of the folder: one job at a time
-stores models there, while readers of stored models need no lock.
+DuckDB lets either one process write a file or any number of processes read it. A job therefore keeps the file open only
+while it reads its input; it is `released` while a model trains. `training` locks one model. `writing` locks the folder
+while a model is published or dropped. Reading stored models requires no lock.
 """
 
 from __future__ import annotations
 
 import atexit
-import os
-import re
 import tempfile
 import threading
 import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager
-from datetime import datetime
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 
 import duckdb
 
 from graphlearn.errors import WorkspaceError
+from graphlearn.storage.artifacts import folder_name
 from graphlearn.storage.columns import literal
+from graphlearn.storage.database import PATIENCE, DatabaseFile, Say, database_file
 from graphlearn.storage.files import disk_errors
-from graphlearn.storage.locks import FileLock, holder_of
+from graphlearn.storage.locks import FileLock, busy, is_free
 
 MEMORY = ":memory:"
+_PUBLISHING = 10.0
+"""Seconds to wait for another process that is publishing a model."""
 
 
 def folder_of(database: Path) -> Path:
@@ -38,105 +40,191 @@ def folder_of(database: Path) -> Path:
 
 
 class Workspace:
-    """An open workspace. Close it, or use it as a context manager: an open one locks its database file."""
+    """An open workspace, which locks its database file. Close it, or use it as a context manager."""
 
-    def __init__(
-        self,
-        connection: duckdb.DuckDBPyConnection,
-        database: Path | None,
-        folder: Path,
-        *,
-        read_only: bool,
-        temporary: tempfile.TemporaryDirectory[str] | None = None,
-    ) -> None:
-        self.connection = connection
-        self.database = database
+    def __init__(self, folder: Path, database: Path | None = None, *, read_only: bool = False) -> None:
+        """A workspace without a connection. Use `open` or `without_tables` instead."""
         self.folder = folder
+        self.database = database
         self.read_only = read_only
-        self._temporary = temporary
+        self._connection: duckdb.DuckDBPyConnection
+        self._file: DatabaseFile | None = None
+        self._say: Say | None = None
+        self._temporary: tempfile.TemporaryDirectory[str] | None = None
         self._cursors: weakref.WeakSet[duckdb.DuckDBPyConnection] = weakref.WeakSet()
         self._closed = False
         self._lock = FileLock(folder / "lock")
-        self._guard = threading.Lock()
-        self._writer: int | None = None
+        self._writer = threading.RLock()
         self._depth = 0
-        _close_at_exit(connection)
 
     @classmethod
-    def open(cls, database: str | Path = MEMORY, *, read_only: bool = False) -> Workspace:
-        """Open a database file, made if it is new (unless `read_only`), or a workspace in memory.
+    def open(
+        cls,
+        database: str | Path = MEMORY,
+        *,
+        read_only: bool = False,
+        patience: float = PATIENCE,
+        say: Say | None = None,
+    ) -> Workspace:
+        """Open a database file, created if it does not exist (unless `read_only`), or an in-memory workspace.
 
-        Raises WorkspaceError when the file is locked by another process, damaged, no DuckDB file, or out of reach.
+        If another GraphLearn process has the file open, this waits for up to `patience` seconds, and calls `say` with a
+        message after one second. Raises WorkspaceError if the file remains in use, is in use by another program, is
+        damaged, is not a DuckDB file, or is not accessible.
         """
         if str(database) == MEMORY:
             if read_only:
                 raise WorkspaceError(
-                    "a workspace in memory cannot be read-only", help="leave read_only out, or name a database file"
+                    "an in-memory workspace cannot be read-only", help="omit read_only, or name a database file"
                 )
             with disk_errors(tempfile.gettempdir()):
                 temporary = tempfile.TemporaryDirectory(prefix="graphlearn-", ignore_cleanup_errors=True)
-            folder = Path(temporary.name)
-            workspace = cls(duckdb.connect(MEMORY), None, folder, read_only=False, temporary=temporary)
-            workspace._spill_to(folder / "spill")
+            workspace = cls(Path(temporary.name))
+            workspace._temporary = temporary
+            workspace._connect(duckdb.connect(MEMORY))
+            spill = literal(str(workspace.folder / "spill"))
+            workspace._connection.execute(f"SET temp_directory = {spill}")
             return workspace
         path = Path(database).expanduser().absolute()
         _check_path(path, read_only)
+        workspace = cls(folder_of(path), path, read_only=read_only)
+        file = database_file(workspace, path, workspace.folder / "database.lock", read_only=read_only)
         try:
-            connection = duckdb.connect(str(path), read_only=read_only)
-        except duckdb.Error as error:
-            raise _opening_failed(error, path, read_only) from error
-        workspace = cls(connection, path, folder_of(path), read_only=read_only)
-        if read_only:
-            workspace._spill_to(Path(tempfile.gettempdir()) / "graphlearn-spill")
+            file.attach(workspace, patience=patience, say=say)
+            workspace._connect(file.connect())
+        except BaseException:
+            file.close(workspace)
+            raise
+        workspace._file, workspace._say = file, say
         return workspace
 
-    def cursor(self) -> duckdb.DuckDBPyConnection:
-        """A new cursor on the same database: it sees tables and views, not temporary ones of other cursors.
+    @classmethod
+    def without_tables(cls, folder: Path) -> Workspace:
+        """A read-only workspace of the stored models only, for use while another process has the database file open."""
+        workspace = cls(folder, read_only=True)
+        workspace._connect(duckdb.connect(MEMORY))
+        return workspace
 
-        Close it after use; those still open are closed with the workspace.
+    @property
+    def connection(self) -> duckdb.DuckDBPyConnection:
+        """The connection of this session, always the same object.
+
+        Reopens the file if it is `released`. Raises WorkspaceError as `open` does.
+        """
+        if self._file is not None and not self.is_open:
+            self._file.attach(self, patience=PATIENCE, say=self._say)
+        return self._connection
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether `close` has been called."""
+        return self._closed
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the database file is open: neither closed nor `released`."""
+        return not self._closed and (self._file is None or self._file.users[self])
+
+    def cursor(self) -> duckdb.DuckDBPyConnection:
+        """A new cursor on the same database. It sees tables and views, except temporary ones of other cursors.
+
+        Close it after use; the workspace closes any that are still open.
         """
         cursor = self.connection.cursor()
         self._cursors.add(cursor)
         return cursor
 
     @contextmanager
-    def writing(self) -> Iterator[Path]:
-        """Hold the writer lock of the folder, which is made if need be; yields the folder. Nests within a thread.
+    def released(self) -> Iterator[None]:
+        """Close the database file inside the block, so that other processes can open it.
 
-        Raises WorkspaceError when another process or thread is writing (naming its pid), when the workspace is
-        read-only, or when the folder cannot be written.
+        The state of connections remains: temporary tables, variables, settings, prepared statements, the search path
+        and other databases. The file is reopened at the end of the block or, if another process has it open then, on
+        the next use of `connection`. It stays open if something depends on it: an open transaction, rows not yet read,
+        or another session of this process.
         """
+        if self._file is not None and all(map(_is_idle, (self._connection, *self._cursors))):
+            with suppress(duckdb.Error):
+                self._file.detach(self)
+        try:
+            yield
+        finally:
+            if self._file is not None:
+                with suppress(WorkspaceError):
+                    self._file.attach(self, patience=0, say=None)
+
+    def check_not_training(self, model: str) -> None:
+        """Raise WorkspaceError, as `training` does, if the model is being trained."""
+        path = self._training_lock(model)
+        if not is_free(path):
+            raise busy(path, f"training {model}")
+
+    def _training_lock(self, model: str) -> Path:
+        return self.folder / "training" / f"{folder_name(model)}.lock"
+
+    @contextmanager
+    def training(self, model: str) -> Iterator[None]:
+        """Hold the lock of a model while it trains.
+
+        Raises WorkspaceError if it is already being trained, or if the workspace is read-only.
+        """
+        self._check_writable()
+        lock = FileLock(self._training_lock(model))
+        with disk_errors(lock.path):
+            lock.path.parent.mkdir(parents=True, exist_ok=True)
+            taken = lock.acquire()
+        if not taken:
+            raise busy(lock.path, f"training {model}")
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def _check_writable(self) -> None:
         if self.read_only:
             raise WorkspaceError(
                 f"the workspace {self.database} is open read-only", help="open it without read_only to change models"
             )
-        me = threading.get_ident()
-        with self._guard:
-            if self._writer != me:
+
+    @contextmanager
+    def writing(self, *, patience: float = _PUBLISHING) -> Iterator[Path]:
+        """Hold the writer lock of the folder, which is created if necessary; yields the folder. Reentrant in a thread.
+
+        Waits up to `patience` seconds for another process or thread that is writing. Raises WorkspaceError after that,
+        with the pid, or if the workspace is read-only or the folder is not writable.
+        """
+        self._check_writable()
+        doing = f"writing to {self.folder}"
+        if not self._writer.acquire(timeout=patience):
+            raise busy(self._lock.path, doing)
+        try:
+            if self._depth == 0:
                 with disk_errors(self.folder):
                     self.folder.mkdir(parents=True, exist_ok=True)
-                    acquired = self._writer is None and self._lock.acquire()
-                if not acquired:
-                    raise self._busy()
-                self._writer = me
+                    taken = self._lock.acquire(patience=patience)
+                if not taken:
+                    raise busy(self._lock.path, doing)
             self._depth += 1
-        try:
-            yield self.folder
-        finally:
-            with self._guard:
+            try:
+                yield self.folder
+            finally:
                 self._depth -= 1
                 if self._depth == 0:
-                    self._writer = None
                     self._lock.release()
+        finally:
+            self._writer.release()
 
     def close(self) -> None:
-        """Close all cursors and the database; remove the folder of a workspace in memory. May be called twice."""
+        """Close all cursors and the database, and delete an in-memory workspace's folder. May be called repeatedly."""
         if self._closed:
             return
         self._closed = True
+        file, self._file = self._file, None
         for cursor in list(self._cursors):
             cursor.close()
-        self.connection.close()
+        self._connection.close()
+        if file is not None:
+            file.close(self)
         self._lock.release()
         if self._temporary is not None:
             self._temporary.cleanup()
@@ -149,29 +237,29 @@ class Workspace:
     ) -> None:
         self.close()
 
-    def _spill_to(self, folder: Path) -> None:
-        self.connection.execute(f"SET temp_directory = {literal(str(folder))}")
-
-    def _busy(self) -> WorkspaceError:
-        holder = holder_of(self._lock.path)
-        pid, since = holder.get("pid"), holder.get("since")
-        if pid == os.getpid():
-            return WorkspaceError(
-                f"another job of this process is writing to {self.folder}",
-                help="let one job end before the next starts",
-            )
-        who = f"process {pid}" if isinstance(pid, int) else "another process"
-        when = f" since {datetime.fromtimestamp(since):%Y-%m-%d %H:%M:%S}" if isinstance(since, int | float) else ""
-        fix = f", or stop it: kill {pid}" if isinstance(pid, int) else ""
-        return WorkspaceError(f"{who} is writing to {self.folder}{when}", help=f"wait until it ends{fix}")
+    def _connect(self, connection: duckdb.DuckDBPyConnection) -> None:
+        self._connection = connection
+        _close_at_exit(connection)
+        _close_at_exit(self)
 
 
-def _close_at_exit(connection: duckdb.DuckDBPyConnection) -> None:
-    """Close the connection at the end of the process if it is still there.
+def _is_idle(connection: duckdb.DuckDBPyConnection) -> bool:
+    """Whether a connection has neither an open transaction nor unread rows."""
+    try:
+        first, second = (connection.sql("SELECT txid_current()").fetchall() for _ in range(2))
+    except duckdb.ConnectionException:  # closed
+        return True
+    except duckdb.Error:
+        return False
+    return bool(first != second)
 
-    A script need not close what it opens, and DuckDB complains about relations over Python objects that outlive it.
+
+def _close_at_exit(opened: Workspace | duckdb.DuckDBPyConnection) -> None:
+    """Close the object at the end of the process, if it still exists.
+
+    Scripts need not close what they open, and DuckDB prints errors about relations over Python objects at exit.
     """
-    alive = weakref.ref(connection)
+    alive = weakref.ref(opened)
 
     def close() -> None:
         left = alive()
@@ -179,43 +267,15 @@ def _close_at_exit(connection: duckdb.DuckDBPyConnection) -> None:
             left.close()
 
     atexit.register(close)
-    weakref.finalize(connection, atexit.unregister, close).atexit = False
+    weakref.finalize(opened, atexit.unregister, close).atexit = False
 
 
 def _check_path(path: Path, read_only: bool) -> None:
     if path.is_dir():
         raise WorkspaceError(f"{path} is a folder, not a DuckDB file", help=f"name a file in it: {path / 'kg.duckdb'}")
     if not path.parent.is_dir():
-        raise WorkspaceError(f"the folder {path.parent} does not exist", help=f"make it first: mkdir -p {path.parent}")
+        raise WorkspaceError(
+            f"the folder {path.parent} does not exist", help=f"create it first: mkdir -p {path.parent}"
+        )
     if read_only and not path.exists():
         raise WorkspaceError(f"there is no database {path}", help="check the path, or open it without read_only")
-
-
-def _opening_failed(error: duckdb.Error, path: Path, read_only: bool) -> WorkspaceError:
-    text = str(error)
-    if "lock on file" in text or "Conflicting lock" in text:
-        found = re.search(r"PID (\d+)", text)
-        who = f"process {found[1]}" if found else "another process"
-        stop = f", or stop it: kill {found[1]}" if found else ""
-        return WorkspaceError(f"{path} is in use by {who}", help=f"wait until it ends{stop}")
-    if "different configuration" in text:
-        other = "writing" if read_only else "reading only"
-        return WorkspaceError(
-            f"{path} is already open in this process for {other}", help="close that workspace first, or use it"
-        )
-    if "not a valid DuckDB database" in text:
-        if path.stat().st_size == 0:
-            return WorkspaceError(f"{path} is an empty file, not a DuckDB file", help=f"remove it: rm {path}")
-        return WorkspaceError(
-            f"{path} is not a DuckDB file", help="read data files in SQL instead: FROM 'file.parquet'; name a new file"
-        )
-    if "Permission denied" in text or "Read-only file system" in text:
-        return WorkspaceError(
-            f"{path} is not writable", help="check its rights and those of its folder, or open it with read_only"
-        )
-    if "version number" in text:
-        return WorkspaceError(f"{path} was written by another version of DuckDB: {text}", help="upgrade duckdb")
-    if "No space left" in text:
-        return WorkspaceError(f"the disk is full: could not open {path}", help="free some space")
-    first = text.splitlines()[0] if text else type(error).__name__
-    return WorkspaceError(f"{path} cannot be opened: {first}", help="restore it from a backup, or name a new file")

@@ -7,8 +7,8 @@ import signal
 import sys
 from pathlib import Path
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # the graphs are tiny: threads would only wait for each other
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # the graphs are tiny; more threads would be slower
 sys.path.insert(0, str(Path(__file__).parent))
 
-# a shell's background jobs ignore SIGINT, and the tests of Ctrl-C must not depend on how they were started
+# background jobs of a shell ignore SIGINT; the tests of Ctrl-C must not depend on how they were started
 signal.signal(signal.SIGINT, signal.default_int_handler)

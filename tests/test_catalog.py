@@ -1,4 +1,4 @@
-"""The system tables: live, of stable types, and never broken by what lies in the folder."""
+"""The system tables: live, with stable types, and not broken by any content of the folder."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import duckdb
 import pytest
 
-from graphlearn.catalog import SCHEMAS, catalog_tables
+from graphlearn.catalog import catalog_tables, schemas
 from graphlearn.events import Evaluated, Event, JobStarted, Note, Step
 from graphlearn.storage.artifacts import ArtifactStore
 from graphlearn.storage.runs import RunFolder
@@ -43,8 +43,8 @@ def started(at: float, resumed_at: int | None = None) -> Event:
 
 def step(at: float, number: int, epoch: int, loss: float = 0.0, *, done: bool = True) -> Event:
     return Step(
-        time=at, step=number, steps=10, epoch=epoch, epochs=9, loss=loss, triples_per_second=5.0, eta_seconds=1.0,
-        epoch_done=done,
+        time=at, step=number, steps=10, epoch=epoch, epochs=9, loss=loss, examples_per_second=5.0, eta_seconds=1.0,
+        unit="triples", epoch_done=done,
     )  # fmt: skip
 
 
@@ -53,11 +53,11 @@ def evaluated(at: float, epoch: int, mrr: float, split: str = "valid") -> Event:
 
 
 def test_empty_tables_have_their_types(sql: Any) -> None:
-    assert set(SCHEMAS) == set(TYPES)
+    assert set(schemas()) == set(TYPES)
     for name, types in TYPES.items():
         assert sql(f"SELECT count(*) FROM {name}") == [(0,)]
         described = {row[0]: row[1] for row in sql(f"DESCRIBE {name}")}
-        assert list(described) == SCHEMAS[name].names
+        assert list(described) == schemas()[name].names
         assert types.items() <= described.items()
 
 
@@ -94,7 +94,7 @@ def test_damage_is_a_column(sql: Any, tmp_path: Path) -> None:
     assert "manifest.json is unreadable" in found["bad"]
 
 
-def test_values_of_foreign_types_show_as_null(sql: Any, tmp_path: Path) -> None:
+def test_values_of_unexpected_types_show_as_null(sql: Any, tmp_path: Path) -> None:
     put(
         tmp_path,
         "m",
@@ -130,7 +130,7 @@ def test_runs(sql: Any, tmp_path: Path) -> None:
     ]
 
 
-def test_training_info_tells_epochs_and_evaluations_as_they_come(sql: Any, tmp_path: Path) -> None:
+def test_training_info_is_live(sql: Any, tmp_path: Path) -> None:
     run = RunFolder.create(tmp_path, "m", "", {})
     for event in (started(100), step(101, 5, 1, done=False), step(102, 10, 1, 0.5), evaluated(103, 1, 0.25)):
         run.append(event)
@@ -145,7 +145,7 @@ def test_training_info_tells_epochs_and_evaluations_as_they_come(sql: Any, tmp_p
 
 
 @pytest.mark.parametrize("resumed_at", [10, None])
-def test_what_a_crash_undid_is_left_out(sql: Any, tmp_path: Path, resumed_at: int | None) -> None:
+def test_steps_lost_in_a_crash_are_left_out(sql: Any, tmp_path: Path, resumed_at: int | None) -> None:
     run = RunFolder.create(tmp_path, "m", "", {})
     for event in (
         started(100),
@@ -171,7 +171,7 @@ def test_what_a_crash_undid_is_left_out(sql: Any, tmp_path: Path, resumed_at: in
         assert sql("SELECT max(seconds) FROM training_info") == [(22.0,)]  # 11 before, 11 after
 
 
-def test_broken_event_lines_do_no_harm(sql: Any, tmp_path: Path) -> None:
+def test_damaged_event_lines_are_ignored(sql: Any, tmp_path: Path) -> None:
     run = RunFolder.create(tmp_path, "m", "", {})
     run.append(step(1, 1, 1))
     run.close()

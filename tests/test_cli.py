@@ -1,4 +1,4 @@
-"""The command line, as a person and as a script would use it."""
+"""The command line, as used by people and by scripts."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -16,6 +17,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from cases.storage import write_format_1
 from click.testing import CliRunner, Result
 
 from graphlearn import cli, running
@@ -48,7 +50,7 @@ def write_toy(folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a job that has run; tests must leave its models alone."""
+    """A folder with a job that has run; tests must not change its models."""
     folder = tmp_path_factory.mktemp("home")
     write_toy(folder)
     before = Path.cwd()
@@ -81,7 +83,7 @@ def test_run_trains_shows_rows_and_draws(fresh: Path) -> None:
     done = run("run", "job.sql", "--set", "path=toy.parquet", "--set", "kg.toy.dim=4")
     assert done.exit_code == 0, done.output
     assert "│ test" in done.stdout
-    assert "kg.toy is trained as version 1" in done.stderr
+    assert "kg.toy trained as version 1" in done.stderr
     assert "kg.toy" not in done.stdout, "messages go to stderr"
     assert list((fresh / "kg.graphlearn" / "runs").glob("*/report.png"))
     manifest = json.loads(run("show", "kg.toy", "--json").stdout)
@@ -113,7 +115,7 @@ def test_json_is_json_lines_and_nothing_else(fresh: Path) -> None:
     assert {row["split"] for row in records[-1]["rows"]} == {"valid", "test"}
 
 
-def test_tensorboard_files_stand_in_the_run_folder(home: Path) -> None:
+def test_tensorboard_files_are_in_the_run_folder(home: Path) -> None:
     pytest.importorskip("tensorboard")
     assert list((home / "kg.graphlearn" / "runs").glob("*/tensorboard/events.out.tfevents.*"))
 
@@ -140,7 +142,7 @@ def test_select_and_resume_choose_among_files(fresh: Path) -> None:
     assert "up to date" in run("run", "one.sql", "two.sql").stderr
 
 
-def test_a_file_that_is_not_there_makes_no_workspace(fresh: Path) -> None:
+def test_a_missing_file_creates_no_workspace(fresh: Path) -> None:
     assert run("run", "missing.sql").exit_code == 2
     assert not (fresh / "kg.duckdb").exists()
 
@@ -226,7 +228,7 @@ def test_several_errors_of_a_file_are_all_shown(capsys: pytest.CaptureFixture[st
 
 @pytest.fixture
 def stopped(fresh: Path) -> tuple[Path, str]:
-    """A folder where Ctrl-C has stopped a run after its first epoch, and what was said."""
+    """A folder in which Ctrl-C has stopped a run after its first epoch, and the output."""
     (fresh / "endless.sql").write_text(ENDLESS)
     command = [sys.executable, "-m", "graphlearn.cli", "run", "endless.sql", "--json", "--set", "dim=4"]
     with subprocess.Popen(command, cwd=fresh, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
@@ -273,7 +275,7 @@ def test_the_resume_command_is_what_was_typed(monkeypatch: pytest.MonkeyPatch, t
     assert running.resume_command(Path("nowhere"), None) == expected
 
 
-def test_a_run_that_was_begun_otherwise_is_offered_as_it_was_begun(stopped: tuple[Path, str]) -> None:
+def test_a_run_is_offered_with_the_command_that_started_it(stopped: tuple[Path, str]) -> None:
     folder, _ = stopped
     (run_id,) = (json.loads(line)["run"] for line in run("runs", "--json").stdout.splitlines())
     again = "run endless.sql --json --set dim=4 --resume " + run_id
@@ -285,20 +287,20 @@ def test_a_run_that_was_begun_otherwise_is_offered_as_it_was_begun(stopped: tupl
 
 
 def offered(*arguments: str) -> str:
-    """The command that a run offers before it begins."""
+    """The resume command that a run offers when it starts."""
     done = run(*arguments)
     assert done.exit_code == 0, done.output
     return next(line for line in done.stderr.splitlines() if "to continue it instead" in line)
 
 
-def test_why_a_run_failed_is_said_once(fresh: Path) -> None:
+def test_the_reason_of_a_failure_is_printed_once(fresh: Path) -> None:
     (fresh / "wild.sql").write_text(
         "CREATE MODEL wild TYPE transe OPTIONS (learning_rate = 1e38, epochs = 3) AS FROM 'toy.parquet';"
     )
     assert run("run", "wild.sql").stderr.count("learning_rate") == 1
 
 
-# asking
+# queries
 
 
 def test_query_prints_a_box(here: Path) -> None:
@@ -336,7 +338,7 @@ def test_query_answers_table_functions_and_system_tables(here: Path) -> None:
     answers = [json.loads(line) for line in done.stdout.splitlines()]
     assert [answer["rank"] for answer in answers] == [1, 2, 3]
     assert "kg.toy" in run("query", "SELECT model FROM models").stdout
-    assert run("query", "DROP MODEL IF EXISTS nobody").stdout == "model nobody: there is none\n"
+    assert run("query", "DROP MODEL IF EXISTS nobody").stdout == "model nobody does not exist\n"
 
 
 def test_query_reads_stdin(here: Path) -> None:
@@ -368,8 +370,8 @@ def test_query_refuses_two_formats(here: Path) -> None:
 def test_query_needs_a_workspace(fresh: Path) -> None:
     done = run("query", "SELECT 1")
     assert done.exit_code == 2
-    assert "there is no workspace kg.duckdb" in done.stderr
-    assert not (fresh / "kg.duckdb").exists(), "asking makes no file"
+    assert "workspace kg.duckdb does not exist" in done.stderr
+    assert not (fresh / "kg.duckdb").exists(), "a query creates no file"
     assert run("query", "SELECT 1", "--workspace", ":memory:").exit_code == 0
 
 
@@ -378,7 +380,7 @@ def test_query_needs_a_workspace(fresh: Path) -> None:
 
 @pytest.fixture
 def locked(here: Path) -> Iterator[Path]:
-    """The workspace, held by another process."""
+    """The workspace, opened by another process."""
     program = "import duckdb, sys; c = duckdb.connect('kg.duckdb'); print('ready', flush=True); sys.stdin.read()"
     with subprocess.Popen(
         [sys.executable, "-c", program], cwd=here, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -404,7 +406,7 @@ def test_query_still_answers_from_stored_models(locked: Path) -> None:
     assert "in use by process" in done.stderr
     done = run("query", "FROM t")
     assert done.exit_code == 2
-    assert "t is not within reach: " in done.stderr
+    assert "t cannot be read now: " in done.stderr
     assert "kg.duckdb is in use by process" in done.stderr
     assert "kill " in done.stderr
     assert "does not exist" not in done.stderr
@@ -419,14 +421,14 @@ def test_a_query_that_changes_what_another_process_holds_is_refused(locked: Path
     assert done.stdout == ""
 
 
-def test_unknown_keys_are_said_on_stderr(here: Path) -> None:
+def test_unknown_keys_are_reported_on_stderr(here: Path) -> None:
     done = run("query", "SELECT rank FROM predict('kg.toy', (SELECT 'nobody' AS head, 'r1' AS relation))", "--csv")
     assert done.stdout == 'rank\n""\n'
     said = "predict: kg.toy has never seen a key of 1 of 1 questions ('nobody'); their rank and score are NULL"
     assert done.stderr == f"warning: {said}\n"
 
 
-def test_run_says_who_holds_the_database(locked: Path) -> None:
+def test_run_names_the_process_that_has_the_database_open(locked: Path) -> None:
     done = run("run", "job.sql", "--set", "path=toy.parquet")
     assert done.exit_code == 2
     assert "in use by process" in done.stderr
@@ -456,7 +458,7 @@ def test_show(here: Path) -> None:
     ("arguments", "message"),
     [(["kg.toi"], "did you mean: kg.toy"), (["kg.toy", "--version", "7"], "its versions: 1")],
 )
-def test_show_what_is_not_there(here: Path, arguments: list[str], message: str) -> None:
+def test_show_of_missing_models_and_versions(here: Path, arguments: list[str], message: str) -> None:
     done = run("show", *arguments)
     assert done.exit_code == 2
     assert message in done.stderr
@@ -467,13 +469,13 @@ def test_catalog_without_a_workspace(tmp_path: Path, monkeypatch: pytest.MonkeyP
     for command in (["models"], ["runs"], ["show", "m"]):
         done = run(*command)
         assert done.exit_code == 2
-        assert "there is no workspace kg.duckdb" in done.stderr
+        assert "workspace kg.duckdb does not exist" in done.stderr
     (tmp_path / "other.duckdb").write_bytes(b"")
     assert "here: other.duckdb" in run("models").stderr
     assert "no model is stored yet" in run("models", "-w", "other.duckdb").stderr
 
 
-def test_the_workspace_can_stand_in_the_environment(
+def test_the_workspace_can_be_set_in_the_environment(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -529,8 +531,8 @@ def test_output_without_unicode(here: Path, command: list[str]) -> None:
     assert done.stderr == b"", "nothing leaks at exit"
 
 
-def test_nothing_is_said_at_exit(here: Path) -> None:
-    """DuckDB's Python client complains about objects that are alive at exit."""
+def test_nothing_is_printed_at_exit(here: Path) -> None:
+    """DuckDB's Python client prints errors about objects that still exist at exit."""
     job = ["run", "job.sql", "-q", "--set", "path=toy.parquet"]
     for command in (["query", "FROM models"], ["query", "SELECT nope"], ["runs"], job):
         done = subprocess.run(
@@ -550,3 +552,51 @@ def test_a_damaged_model_is_named_and_others_still_work(fresh: Path) -> None:
     assert done.exit_code == 2
     assert "weights.safetensors" in done.stderr
     assert "kg.toy" in run("models").stdout
+
+
+def test_a_model_of_an_older_format_is_refused_by_name(fresh: Path) -> None:
+    with Workspace.open("kg.duckdb") as workspace:
+        folder = workspace.folder
+    write_format_1(folder / "models", "kg.toy")
+    why = "its format 1 is older than this version of GraphLearn reads (2)"
+    text = JOB.replace("CREATE OR REPLACE MODEL", "CREATE MODEL")
+    (fresh / "job.sql").write_text(text)
+    job = ("run", "job.sql", "-q", "--set", "path=toy.parquet")
+    question = "SELECT 'e1' AS head, 'r1' AS relation"
+    calls = (f"predict('kg.toy', ({question}))", "embeddings('kg.toy')", "evaluate('kg.toy')")
+    for command in (("show", "kg.toy"), *(("query", f"FROM {call}") for call in calls), job):
+        done = run(*command)
+        assert done.exit_code == 2, command
+        assert f'model "kg.toy" version 1 cannot be used: {why}' in done.stderr, command
+        assert "graphlearn run FILE --force, or CREATE OR REPLACE MODEL" in done.stderr, command
+    assert json.loads(run("query", "--json", "SELECT damage FROM models").stdout) == {"damage": why}
+    assert "kg.toy" in run("models").stdout
+    assert run(*job, "--force").exit_code == 0
+    assert run("show", "kg.toy").exit_code == 0
+
+
+def test_what_cannot_be_read_is_listed_and_planned_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_toy(tmp_path)
+    job = ["job.sql", "--set", "path=toy.parquet"]
+    assert run("run", *job, "--no-picture").exit_code == 0
+    path = next(Path("kg.graphlearn").rglob("metrics.parquet"))
+    path.write_bytes(b"x" * path.stat().st_size)  # the size is right, so that only reading shows the damage
+    listed = run("models")
+    assert listed.exit_code == 0
+    assert re.search(r"kg\.toy .*unusable: the metrics .* are damaged", listed.stdout)
+    path.unlink()
+    assert "kg.toy (distmult): to train" in run("plan", *job).stdout
+
+
+def test_a_mistake_after_training_is_no_start_that_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_toy(tmp_path)
+    Path("late.sql").write_text(JOB + "SELECT error('late');")
+    late = run("run", "late.sql", "--set", "path=toy.parquet", "--no-picture")
+    assert late.exit_code == 1
+    assert "late" in late.stderr
+    again = run("run", "late.sql", "--set", "path=toy.parquet", "--no-picture")
+    assert again.exit_code == 2, "nothing was trained"
+    assert "kg.toy is up to date (version 1)" in again.stderr
+    assert "MRR 0." in again.stderr, "metrics have their labels"

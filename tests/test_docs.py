@@ -1,4 +1,4 @@
-"""The pages under docs/ say what the code does."""
+"""The pages in docs/ agree with the code."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_every_option_is_explained() -> None:
 def test_the_example_of_variables_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     text = (DOCS / "job-language.md").read_text()
-    (example,) = re.findall(r"Say `likes.sql` is\n\n```sql\n(.*?)```", text, re.DOTALL)
+    (example,) = re.findall(r"Suppose that `likes.sql` contains:\n\n```sql\n(.*?)```", text, re.DOTALL)
     (tmp_path / "likes.sql").write_text(example)
     with graphlearn.connect(emit=silent) as session:
         facts = (

@@ -1,4 +1,4 @@
-"""`import graphlearn` and the command line's help stay light: heavy libraries come when they are needed."""
+"""`import graphlearn` and the help of the command line do not import heavy libraries."""
 
 from __future__ import annotations
 

@@ -31,7 +31,8 @@ from graphlearn.errors import (
     WorkspaceError,
 )
 from graphlearn.events import Event, JobFinished, JobStarted, Note, silent
-from graphlearn.jobs.create import ModelResult
+from graphlearn.jobs.machine import Machine
+from graphlearn.jobs.request import ModelResult
 from graphlearn.session import Session, connect
 
 TRIPLES = """
@@ -45,7 +46,7 @@ QUERY = "SELECT head, relation, tail FROM triples"
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each test runs in a folder of its own."""
+    """Each test runs in its own folder."""
     monkeypatch.chdir(tmp_path)
 
 
@@ -58,7 +59,7 @@ def session() -> Iterator[Session]:
 
 @pytest.fixture(scope="module")
 def trained() -> Iterator[Session]:
-    """A session with a model "kg.m" and nothing that a test may change."""
+    """A session with a model "kg.m", which tests must not change."""
     with connect(emit=silent) as opened:
         opened.sql(f"{TRIPLES} CREATE MODEL kg.m {TYPE} AS {QUERY}")
         yield opened
@@ -112,7 +113,7 @@ def test_our_own_variables_are_not_tables(session: Session) -> None:
             session.sql(f"FROM {name}")
 
 
-def test_a_variable_that_is_no_table(session: Session) -> None:
+def test_a_variable_that_is_not_a_table(session: Session) -> None:
     numbers = {1, 2}
     with pytest.raises(SqlError, match="the Python variable of that name is a set"):
         session.sql("FROM numbers")
@@ -151,7 +152,7 @@ MODEL_OF = f"CREATE MODEL m {TYPE} AS SELECT head, relation, tail FROM triples, 
 @pytest.mark.parametrize("text", ["CREATE TABLE big AS {}", "{}; SELECT 1", "EXPLAIN ANALYZE {}", MODEL_OF])
 def test_interrupt_stops_at_once(session: Session, text: str) -> None:
     slow = "SELECT sum(a.range * b.range) FROM range(10000000) a, range(10000) b"
-    session.sql(f"EXPLAIN CREATE MODEL m {TYPE} AS {QUERY}")  # imports torch, which must not be interrupted here
+    session.sql(f"EXPLAIN CREATE MODEL m {TYPE} AS {QUERY}")  # imports torch, which the signal must not interrupt
     timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
     timer.start()
     started = time.perf_counter()
@@ -183,7 +184,7 @@ def test_life_of_a_model() -> None:
         assert isinstance(events[-1], JobFinished)
         assert events[-1].status == "unchanged"
 
-        with pytest.raises(ModelExists, match="is a model m already"):
+        with pytest.raises(ModelExists, match="model m already exists"):
             session.sql(f"CREATE MODEL m {TYPE} AS {QUERY} LIMIT 9")
         kept = session.sql(f"CREATE MODEL IF NOT EXISTS m TYPE complex AS {QUERY} LIMIT 9")
         assert isinstance(kept, ModelResult)
@@ -208,7 +209,7 @@ def test_life_of_a_model() -> None:
         assert rows(session, "FROM Models") == []
         with pytest.raises(ModelNotFound):
             session.sql("DROP MODEL m")
-        assert repr(session.sql("DROP MODEL IF EXISTS m")) == "model m: there is none"
+        assert repr(session.sql("DROP MODEL IF EXISTS m")) == "model m does not exist"
 
 
 def test_a_model_that_changes_within_a_file_is_not_trained_again(session: Session) -> None:
@@ -384,7 +385,7 @@ def test_rows_of_a_function_can_be_stored(session: Session) -> None:
     session.sql("INSERT INTO kept FROM predict('m', (SELECT 'e2' AS head, 'r1' AS relation), k := 3)")
     session.sql("COPY (FROM predict('m', questions, k := 2)) TO 'kept.parquet'")
     assert rows(session, "SELECT (SELECT count(*) FROM kept), (SELECT count(*) FROM 'kept.parquet')") == [(5, 2)]
-    with pytest.raises(SqlError, match="a view or macro cannot hold predict"):
+    with pytest.raises(SqlError, match="a view or macro cannot contain predict"):
         session.sql("CREATE VIEW v AS FROM predict('m', questions)")
 
 
@@ -428,7 +429,7 @@ def test_a_file_runs_and_shows_its_results(session: Session) -> None:
     assert [each.version for each in session.run_file("job.sql", force=True)] == [2]
 
 
-def test_what_only_the_run_can_know_is_left_to_it(session: Session) -> None:
+def test_what_only_the_run_can_know_is_not_checked(session: Session) -> None:
     write(
         "COPY triples TO 'later.parquet';\n"
         "ATTACH 'other.duckdb' AS other;\n"
@@ -497,7 +498,7 @@ def test_plan_counts_rows_of_tables_the_file_will_make(session: Session) -> None
     (planned,) = session.plan_file("job.sql")
     assert (planned.name, planned.family, planned.unchanged) == ("m", "distmult", False)
     assert planned.plan is not None
-    assert "77 rows" in planned.plan.text()
+    assert "77 rows" in planned.plan.text(Machine(1e9))
     assert rows(session, "SELECT count(*) FROM triples") == [(12,)]
     assert rows(session, "FROM models") == []
     session.run_file("job.sql")
@@ -555,8 +556,8 @@ def test_all_errors_are_ours(trained: Session) -> None:
 
 
 @pytest.mark.parametrize("ending", ["del session", "1 / 0"])
-def test_a_script_that_closes_nothing_ends_in_silence(ending: str) -> None:
-    """DuckDB's Python client complains about relations over Python objects that are alive at exit."""
+def test_a_script_that_closes_nothing_prints_no_errors(ending: str) -> None:
+    """DuckDB's Python client prints errors about relations over Python objects that still exist at exit."""
     program = f"""
 import graphlearn
 session = graphlearn.connect("kg.duckdb")
@@ -576,7 +577,7 @@ again = session.sql("FROM predict('m', questions)")
     assert "nanobind" not in done.stderr
 
 
-def test_a_model_made_anew_under_a_dropped_name_is_the_new_one(session: Session) -> None:
+def test_a_model_created_under_a_dropped_name_is_the_new_one(session: Session) -> None:
     session.sql(f"CREATE MODEL m {TYPE} AS {QUERY}")
     before = rows(session, "FROM predict('m', questions)")
     session.sql(f"DROP MODEL m; CREATE MODEL m {TYPE} AS SELECT head || '!' AS head, relation, tail FROM triples")
@@ -610,7 +611,7 @@ UNKNOWN = "(SELECT unnest(['e1', 'x', 'x']) AS head, 'r0' AS relation, 'e8' AS t
         ("FROM predict('kg.m', (SELECT 'e1' AS head, 'r0' AS relation, NULL AS tail))", None),
     ],
 )
-def test_unknown_keys_are_said_once(trained: Session, sql: str, said: str | None) -> None:
+def test_unknown_keys_are_reported_once(trained: Session, sql: str, said: str | None) -> None:
     events: list[Event] = []
     for emit in (events.append, None):
         workspace = trained.workspace
@@ -638,7 +639,7 @@ def test_unknown_keys_are_said_once(trained: Session, sql: str, said: str | None
         "repeat('long', 20000) || i",
     ],
 )
-def test_keys_of_odd_types_come_back_as_they_went_in(trained: Session, key: str) -> None:
+def test_keys_of_unusual_types_are_returned_unchanged(trained: Session, key: str) -> None:
     keys = f"(SELECT {key} AS h FROM range(20) t(i))"
     graph = f"(SELECT h AS head, 'r' AS relation, lead(h, 1, h) OVER () AS tail FROM {keys})"
     trained.sql(f"CREATE OR REPLACE TEMP TABLE odd AS FROM {graph}; CREATE OR REPLACE MODEL strange {TYPE} AS FROM odd")

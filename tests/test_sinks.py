@@ -1,4 +1,4 @@
-"""Every sink takes every event; people get readable lines, machines get valid JSON, `--quiet` streams stay empty."""
+"""Every sink accepts every event. People get readable lines, programs valid JSON, and `--quiet` prints nothing."""
 
 from __future__ import annotations
 
@@ -22,10 +22,12 @@ from graphlearn.events import (
     PhaseStarted,
     Step,
 )
+from graphlearn.sinks.sink import finish_line
+from graphlearn.text import duration
 
 
 def a_job(folder: Path) -> list[Event]:
-    """The events of a short run, one second apart."""
+    """The events of a short run, at intervals of one second."""
     clock = iter(range(1_700_000_000, 1_800_000_000))
 
     def now() -> float:
@@ -51,8 +53,9 @@ def a_job(folder: Path) -> list[Event]:
                     step=step,
                     steps=10,
                     loss=1 / epoch,
-                    triples_per_second=61234.5,
+                    examples_per_second=61234.5,
                     eta_seconds=65.0,
+                    unit="triples",
                     epoch_done=step == 10,
                 )
             )
@@ -104,7 +107,7 @@ def test_every_event_at_any_time(make: Callable[[], tuple[sinks.Sink, io.StringI
         sink.close()
 
 
-def test_plain_lines_are_few_and_say_what_matters(tmp_path: Path) -> None:
+def test_plain_lines_are_few_and_informative(tmp_path: Path) -> None:
     sink, stream = plain()
     for event in a_job(tmp_path):
         sink(event)
@@ -115,16 +118,16 @@ def test_plain_lines_are_few_and_say_what_matters(tmp_path: Path) -> None:
     assert "encode took 1.50 s: 1,000 rows [not markup]" in lines[1]
     assert "warning: 3 duplicate rows dropped" in lines[2]
     steps = [line for line in lines if "triples/s" in line]
-    assert 6 <= len(steps) <= 10, "40 steps, one a second: a line every five seconds or so"
+    assert 6 <= len(steps) <= 10, "40 steps, one per second, give about one line every five seconds"
     assert "epoch 4/4 · loss 0.25 · 61,234 triples/s · 1 min 05 s left" in steps[-1]
     assert sum("valid: MRR" in line for line in lines) == 4
     assert "epoch 4, valid: MRR 0.4000 · Hits@10 50.0 % (best so far)" in text
     assert "final, test: MRR 0.2500" in text
-    assert "evaluate took" not in text, "a validation pass needs no line beside its figures"
-    assert lines[-1].endswith("kg.[red] is trained as version 2 in 1 min 15 s · test MRR 0.2500")
+    assert "evaluate took" not in text, "a validation pass prints only its metrics"
+    assert lines[-1].endswith("kg.[red] trained as version 2 in 1 min 15 s · test MRR 0.2500")
 
 
-def test_plain_lines_grow_rare_in_a_long_run() -> None:
+def test_plain_lines_become_rarer_in_a_long_run() -> None:
     stream = io.StringIO()
     sink = sinks.plain_sink(stream)
     sink(JobStarted(time=0.0, run="r", model="m", family="f", folder="", options={}))
@@ -137,8 +140,9 @@ def test_plain_lines_grow_rare_in_a_long_run() -> None:
                 step=second,
                 steps=99_999,
                 loss=1.0,
-                triples_per_second=1.0,
+                examples_per_second=1.0,
                 eta_seconds=1.0,
+                unit="triples",
             )
         )
     assert 100 < len(stream.getvalue().splitlines()) < 200
@@ -152,7 +156,7 @@ def test_rich_view_keeps_lines_and_escapes_markup(tmp_path: Path) -> None:
     text = stream.getvalue()
     assert "kg.[red]" in text
     assert "[not markup]" in text
-    assert "is trained as version 2" in text
+    assert "trained as version 2" in text
     assert "best so far" in text
 
 
@@ -173,7 +177,7 @@ def test_json_lines_are_json_also_with_nan(tmp_path: Path) -> None:
         sink(event)
 
     def refuse(constant: str) -> None:
-        raise AssertionError(f"{constant} is no JSON")
+        raise AssertionError(f"{constant} is not JSON")
 
     records = [json.loads(line, parse_constant=refuse) for line in stream.getvalue().splitlines()]
     assert len(records) == len(events)
@@ -207,7 +211,7 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_the_stream_decides(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_stream_determines_the_sink(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm")
     assert isinstance(sinks.choose_sink(io.StringIO()), sinks.PlainSink)
     assert isinstance(sinks.choose_sink(Terminal()), sinks.RichSink)
@@ -220,9 +224,9 @@ def test_the_stream_decides(monkeypatch: pytest.MonkeyPatch) -> None:
     [(0.424, "0.42 s"), (12.34, "12.3 s"), (245, "4 min 05 s"), (11220, "3 h 07 min"), (float("inf"), "unknown")],
 )
 def test_durations(seconds: float, text: str) -> None:
-    assert sinks.duration(seconds) == text
+    assert duration(seconds) == text
 
 
-def test_the_reason_of_an_end_is_left_to_the_error() -> None:
+def test_the_reason_of_a_failure_is_left_to_the_error() -> None:
     event = JobFinished(run="r", model="m", status="interrupted", seconds=3.0, message="run r can continue")
-    assert sinks.finish_line(event) == "m was interrupted after 3.00 s"
+    assert finish_line(event) == "m was interrupted after 3.00 s"

@@ -1,4 +1,4 @@
--- Self-adversarial negatives, known answers left out.
+-- Self-adversarial negatives, known answers excluded.
 SET VARIABLE path = '../shared/data/kg/fb15k-237.parquet';
 
 CREATE OR REPLACE MODEL m

@@ -1,4 +1,4 @@
--- L1, self-adversarial negatives, known answers left out.
+-- L1, self-adversarial negatives, known answers excluded.
 SET VARIABLE path = '../shared/data/kg/fb15k-237.parquet';
 
 CREATE OR REPLACE MODEL m

@@ -1,4 +1,4 @@
--- Chickenpox in the counties of Hungary, one week ahead from four, in the values as given.
+-- Chickenpox cases in the counties of Hungary, one week ahead from four, on the unscaled values.
 -- The number of epochs is found with split = [0.7, 0.1, 0.2] and then used with all of the first 80 %.
 SET VARIABLE path = '../shared/data/series/chickenpox';
 

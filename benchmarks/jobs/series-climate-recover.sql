@@ -1,5 +1,5 @@
--- Climate of North America with cells missing at random, filled from both sides in time and from the cells beside.
--- hidden = 0.3 hides 30 % of the readings from the model: half of them stop the training, half are the test.
+-- Climate of North America with cells missing at random, recovered from earlier, later and simultaneous cells.
+-- hidden = 0.3 hides 30 % of the readings from the model: half of them for early stopping, half for testing.
 SET VARIABLE path = '../shared/data/series/climate';
 
 CREATE OR REPLACE MODEL m

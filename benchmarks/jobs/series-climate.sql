@@ -1,4 +1,4 @@
--- Climate of North America, one month ahead. Sites have a graph of neighbours, variables that of their correlations.
+-- Climate of North America, one month ahead. Sites have a graph of neighbours, variables a graph of correlations.
 SET VARIABLE path = '../shared/data/series/climate';
 
 CREATE OR REPLACE MODEL m

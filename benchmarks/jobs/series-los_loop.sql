@@ -1,4 +1,4 @@
--- Speed of traffic in Los Angeles, five minutes ahead from the last hour. The seasonal tables keep their full rank.
+-- Traffic speed in Los Angeles, five minutes ahead from the last hour. The seasonal tables have full rank.
 SET VARIABLE path = '../shared/data/series/los_loop';
 
 CREATE OR REPLACE MODEL m

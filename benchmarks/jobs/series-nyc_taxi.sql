@@ -1,4 +1,4 @@
--- Taxi trips between 30 zones of New York, one hour ahead. Zones are neighbours when their trips correlate.
+-- Taxi trips between 30 zones of New York, one hour ahead. Zones are neighbours if their trips correlate.
 SET VARIABLE path = '../shared/data/series/nyc_taxi';
 
 CREATE OR REPLACE MODEL m

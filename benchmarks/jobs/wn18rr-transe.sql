@@ -1,5 +1,5 @@
--- L1, self-adversarial negatives, known answers left out. Long: most relations of WordNet are symmetric or hierarchies,
--- which a translation learns slowly and never wholly.
+-- L1, self-adversarial negatives, known answers excluded. Many epochs: most relations of WordNet are symmetric or
+-- hierarchical, which a translation learns slowly and only in part.
 SET VARIABLE path = '../shared/data/kg/wn18rr.parquet';
 
 CREATE OR REPLACE MODEL m

@@ -1,1 +1,1 @@
-"""The job language: DuckDB's SQL plus our statements, carets in the user's file, table functions over models."""
+"""The job language: DuckDB's SQL plus our statements and table functions, with errors placed in the user's file."""

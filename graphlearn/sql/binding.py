@@ -1,4 +1,4 @@
-"""Binding: what the names in a statement stand for. Models, their options and inputs, and calls of table functions."""
+"""Binding: resolves the models, options, inputs and table functions that a statement names."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from graphlearn.errors import (
     UserError,
     did_you_mean,
 )
+from graphlearn.jobs.registry import takes_keys
 from graphlearn.sql import engine
 from graphlearn.sql.calls import Call, calls_inside, find_calls
 from graphlearn.sql.diagnose import Fault, around
@@ -35,15 +36,15 @@ from graphlearn.storage.columns import literal, quoted
 from graphlearn.storage.interrupt import INTERRUPTED, interruption
 
 if TYPE_CHECKING:
-    from graphlearn.jobs.create import ModelRequest
-    from graphlearn.jobs.families import RoleSpec
+    from graphlearn.jobs.family import Role
     from graphlearn.jobs.functions import ModelReader
+    from graphlearn.jobs.request import ModelRequest
     from graphlearn.storage.workspace import Workspace
 
 
 @dataclass(frozen=True)
 class BoundModel:
-    """A CREATE MODEL that can run. `names` are Python objects its queries read as tables."""
+    """A CREATE MODEL that can run. `names` are the Python objects that its queries read as tables."""
 
     create: CreateModel
     request: ModelRequest
@@ -54,11 +55,11 @@ class BoundModel:
 @dataclass
 class Binder:
     """Binds statements on the user's connection. `tables` are the system tables, `scope` the user's Python variables,
-    `variables` the values to set instead of those that SET VARIABLE says (a str is text where it sets a text). `warn`
-    gets what a person should know about the rows of a call, and where it stands.
+    `variables` the values that replace those of SET VARIABLE (a str is text if the statement sets a text). `warn` is
+    called with warnings about the rows of a call and the place of the call.
 
-    `rehearsing`: nothing is computed, tables stay empty, and `planned` holds by folded name what earlier statements
-    will have done to models: the bound model, or None once it is dropped.
+    `dry_run`: nothing is computed and tables stay empty. `planned` maps folded names to what earlier statements would
+    do to the models: the bound model, or None if it would be dropped.
     """
 
     workspace: Workspace
@@ -67,7 +68,7 @@ class Binder:
     scope: Mapping[str, object] = field(default_factory=dict)
     variables: Mapping[str, object] = field(default_factory=dict)
     warn: Callable[[str, Place], None] = lambda _, __: None
-    rehearsing: bool = False
+    dry_run: bool = False
     planned: dict[str, BoundModel | None] = field(default_factory=dict)
     _state: list[str] = field(default_factory=list)
 
@@ -77,12 +78,12 @@ class Binder:
         return self.workspace.connection
 
     def names(self, tokens: Iterable[Token]) -> dict[str, object]:
-        """The Python variables that a statement with these words may read as tables."""
+        """The Python variables that a statement with these tokens may read as tables."""
         words = {t.value for t in tokens if t.kind in ("name", "quoted")}
         return {word: self.scope[word] for word in words if word in self.scope}
 
     def offer_tables(self, words: Iterable[str]) -> None:
-        """Make the system tables among `words` temporary views, but for those whose name the user has taken."""
+        """Register the system tables among `words` as temporary views, unless the user has a table of that name."""
         for name in {word.lower() for word in words} & set(self.tables):
             found = self.connection.execute(
                 "SELECT temporary, false FROM duckdb_tables() WHERE lower(table_name) = $1 AND (temporary OR "
@@ -98,15 +99,15 @@ class Binder:
                 self.connection.register(name, self.tables[name])
 
     def statement(self, statement: Passthrough) -> tuple[Rewritten, dict[str, object]]:
-        """A statement of DuckDB's with its table functions resolved, and the objects it reads."""
+        """One of DuckDB's statements with its table functions resolved, and the objects it reads."""
         calls = find_calls(statement)
         words = {t.word for t in statement.tokens[:6]}
         if calls and statement.kind == "CREATE" and words & {"VIEW", "MACRO", "FUNCTION"}:
             name = calls[0].function
             raise SqlError(
-                f"a view or macro cannot hold {name}()",
+                f"a view or macro cannot contain {name}()",
                 place=statement.place(calls[0].span[0], len(name)),
-                help="store its rows: CREATE TABLE … AS FROM " + name + "(…)",
+                help="store the rows in a table: CREATE TABLE … AS FROM " + name + "(…)",
             )
         query, names = self.resolve(statement.verbatim(), calls)
         name, value = set_variable(statement)
@@ -117,7 +118,7 @@ class Binder:
         return query, names
 
     def resolve(self, query: Rewritten, calls: list[Call], prefix: str = "_") -> tuple[Rewritten, dict[str, object]]:
-        """The query with each call replaced by the name of an object, and the objects it reads by name."""
+        """The query with each call replaced by the name of an object, and the objects that it reads, by name."""
         names = self.names(query.tokens)
         for number, call in enumerate(calls, 1):
             name = f"{prefix}_{call.function}_{number}"
@@ -128,14 +129,14 @@ class Binder:
 
     def model(self, create: CreateModel, overrides: Mapping[str, object] | None = None) -> BoundModel:
         """Check name, type, options, roles and columns. Raises UserError at the place of the first mistake."""
-        from graphlearn.jobs.create import ModelRequest
-        from graphlearn.jobs.families import family
+        from graphlearn.jobs.registry import family
+        from graphlearn.jobs.request import ModelRequest
 
         self._check_name(create)
         with placed(create.at(create.family_span)):
             kind = family(create.family)
         options = read_options(self.connection, create, kind.options_type, overrides)
-        roles = _roles(create, kind.roles_for(options, [text.role for text in create.inputs if text.role]))
+        roles = _roles(create, kind.roles(options, [text.role for text in create.inputs if text.role]))
         inputs: dict[str, str] = {}
         queries: dict[str, Rewritten] = {}
         columns: dict[str, dict[str, str]] = {}
@@ -148,7 +149,7 @@ class Binder:
             inputs[role], queries[role] = query.text, query
         for role, query in queries.items():
             try:
-                kind.check_input(role, columns, options)
+                kind.check(role, columns, options)
             except InputError as error:
                 raise error.at(_column_place(query, columns[role], error.message)) from None
             except OptionError as error:
@@ -160,21 +161,21 @@ class Binder:
 
     @contextmanager
     def registered(self, bound: BoundModel) -> Iterator[None]:
-        """The Python objects a model reads, as temporary views of the user's connection while this is open."""
+        """Inside the block, the Python objects that a model reads are temporary views on the user's connection."""
         with ExitStack() as stack:
             for name, value in bound.names.items():
-                with suppress(duckdb.Error):  # a variable that only shares its name with a column
+                with suppress(duckdb.Error):  # a variable with the same name as a column
                     self.connection.register(name, value)
                     stack.callback(self.connection.unregister, name)
             yield
 
     def exists(self, model: str) -> bool:
-        """Whether there is such a model, or will be when this statement runs."""
+        """Whether the model exists, or will exist when the statement runs."""
         key = fold(model)
         return self.planned[key] is not None if key in self.planned else self.reader.store.exists(model)
 
     def _used(self, query: Rewritten, names: dict[str, object]) -> dict[str, object]:
-        """Those of the objects that the query may read: it has their name, and no table does."""
+        """The objects that the query may read: those it names, unless a table has that name."""
         words = {token.value for token in query.tokens}
         return {
             name: value
@@ -206,9 +207,9 @@ class Binder:
                 )
 
     def _source(self, call: Call) -> engine.Watched:
-        """The rows of a call. Every mistake is placed at the argument it is about."""
-        from graphlearn.jobs.families import family
-        from graphlearn.jobs.functions import ask
+        """The rows of a call. Errors are placed at the argument that caused them."""
+        from graphlearn.jobs import functions
+        from graphlearn.jobs.registry import family
 
         place = call.source.place
         named = {
@@ -216,22 +217,20 @@ class Binder:
             for key, (_, value) in call.named.items()
         }
         argument, cursor = self._argument(call)
-        function = call.function
         with placed(place(call.span[0], len(call.function))):
             try:
+                at = place(*_span(call.span))
+                asked = functions.Call(call.function, argument, named, cursor, lambda text: self.warn(text, at))
                 planned = self.planned.get(fold(call.model))
                 if planned is not None:
                     request = planned.request
-                    question = ask(request.family.lower(), function, argument, named, cursor)
-                    source = family(request.family).unborn(request, planned.columns, question)
+                    shape = family(request.family).shape(request, planned.columns)
+                    source = functions.planned(request.family.lower(), shape, asked)
                 elif fold(call.model) in self.planned:
                     raise ModelNotFound(f'model "{call.model}" is dropped by an earlier statement')
                 else:
-                    at = place(*_span(call.span))
-                    source = self.reader.open(
-                        function, call.model, argument, named, cursor, lambda text: self.warn(text, at)
-                    )
-                    source = source.empty() if self.rehearsing else source
+                    source = self.reader.open(call.model, asked)
+                    source = source.empty() if self.dry_run else source
             except OptionError as error:
                 raise error.at(_named_place(call, error)) from None
             except InputError as error:
@@ -242,8 +241,8 @@ class Binder:
         return engine.Watched(source, place(*_span(call.span)))
 
     def _argument(self, call: Call) -> tuple[str | None, Callable[[], duckdb.DuckDBPyConnection]]:
-        """The SQL of the relation a call reads, and what makes cursors that can run it."""
-        query = _keys(call) if call.function == "similar" else call.question()
+        """The SQL of the relation that a call reads, and a factory of cursors that can run it."""
+        query = _keys(call) if takes_keys(call.function) else call.question()
         if query is None:
             return None, self.cursor
         inner = calls_inside(call)
@@ -252,7 +251,7 @@ class Binder:
             engine.columns(self.connection, query, names)
         except SqlError as error:
             raise _about_around(call, error) or error from None
-        if self.rehearsing:
+        if self.dry_run:
             rows = engine.arrow(self.connection, "FROM (" + query + "\n) LIMIT 0", names)
         elif inner or not self._is_shared(query):
             rows = engine.arrow(self.connection, query, names)
@@ -267,7 +266,7 @@ class Binder:
         return "FROM __question", cursor
 
     def _is_shared(self, query: Rewritten) -> bool:
-        """Whether another cursor sees what the query reads: no temporary tables, no Python objects, all committed."""
+        """Whether another cursor can run the query: no temporary tables, Python objects or uncommitted data."""
         if engine.in_transaction(self.connection):
             return False
         temporary = self.connection.execute(
@@ -286,20 +285,22 @@ class Binder:
         return True
 
     def cursor(self) -> duckdb.DuckDBPyConnection:
-        """A cursor with the search path and the variables that the user's connection had when it was last asked."""
+        """A cursor with the search path and variables that the user's connection had at the last call of `look`."""
         cursor = self.workspace.cursor()
         for setting in self._state:
             cursor.execute(setting)
         return cursor
 
     def look(self, statement: Statement) -> None:
-        """Before each statement: offer the system tables it names, and note the state that cursors are to share."""
+        """Before each statement: register the system tables that it names, and save the state for new cursors."""
         found: list[str] = []
         if not engine.is_aborted(self.connection):
             self.offer_tables(token.value for token in statement.tokens)
             path = self.connection.execute("SELECT current_setting('search_path')").fetchall()[0][0]
             if path:
                 found.append(f"SET search_path = {literal(path)}")
+            zone = self.connection.execute("SELECT current_setting('TimeZone')").fetchall()[0][0]
+            found.append(f"SET SESSION TimeZone = {literal(zone)}")
             variables = self.connection.execute("SELECT name, value, type FROM duckdb_variables()").fetchall()
             for name, value, type_name in variables:
                 typed = "NULL" if type_name == '"NULL"' else f"{literal(value)}::{type_name}"
@@ -308,7 +309,7 @@ class Binder:
 
 
 def set_variable(statement: Passthrough) -> tuple[str, list[Token]]:
-    """Name (lower case) and value of SET VARIABLE name = value; an empty name for other statements."""
+    """Name (lower case) and value tokens of SET VARIABLE name = value; an empty name for other statements."""
     tokens = statement.tokens
     if statement.kind == "SET" and len(tokens) > 4 and tokens[1].word == "VARIABLE":
         return tokens[2].value.lower(), tokens[4:]
@@ -317,7 +318,7 @@ def set_variable(statement: Passthrough) -> tuple[str, list[Token]]:
 
 @contextmanager
 def placed(place: Place) -> Iterator[None]:
-    """Errors that leave the block without a place get this one."""
+    """Give errors raised inside the block this place, unless they have one."""
     try:
         yield
     except GraphLearnError as error:
@@ -326,7 +327,7 @@ def placed(place: Place) -> Iterator[None]:
 
 @contextmanager
 def errors_of(bound: BoundModel) -> Iterator[None]:
-    """Errors of a job that come from what the user wrote, placed where they wrote it."""
+    """Place the errors that a job raises inside the block in the user's statement."""
     create = bound.create
     try:
         yield
@@ -345,25 +346,25 @@ def errors_of(bound: BoundModel) -> Iterator[None]:
 
 
 def in_transaction(create: CreateModel) -> SqlError:
-    """The error for CREATE MODEL while the user has a transaction open."""
+    """The error for CREATE MODEL in an open transaction."""
     return SqlError(
         "CREATE MODEL cannot run inside a transaction",
         place=create.place(),
-        help="COMMIT or ROLLBACK before it; a model is published at once or not at all",
+        help="COMMIT or ROLLBACK first; publishing a model cannot be rolled back",
     )
 
 
 def taken(create: CreateModel, why: str = "") -> ModelExists:
-    """The error for a name that another model has."""
+    """The error for a model name that is taken."""
     return ModelExists(
-        f"there is a model {create.name} already" + (f": {why}" if why else ""),
+        f"model {create.name} already exists" + (f": {why}" if why else ""),
         place=create.at(create.name_span),
         help="write CREATE OR REPLACE MODEL to train a new version of it",
     )
 
 
-def _roles(create: CreateModel, roles: tuple[RoleSpec, ...]) -> dict[str, InputText]:
-    """The inputs by role. Raises InputError for roles the family does not know and for those that are missing."""
+def _roles(create: CreateModel, roles: tuple[Role, ...]) -> dict[str, InputText]:
+    """The inputs by role. Raises InputError for roles that the family does not have and for missing ones."""
     known = [role.name for role in roles]
     found: dict[str, InputText] = {}
     for text in create.inputs:
@@ -383,7 +384,7 @@ def _roles(create: CreateModel, roles: tuple[RoleSpec, ...]) -> dict[str, InputT
 
 
 def _column_place(query: Rewritten, columns: dict[str, str], message: str) -> Place:
-    """Where a message about columns belongs: at the first column it names that the query writes, else the query."""
+    """The place for a message about columns: the first column that it names and the query writes, else the query."""
     required = ("head", "relation", "tail", "split")
     words = re.findall(r"\w+", message.casefold())
     named = [c for c in columns if c.casefold() in words]
@@ -396,7 +397,7 @@ def _column_place(query: Rewritten, columns: dict[str, str], message: str) -> Pl
 
 
 def _option_place(create: CreateModel, error: OptionError) -> Place:
-    """The value of the option that the error is about, else the family."""
+    """The place of the option's value, else of the family."""
     spans = [option.value_span for option in create.options if option.key == error.key]
     return create.at(spans[0] if spans else create.family_span)
 
@@ -409,7 +410,7 @@ def _named_place(call: Call, error: OptionError) -> Place | None:
 
 
 def _about_around(call: Call, error: SqlError) -> SqlError | None:
-    """The error for a relation that names a table or column of the query around the call, None for other mistakes."""
+    """The error if the relation names a table or column of the surrounding query, None for other mistakes."""
     found = re.match(
         r'Referenced (?:table|column) "(.+)" (?:not found|was not found)|Table with name (\S+) does not', error.message
     )
@@ -426,7 +427,7 @@ def _about_around(call: Call, error: SqlError) -> SqlError | None:
 
 
 def _keys(call: Call) -> Rewritten | None:
-    """What `similar` reads: a table or subquery as elsewhere, or keys written as constants."""
+    """The query that a function of keys reads: a table or subquery like the other functions, or constant keys."""
     if call.argument is None:
         return None
     argument = Rewritten.verbatim(call.source, *call.argument)

@@ -1,4 +1,4 @@
-"""Table functions over models inside DuckDB's SQL: FROM predict('model', questions, k := 10)."""
+"""Finds table functions on models in DuckDB's SQL: FROM predict('model', questions, k := 10)."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from graphlearn.errors import SqlError
+from graphlearn.jobs.registry import table_functions
 from graphlearn.sql.rewrite import Rewritten
 from graphlearn.sql.source import Source, Token
 from graphlearn.sql.statements import Span, Statement
-from graphlearn.sql.words import BEFORE_TABLE, CLAUSES, FROM_INSIDE, FUNCTIONS, NO_ALIAS
+from graphlearn.sql.words import BEFORE_TABLE, CLAUSES, FROM_INSIDE, NO_ALIAS
 
 
 @dataclass(frozen=True)
@@ -23,9 +24,9 @@ class Cte:
 
 @dataclass(frozen=True)
 class Call:
-    """`function('model', relation, name := value, …)` as written; the call is `span`, `argument` what it reads.
+    """`function('model', relation, name := value, …)` as written, at `span`; `argument` is the span of the relation.
 
-    `named` holds (span of the name, span of the value). `alias` is true when the user gave the result a name.
+    `named` maps names to (span of the name, span of the value). `alias` is true if the user gave the result a name.
     """
 
     source: Source
@@ -39,7 +40,7 @@ class Call:
     alias: bool
 
     def around(self) -> list[Token]:
-        """The words of the statement outside the call."""
+        """The tokens of the statement outside the call."""
         found: list[Token] = []
         for token in self.source.tokens:
             if token.text == ";" and token.kind == "operator":
@@ -51,7 +52,7 @@ class Call:
         return found
 
     def question(self) -> Rewritten | None:
-        """The relation the call reads, as a query that stands alone; None when it has no such argument."""
+        """The relation that the call reads, as a self-contained query; None without that argument."""
         if self.argument is None:
             return None
         argument = Rewritten.verbatim(self.source, *self.argument)
@@ -69,7 +70,7 @@ class Call:
 
 @dataclass
 class _Level:
-    """What is known inside one pair of parentheses. `table` when it stands where a table is named."""
+    """The state inside one pair of parentheses. `table`: the parentheses are where SQL expects a table."""
 
     table: bool = False
     opener: str = ""
@@ -80,12 +81,12 @@ class _Level:
 
 
 def find_calls(statement: Statement) -> list[Call]:
-    """The calls of a statement, in order. Calls inside the arguments of another call are left to `calls_inside`."""
+    """The calls of a statement, in order. For calls inside the arguments of another call, see `calls_inside`."""
     return _find(statement.source, statement.tokens, [])
 
 
 def calls_inside(call: Call) -> list[Call]:
-    """The calls in the relation that a call reads, with those in the common table expressions it names."""
+    """The calls in the relation that a call reads, including those in the CTEs that it names."""
     question = call.question()
     return _find(call.source, question.tokens, list(call.ctes)) if question else []
 
@@ -125,12 +126,12 @@ def _find(source: Source, tokens: Sequence[Token], visible: list[Cte]) -> list[C
 
 
 def _no_clause(level: _Level, previous: Token | None) -> bool:
-    """Whether FROM here belongs to IS DISTINCT FROM, EXTRACT(year FROM …) and the like."""
+    """Whether this FROM belongs to IS DISTINCT FROM, EXTRACT(year FROM …) and the like."""
     return level.opener in FROM_INSIDE or (previous is not None and previous.word == "DISTINCT")
 
 
 def _at_table(level: _Level, tokens: Sequence[Token], index: int) -> bool:
-    """Whether the token stands where SQL names a table."""
+    """Whether SQL expects a table at this token."""
     if index == 0:
         return False
     previous = tokens[index - 1]
@@ -142,7 +143,7 @@ def _at_table(level: _Level, tokens: Sequence[Token], index: int) -> bool:
 
 
 def _defines(tokens: Sequence[Token], index: int) -> bool:
-    """Whether a common table expression begins here: name AS ( or name (…) AS (, after RECURSIVE perhaps."""
+    """Whether a CTE begins here: [RECURSIVE] name AS ( or [RECURSIVE] name (…) AS (."""
     if index < len(tokens) and tokens[index].word == "RECURSIVE":
         index += 1
     after = tokens[index + 1] if index + 1 < len(tokens) else None
@@ -150,13 +151,13 @@ def _defines(tokens: Sequence[Token], index: int) -> bool:
 
 
 def _is_call(tokens: Sequence[Token], index: int) -> bool:
-    if tokens[index].kind not in ("name", "quoted") or tokens[index].value.lower() not in FUNCTIONS:
+    if tokens[index].kind not in ("name", "quoted") or tokens[index].value.lower() not in table_functions():
         return False
     return index + 2 < len(tokens) and tokens[index + 1].text == "(" and tokens[index + 2].kind == "string"
 
 
 def _closing(tokens: Sequence[Token], opening: int) -> int:
-    """The index of the bracket that closes the one at `opening`; the last token when none does."""
+    """The index of the bracket that closes the one at `opening`; the last token if it is never closed."""
     depth = 0
     for index in range(opening, len(tokens)):
         if tokens[index].kind == "operator":
@@ -194,19 +195,19 @@ def _call(source: Source, tokens: Sequence[Token], ctes: list[Cte], alias: bool)
             argument = span
         else:
             raise SqlError(
-                f"{function} takes the model and one table; what follows has a name",
+                f"{function} takes a model and one table; further arguments must be named",
                 place=source.place(span[0], span[1] - span[0]),
                 help=f"for example: {function}('{model.value}', questions, k := 10)",
             )
     if len(arguments[0]) > 1:
         extra = arguments[0][1]
-        raise SqlError("the name of the model is one string", place=source.place(extra.start, len(extra.text)))
+        raise SqlError("expected the model name as a single string", place=source.place(extra.start, len(extra.text)))
     span = (name.start, closing.end)
     return Call(source, function, span, model.value, (model.start, model.end), argument, named, tuple(ctes), alias)
 
 
 def _arguments(source: Source, tokens: Sequence[Token]) -> list[list[Token]]:
-    """The tokens of each argument, from those behind the opening parenthesis."""
+    """The tokens of each argument, given the tokens after the opening parenthesis."""
     found: list[list[Token]] = [[]]
     depth = 0
     for token in tokens[:-1]:
@@ -220,5 +221,5 @@ def _arguments(source: Source, tokens: Sequence[Token]) -> list[list[Token]]:
         raise SqlError("expected an argument", place=source.place(tokens[-1].start))
     for argument in found:
         if not argument:
-            raise SqlError("an argument is missing between the commas", place=source.place(tokens[0].start))
+            raise SqlError("an argument is missing between two commas", place=source.place(tokens[0].start))
     return found

@@ -1,4 +1,4 @@
-"""From DuckDB's error to an error at the right place of the user's file, with a line of help."""
+"""Translates DuckDB's errors into errors placed in the user's file, with a line of help."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from itertools import pairwise
 from pathlib import Path
 
 from graphlearn.errors import GraphLearnError, Place, SqlError, WorkspaceError, nearest
+from graphlearn.jobs.registry import table_functions
 from graphlearn.sql.rewrite import Rewritten
 from graphlearn.sql.source import Token
-from graphlearn.sql.words import BEFORE_TABLE, CATALOG, FUNCTIONS, KEYWORDS, STARTERS
+from graphlearn.sql.words import BEFORE_TABLE, CATALOG, KEYWORDS, RENAMED_COLUMNS, STARTERS
 from graphlearn.types import Json
 
 _OFFERS = ("Candidate bindings", "Candidate tables", "Candidate extensions", "Did you mean")
@@ -22,17 +23,17 @@ _PYTHON_OBJECT = re.compile(r'Python Object "(.*?)" of type "(.*?)"')
 
 
 def suggest(words: list[str]) -> str:
-    """The line of help that offers words."""
+    """A line of help that suggests words."""
     return f"did you mean: {', '.join(dict.fromkeys(words))}?"
 
 
 class MissingError(SqlError):
-    """A table, function or file is not there; an earlier statement that has not run yet might make it."""
+    """A table, function or file does not exist; an earlier statement that has not run yet might create it."""
 
 
 @dataclass(frozen=True)
 class Fault:
-    """What DuckDB says about an error. `start` and `length` count bytes of the text it was given."""
+    """DuckDB's description of an error. `start` and `length` are in bytes of the text that DuckDB received."""
 
     message: str
     details: str = ""
@@ -45,7 +46,7 @@ class Fault:
 
     @classmethod
     def from_exception(cls, error: BaseException) -> Fault:
-        """Read an exception, whether its text is JSON (errors_as_json) or prose."""
+        """Parse an exception whose text is JSON (errors_as_json) or plain text."""
         text = str(error)
         brace = text.find("{")
         try:
@@ -59,7 +60,7 @@ class Fault:
 
     @classmethod
     def from_record(cls, record: Json) -> Fault:
-        """Read the record DuckDB writes for an error."""
+        """Parse DuckDB's JSON record of an error."""
         headline, _, details = str(record["exception_message"]).strip().partition("\n")
         start, length = None, 0
         if found := re.fullmatch(r"\[(\d+), *(\d+)\]", str(record.get("location", ""))):
@@ -79,12 +80,12 @@ class Fault:
 
     @classmethod
     def from_tree(cls, tree: Json) -> Fault:
-        """Read the answer of json_serialize_sql when it holds an error."""
+        """Parse the error in the result of json_serialize_sql."""
         names = {"exception_message": tree["error_message"], "exception_type": tree["error_type"]}
         return cls.from_record({**tree, **names})
 
     def error(self, query: Rewritten) -> GraphLearnError:
-        """The error to raise, placed in the text `query` was made from."""
+        """The error to raise, placed in the user's text that `query` was made from."""
         if found := _PARAMETERS.match(self.message):
             return _parameter(query, found[1])
         place = query.source.place(*self._span(query))
@@ -111,21 +112,21 @@ class Fault:
         return first.start, len(first.text)
 
     def _words(self, query: Rewritten, start: int) -> tuple[str, str | None]:
-        """Headline and help."""
+        """The headline and the line of help."""
         message = self.message
         if self.entry == "Table Function":
             return self._function_words()
-        if self.entry == "Scalar Function" and self.name.lower() in FUNCTIONS:
-            return f"{self.name} is a table, so it stands behind FROM", _table_help(self.name.lower())
+        if self.entry == "Scalar Function" and self.name.lower() in table_functions():
+            return f"{self.name} is a table function and must be used in FROM", _table_help(self.name.lower())
         if found := _PYTHON_OBJECT.match(message):
             return (
                 f'there is no table "{found[1]}", and the Python variable of that name is a {found[2]}',
-                "a variable can be a data frame, an Arrow table, a relation or a NumPy array",
+                "only data frames, Arrow tables, relations and NumPy arrays can be read as tables",
             )
         if "of the Python object" in message and (found := _PYTHON_STREAM.search(message)):
             return found[1].strip().splitlines()[0], None
         if message.startswith("syntax error"):
-            if self.start is not None and query.is_behind(self.start):
+            if self.start is not None and query.is_after_end(self.start):
                 return "syntax error: something is missing at the end", None
             return message, self._syntax_help(query, start)
         if self.subtype == "ENTRY_ALREADY_EXISTS":
@@ -133,12 +134,14 @@ class Fault:
             return message, f"write CREATE OR REPLACE {what} to replace it, CREATE {what} IF NOT EXISTS to keep it"
         if found := re.match(r'No files found that match the pattern "(.*)"', message):
             return message, _file_help(found[1])
+        if (found := re.match(r'Referenced column "(\w+)"', message)) and found[1].lower() in RENAMED_COLUMNS:
+            return f"`{found[1]}` is now `{RENAMED_COLUMNS[found[1].lower()]}`", None
         words = self._candidates()
         if self.entry == "Table" and self.subtype == "MISSING_ENTRY":
             words = [*nearest(self.name, list(CATALOG)), *(w for w in words if nearest(self.name, [w]))]
             before = [t for t in query.tokens if t.start < start]
             is_read = bool(before) and (before[-1].word in BEFORE_TABLE or before[-1].text == ",")
-            otherwise = "a file is read by its quoted name: FROM 'data/file.parquet'" if is_read else None
+            otherwise = "to read a file, put its name in single quotes: FROM 'data/file.parquet'" if is_read else None
             return message, suggest(words) if words else otherwise
         if words:
             return message, suggest(words)
@@ -149,16 +152,16 @@ class Fault:
         return message, " ".join(" ".join(lines).split()) or None
 
     def _function_words(self) -> tuple[str, str | None]:
-        if self.name.lower() in FUNCTIONS:
+        if self.name.lower() in table_functions():
             return (
                 f"{self.name} needs the name of a model as its first argument, in single quotes",
                 f"write {self.name}('model', …)",
             )
-        near = nearest(self.name, [*FUNCTIONS, *self._candidates()])
+        near = nearest(self.name, [*table_functions(), *self._candidates()])
         return self.message, suggest(near) if near else None
 
     def _candidates(self) -> list[str]:
-        """The names DuckDB offers, best first, without its inner tables."""
+        """The names that DuckDB suggests, best first, without its internal tables."""
         for line in self.details.splitlines():
             if line.startswith(_OFFERS):
                 names = re.findall(r'"([^"]+)"', line)
@@ -180,7 +183,7 @@ class Fault:
 
 
 def _parameter(query: Rewritten, name: str) -> SqlError:
-    """The error for a parameter, $name or ?, that nobody gives a value."""
+    """The error for a parameter, $name or ?, without a value."""
     tokens = query.tokens
     sign = next(
         (t for t, after in pairwise(tokens) if t.text == "$" and after.value == name),
@@ -188,7 +191,7 @@ def _parameter(query: Rewritten, name: str) -> SqlError:
     )
     shown, variable = (f"${name}", name) if sign.text == "$" else ("?", "x")
     return SqlError(
-        f"the parameter {shown} has no value: a job has variables instead",
+        f"the parameter {shown} has no value; jobs use variables instead",
         place=query.source.place(sign.start, len(shown) if sign.text in ("$", "?") else len(sign.text)),
         help=f"write getvariable('{variable}'), and SET VARIABLE {variable} = … before it; "
         f"--set {variable}=… replaces that value",
@@ -196,32 +199,25 @@ def _parameter(query: Rewritten, name: str) -> SqlError:
 
 
 def _table_help(function: str) -> str:
-    """How a table function is written, for one that stands where a value should."""
-    if function == "predict":
-        return "write FROM predict('model', (SELECT head, relation FROM …)): each question comes back with its answers"
-    arguments = {"evaluate": "'model', triples", "embeddings": "'model'", "similar": "'model', (SELECT key FROM …)"}
-    return f"write FROM {function}({arguments[function]}), and JOIN it where other columns are wanted"
+    """How to write a table function that was used as a scalar function."""
+    return f"write {table_functions()[function].call(function)}"
 
 
 def around(function: str, name: str, place: Place) -> SqlError:
-    """The error for a table function whose relation names something of the query around it, LATERAL or not."""
-    form = {
-        "predict": "FROM predict('model', (SELECT head, relation FROM …)) keeps the columns of its questions",
-        "similar": "FROM similar('model', (SELECT key FROM …)) AS s JOIN … ON s.key = …",
-    }.get(function, f"FROM {function}('model', …) JOIN …")
+    """The error for a table function whose relation refers to the surrounding query, with or without LATERAL."""
     return SqlError(
-        f"{function} cannot read {name} of the query around it: its relation stands alone",
+        f"{function} cannot read {name} from the surrounding query: its relation must be self-contained",
         place=place,
-        help=f"ask for all rows at once: {form}",
+        help=f"query all rows at once: {table_functions()[function].call(function)}",
     )
 
 
 def _file_help(pattern: str) -> str | None:
-    """The files of the folder that look most like a missing one."""
+    """The files in the folder with names most similar to a missing one."""
     folder = Path(pattern).parent
     if "://" in pattern or "*" in str(folder):
         return None
     if not folder.is_dir():
-        return f"there is no folder {folder}; paths start at {Path.cwd()}"
+        return f"there is no folder {folder}; paths are relative to {Path.cwd()}"
     near = nearest(Path(pattern).name, sorted(p.name for p in folder.iterdir()))
-    return suggest([str(folder / n) for n in near]) if near else f"paths start at {Path.cwd()}"
+    return suggest([str(folder / n) for n in near]) if near else f"paths are relative to {Path.cwd()}"

@@ -1,7 +1,7 @@
-"""The one place that runs the user's SQL: errors come back placed in the user's file.
+"""The only module that runs the user's SQL. Errors are placed in the user's file.
 
-Python objects are offered to DuckDB by name (its replacement scans look at the names of the calling frame, which is
-the frame made here), so nothing is registered and nothing has to be cleaned up; a relation keeps what it reads.
+DuckDB finds Python objects by name in the calling frame (replacement scans). That frame is created here, so nothing has
+to be registered or cleaned up; a relation keeps a reference to what it reads.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _ARROW = compile("__connection.sql(__text).to_arrow_table()", "<sql>", "eval")
 
 
 class Watched:
-    """A table function's rows for DuckDB to read; keeps the error of ours that a scan ended with, placed."""
+    """The rows of a table function, for DuckDB to scan. `error` is the GraphLearnError that ended a scan, placed."""
 
     def __init__(self, source: ArrowSource, place: Place) -> None:
         self.source = source
@@ -56,9 +56,9 @@ class Watched:
 
 @contextmanager
 def json_errors(connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
-    """DuckDB's errors as JSON, with positions and candidates, while this is open; as the user had them before, after.
+    """Inside the block, DuckDB reports errors as JSON, with positions and candidates.
 
-    In an aborted transaction the setting cannot change; errors then come as plain text, which `Fault` reads as well.
+    The setting cannot be changed in an aborted transaction; errors are then plain text, which `Fault` also reads.
     """
     with suppress(duckdb.TransactionException):
         connection.execute("SET errors_as_json = true")
@@ -72,9 +72,9 @@ def json_errors(connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
 def relation(
     connection: duckdb.DuckDBPyConnection, query: Rewritten, scope: Mapping[str, object] | None = None
 ) -> duckdb.DuckDBPyRelation | None:
-    """What `connection.sql` returns for one statement: a lazy relation for a query, otherwise it is executed.
+    """What `connection.sql` returns for one statement: a lazy relation for a query; other statements are executed.
 
-    `scope` holds Python objects that the statement may read as tables. Raises SqlError at the user's place.
+    `scope` holds Python objects that the statement may read as tables. Raises SqlError placed in the user's text.
     """
     result: duckdb.DuckDBPyRelation | None = _evaluate(_CALL, connection, query, scope)
     return result
@@ -83,7 +83,7 @@ def relation(
 def rows(
     connection: duckdb.DuckDBPyConnection, query: Rewritten, scope: Mapping[str, object] | None = None
 ) -> list[tuple[Any, ...]]:
-    """All rows of one statement, executed now. Raises SqlError at the user's place."""
+    """All rows of one statement, executed now. Raises SqlError placed in the user's text."""
     result: list[tuple[Any, ...]] = _evaluate(_RUN, connection, query, scope)
     return result
 
@@ -91,7 +91,7 @@ def rows(
 def arrow(
     connection: duckdb.DuckDBPyConnection, query: Rewritten, scope: Mapping[str, object] | None = None
 ) -> pa.Table:
-    """All rows of a query as an Arrow table that keeps every type of DuckDB's. Raises SqlError at the user's place."""
+    """All rows of a query as an Arrow table with DuckDB's exact types. Raises SqlError placed in the user's text."""
     setting = "arrow_lossless_conversion"
     before = connection.execute(f"SELECT current_setting('{setting}')").fetchall()[0][0]
     connection.execute(f"SET {setting} = true")
@@ -105,20 +105,20 @@ def arrow(
 def columns(
     connection: duckdb.DuckDBPyConnection, query: Rewritten, scope: Mapping[str, object] | None = None
 ) -> dict[str, str]:
-    """Names and DuckDB types of a query's columns; nothing is executed. Raises SqlError at the user's place."""
+    """Names and DuckDB types of a query's columns; nothing is executed. Raises SqlError placed in the user's text."""
     found: dict[str, str] = {}
     for name, type_name, *_ in rows(connection, "DESCRIBE (" + query + "\n)", scope):
         if any(name.lower() == known.lower() for known in found):
             written = [t for t in query.tokens if t.value.casefold() == name.casefold()]
             place = query.source.place(written[-1].start, len(written[-1].text)) if written else query.place()
-            help = "name one of them differently with AS"
+            help = "rename one of them with AS"
             raise InputError(f"the query has two columns named {name}", place=place, help=help)
         found[name] = type_name
     return found
 
 
 def is_table(connection: duckdb.DuckDBPyConnection, name: str) -> bool:
-    """Whether the connection itself knows a table or view of that name, Python's variables aside."""
+    """Whether the connection has a table or view of that name, not counting Python variables."""
     try:
         eval(_RUN, {"__connection": connection, "__text": f"DESCRIBE {quoted(name)}"})
     except duckdb.Error:
@@ -127,7 +127,7 @@ def is_table(connection: duckdb.DuckDBPyConnection, name: str) -> bool:
 
 
 def is_aborted(connection: duckdb.DuckDBPyConnection) -> bool:
-    """Whether the user's transaction has failed: nothing but ROLLBACK works in it."""
+    """Whether the user's transaction has failed, so that it accepts only ROLLBACK."""
     try:
         connection.execute("SELECT 1").fetchall()
     except duckdb.TransactionException:
@@ -136,7 +136,7 @@ def is_aborted(connection: duckdb.DuckDBPyConnection) -> bool:
 
 
 def in_transaction(connection: duckdb.DuckDBPyConnection) -> bool:
-    """Whether the user has a transaction open; otherwise every statement is one of its own."""
+    """Whether the user has opened a transaction."""
     if is_aborted(connection):
         return True
     first, second = (connection.execute("SELECT txid_current()").fetchall() for _ in range(2))
@@ -158,7 +158,7 @@ def _evaluate(
 
 @contextmanager
 def lazily(query: Rewritten, scope: Mapping[str, object]) -> Iterator[None]:
-    """Errors of a relation that is read inside the block, placed in the query it came from."""
+    """Place the errors of a relation that is read inside the block in the query it came from."""
     try:
         yield
     except INTERRUPTED as error:
@@ -171,16 +171,16 @@ def lazily(query: Rewritten, scope: Mapping[str, object]) -> Iterator[None]:
 
 
 def _placed(error: duckdb.Error, query: Rewritten, names: dict[str, Any]) -> GraphLearnError:
-    """The error in the user's text. `connection.sql` tells no position when it binds a query; EXPLAIN does."""
+    """The error placed in the user's text. `connection.sql` gives no position for binder errors; EXPLAIN does."""
     for name in names.values():
         if isinstance(name, Watched) and name.error is not None:
             return name.error
     fault = Fault.from_exception(error)
-    if fault.message == "std::bad_cast":  # how DuckDB refuses a variable that is no table once pyarrow is loaded
+    if fault.message == "std::bad_cast":  # DuckDB's error for a variable that is not a table, once pyarrow is loaded
         read = [token.value for token in query.tokens if token.value in names]
         if read:
             kind = type(names[read[0]]).__name__
-            fault = replace(fault, message=f'Python Object "{read[0]}" of type "{kind}" is no table')
+            fault = replace(fault, message=f'Python Object "{read[0]}" of type "{kind}" is not a table')
     if fault.start is None and "Python" not in fault.message:
         explained = "EXPLAIN " + query
         try:
@@ -193,7 +193,7 @@ def _placed(error: duckdb.Error, query: Rewritten, names: dict[str, Any]) -> Gra
 
 
 def syntax_tree(connection: duckdb.DuckDBPyConnection, query: Rewritten) -> list[Json]:
-    """The statements of a text of queries as DuckDB's syntax trees. Raises SqlError when it does not parse."""
+    """DuckDB's syntax trees of the queries in a text. Raises SqlError if it does not parse."""
     answer = connection.execute(
         "SELECT json_serialize_sql(?::VARCHAR, skip_null := true, skip_empty := true, skip_default := true)",
         [query.text],
@@ -207,12 +207,12 @@ def syntax_tree(connection: duckdb.DuckDBPyConnection, query: Rewritten) -> list
 
 
 def statement_type(connection: duckdb.DuckDBPyConnection, query: Rewritten) -> str:
-    """DuckDB's kind of one statement: SELECT, CREATE, INSERT, COPY, … Raises SqlError when it does not parse."""
+    """DuckDB's kind of one statement: SELECT, CREATE, INSERT, COPY, … Raises SqlError if it does not parse."""
     try:
         with json_errors(connection):
             found = connection.extract_statements(query.text)
     except duckdb.Error as error:
         raise Fault.from_exception(error).error(query) from None
     if len(found) != 1:
-        raise SqlError("one statement is expected here", place=query.source.place(*query.span(0, 1)))
+        raise SqlError("expected exactly one statement", place=query.source.place(*query.span(0, 1)))
     return str(found[0].type.name)

@@ -1,4 +1,4 @@
-"""From the text of OPTIONS (…) to a model family's dataclass of options, every mistake at its place."""
+"""Converts the text of OPTIONS (…) into a model family's options dataclass. Errors are placed at the option."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class _Given:
-    """An option's value and where it was written."""
+    """An option's value and the places of its key and value."""
 
     value: object
     key_place: Place
@@ -41,8 +41,9 @@ def read_options(
 ) -> T:
     """The options of a statement as an instance of `options_type`, a dataclass.
 
-    `overrides` replace what the statement says: a str is SQL (a bare word is text), anything else the value itself.
-    Raises OptionError at the key or the value: unknown, given twice, of the wrong type, NULL, not finite, out of range.
+    `overrides` replace options of the statement: a str is SQL (a bare word is text), anything else is the value itself.
+    Raises OptionError at the key or the value if it is unknown, renamed, repeated, of the wrong type, NULL, not
+    finite or out of range.
     """
     given: dict[str, _Given] = {}
     for option in create.options:
@@ -60,7 +61,7 @@ def read_options(
 
 
 def build_options(given: Mapping[str, _Given], options_type: type[T], family_place: Place) -> T:
-    """Convert the values to the types of the fields and make the dataclass."""
+    """Convert the values to the types of the fields and create the dataclass."""
     hints = typing.get_type_hints(options_type)
     values: dict[str, object] = {}
     for key, option in given.items():
@@ -83,7 +84,7 @@ def build_options(given: Mapping[str, _Given], options_type: type[T], family_pla
 
 
 def constant(connection: duckdb.DuckDBPyConnection, expression: Rewritten) -> object:
-    """The value of a constant SQL expression. Raises SqlError when it reads a column, a table or has side effects."""
+    """The value of a constant SQL expression. Raises SqlError if it reads a column or table or has side effects."""
     query = "SELECT (" + expression + ")"
     for node in _nodes(engine.syntax_tree(connection, query)):
         kind, name = node.get("class"), str(node.get("function_name", ""))
@@ -93,12 +94,12 @@ def constant(connection: duckdb.DuckDBPyConnection, expression: Rewritten) -> ob
         if kind == "FUNCTION" and _has_side_effects(connection, name):
             raise SqlError(f"expected a constant, found {name}()", place=_node_place(node, query))
     if engine.rows(connection, "SELECT typeof(" + expression + ")")[0][0] == "INTERVAL":
-        query = "SELECT (" + expression + ")::VARCHAR"  # as a Python timedelta a month would be 30 days
+        query = "SELECT (" + expression + ")::VARCHAR"  # a Python timedelta would turn a month into 30 days
     return engine.rows(connection, query)[0][0]
 
 
 def convert(value: object, hint: Any) -> object:
-    """`value`, as DuckDB gave it, as the type of a field. Raises ValueError saying what the field takes."""
+    """Convert a value from DuckDB to the type of a field. Raises ValueError with what the field takes."""
     origin, arguments = get_origin(hint), get_args(hint)
     if origin in (typing.Union, types.UnionType):
         return _convert_union(value, arguments)
@@ -140,7 +141,7 @@ def _convert_list(value: object, origin: Any, arguments: tuple[Any, ...]) -> obj
         try:
             return origin(convert(v, arguments[0]) for v in value)
         except ValueError as error:
-            raise ValueError(f"a list, each of its values {error}") from None
+            raise ValueError(f"a list in which each value is {error}") from None
     raise ValueError("a list")
 
 
@@ -149,8 +150,8 @@ def _convert_dict(value: object, arguments: tuple[Any, ...]) -> object:
         try:
             return {convert(k, arguments[0]): convert(v, arguments[1]) for k, v in value.items()}
         except ValueError as error:
-            raise ValueError(f"names with values, each {error}, as in {{'name': 'value'}}") from None
-    raise ValueError("names with values, as in {'name': 'value'}")
+            raise ValueError(f"a struct in which each value is {error}, such as {{'name': 'value'}}") from None
+    raise ValueError("a struct such as {'name': 'value'}")
 
 
 def _convert_scalar(value: object, hint: Any) -> object:
@@ -176,7 +177,7 @@ def _convert_scalar(value: object, hint: Any) -> object:
 
 
 def _hint(value: object, hint: Any) -> str | None:
-    """A line of help for a value that does not fit."""
+    """A line of help for a value of the wrong type."""
     if isinstance(value, str) and get_origin(hint) is Literal:
         return did_you_mean(value, [str(a) for a in get_args(hint)])
     if isinstance(value, str) and hint in (int, float):
@@ -191,6 +192,9 @@ def _hint(value: object, hint: Any) -> str | None:
 
 def _check_key(key: str, options_type: type[Any], family: str, place: Place) -> None:
     known = [field.name for field in fields(options_type) if field.init]
+    renamed: Mapping[str, str] = getattr(options_type, "renamed", {})
+    if key in renamed:
+        raise OptionError(f"`{key}` is now `{renamed[key]}`", key=key, place=place)
     if key not in known:
         raise OptionError(f"{family} has no option {key}", key=key, place=place, help=did_you_mean(key, known))
 
@@ -205,7 +209,7 @@ def _constant(connection: duckdb.DuckDBPyConnection, create: CreateModel, option
             word = expression.tokens[0].value
             message = f"{word} is not a value"
             raise OptionError(
-                message, key=option.key, place=place, help=f"text takes single quotes: '{word}'"
+                message, key=option.key, place=place, help=f"put text in single quotes: '{word}'"
             ) from None
         raise OptionError(error.message, key=option.key, place=error.place or place, help=error.help) from None
 

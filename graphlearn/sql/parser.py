@@ -1,4 +1,4 @@
-"""The grammar of our statements, read from DuckDB's tokens. Everything else is passed through untouched."""
+"""The grammar of our statements, parsed from DuckDB's tokens. All other statements are passed through unchanged."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ CREATE_FORM = "CREATE [OR REPLACE] MODEL [IF NOT EXISTS] name TYPE type [OPTIONS
 
 
 def parse(source: Source) -> list[Statement]:
-    """The statements of a text, in order. Raises SqlError for one that is not well formed; `.others` holds the rest.
+    """The statements of a text, in order. Raises SqlError for the first malformed one, with further errors in `others`.
 
-    Statements of DuckDB are not looked into: DuckDB judges them when they run.
+    DuckDB's own statements are not parsed here; DuckDB checks them when they run.
     """
     statements: list[Statement] = []
     errors: list[GraphLearnError] = []
@@ -40,7 +40,7 @@ def parse(source: Source) -> list[Statement]:
 
 
 def _split(tokens: tuple[Token, ...]) -> list[list[Token]]:
-    """The tokens of each statement; empty statements are left out."""
+    """The tokens of each statement, without empty statements."""
     found: list[list[Token]] = [[]]
     for token in tokens:
         if token.text == ";" and token.kind == "operator":
@@ -55,7 +55,7 @@ def _statement(source: Source, tokens: list[Token]) -> Statement:
     start, end = tokens[0].start, tokens[-1].end
     match reader.words(6):
         case ["EXPLAIN", "ANALYZE", "CREATE", "MODEL" | "OR", *_] if "MODEL" in reader.words(6):
-            reader.fail("EXPLAIN ANALYZE cannot time a model", tokens[1], "write EXPLAIN CREATE MODEL …")
+            reader.fail("EXPLAIN ANALYZE does not support CREATE MODEL", tokens[1], "write EXPLAIN CREATE MODEL …")
         case ["EXPLAIN", "CREATE", *_]:
             reader.take("EXPLAIN")
             if reader.at_model():
@@ -65,7 +65,7 @@ def _statement(source: Source, tokens: list[Token]) -> Statement:
                 reader.fail(
                     "REFRESH MODEL is not supported yet",
                     tokens[0],
-                    "CREATE OR REPLACE MODEL retrains when its input has changed",
+                    "CREATE OR REPLACE MODEL retrains a model whose input has changed",
                 )
         case ["CREATE", *_]:
             if reader.at_model():
@@ -83,7 +83,7 @@ def _create(source: Source, tokens: list[Token]) -> CreateModel:
     reader.take("MODEL")
     if_not_exists = reader.accept("IF", "NOT", "EXISTS")
     if or_replace and if_not_exists:
-        reader.fail("OR REPLACE and IF NOT EXISTS exclude each other", reader.before(), "keep one of them")
+        reader.fail("OR REPLACE cannot be combined with IF NOT EXISTS", reader.before(), "remove one of them")
     name, name_span = reader.name("TYPE")
     reader.take("TYPE", CREATE_FORM)
     family, family_span = reader.family()
@@ -120,16 +120,16 @@ def _drop(source: Source, tokens: list[Token]) -> DropModel:
 
 
 class _CreateReader(Reader):
-    """Reads the parts of our statements."""
+    """Reads the clauses of our statements."""
 
     def at_model(self) -> bool:
-        """Whether CREATE or DROP, the next word, is about a model. Raises for a misspelt MODEL."""
+        """Whether the next words are CREATE or DROP … MODEL. Raises SqlError for a misspelt MODEL."""
         skip = 3 if self.words(3)[1:] == ["OR", "REPLACE"] else 1
         token = self.peek(skip)
         if token is None:
             return False
         if token.word in ("TEMP", "TEMPORARY", "LOCAL", "GLOBAL") and (self.peek(skip + 1) or token).word == "MODEL":
-            self.fail("a model cannot be temporary", token, "leave the word out")
+            self.fail("a model cannot be temporary", token, f"remove {token.text}")
         if token.word == "MODEL":
             return True
         if token.word and token.word not in CREATABLE and get_close_matches(token.word, ["MODEL"], 1, 0.6):
@@ -137,7 +137,7 @@ class _CreateReader(Reader):
         return False
 
     def family(self) -> tuple[str, Span]:
-        """Read the type of a model, lower case."""
+        """Read the type of a model. Returns it in lower case."""
         if self.peek() and self.words(1)[0] in ("AS", "OPTIONS") and self.peek_text(1) != "AS":
             self.expected("a model type", CREATE_FORM)
         token = self.identifier("a model type")
@@ -164,13 +164,13 @@ class _CreateReader(Reader):
         self.position += 1
         sign = self.peek_text()
         if sign != "=":
-            self.expected('"="', "options are written key = value")
+            self.expected('"="', "write options as key = value")
         self.position += 1
         value = self._value(opening)
         return OptionText(key.value.lower(), (key.start, key.end), self.source.sql[value[0] : value[1]], value)
 
     def _value(self, opening: Token) -> Span:
-        """Skip a value: up to a comma or closing parenthesis of this level."""
+        """Skip a value, up to a comma or closing parenthesis at this level."""
         start = self.position
         while (token := self.peek()) is not None and token.text not in (",", ")"):
             follower = self.peek(1)
@@ -222,10 +222,10 @@ class _CreateReader(Reader):
             role = self.identifier("a role")
             if any(other.role == role.value.lower() for other in found):
                 self.fail(f"role {role.value} is given twice", role)
-            self.take("AS", "roles are written role AS (query)")
+            self.take("AS", "write inputs as role AS (query)")
             parenthesis = self.peek()
             if parenthesis is None or parenthesis.text != "(":
-                self.expected('"("', "roles are written role AS (query)")
+                self.expected('"("', "write inputs as role AS (query)")
             first = self.peek(1)
             if first is None or first.text == ")":
                 self.fail(f"the query of role {role.value} is empty", first or parenthesis)
@@ -245,16 +245,16 @@ class _CreateReader(Reader):
         return tuple(found)
 
     def check_query(self, first: Token) -> None:
-        """Raise unless a query can begin with this token."""
+        """Raise SqlError unless a query can begin with this token."""
         if first.word in QUERY_WORDS or first.text == "(":
             return
         if first.kind == "string" or (first.kind in ("name", "quoted") and self._stands_alone(first)):
             self.fail("expected a query, found a name", first, f"write FROM {first.text}")
         near = get_close_matches(first.word, sorted(QUERY_WORDS), 1, 0.7) if first.word else []
-        help = suggest(near) if near else "a model learns from a query that begins with SELECT, FROM or WITH"
+        help = suggest(near) if near else "a query begins with SELECT, FROM or WITH"
         self.fail(f'expected a query, found "{first.text}"', first, help)
 
     def _stands_alone(self, first: Token) -> bool:
-        """Whether only a name follows, such as schema.table."""
+        """Whether the rest can only be a name, such as schema.table."""
         rest = self.tokens[self.tokens.index(first) + 1 :]
         return all(t.text in (".", ")") or t.kind == "quoted" for t in rest[:1])

@@ -1,4 +1,4 @@
-"""Walking the tokens of one statement, with errors that say what was expected where."""
+"""Reads the tokens of one statement, with errors that say what was expected."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ OPENING = {"(": ")", "[": "]", "{": "}"}
 
 
 class Reader:
-    """Walks the tokens of one statement."""
+    """A cursor over the tokens of one statement."""
 
     def __init__(self, source: Source, tokens: list[Token]) -> None:
         self.source = source
@@ -23,29 +23,29 @@ class Reader:
         self.position = 0
 
     def peek(self, ahead: int = 0) -> Token | None:
-        """The token `ahead` of the next one, None behind the end."""
+        """The token `ahead` positions after the next one; None after the end."""
         at = self.position + ahead
         return self.tokens[at] if at < len(self.tokens) else None
 
     def peek_text(self, ahead: int = 0) -> str:
-        """Its text, empty behind the end."""
+        """The text of that token; empty after the end."""
         token = self.peek(ahead)
         return token.text if token else ""
 
     def words(self, count: int) -> list[str]:
-        """The next bare words in upper case; empty for tokens that are none."""
+        """The next tokens as bare words in upper case; a token that is not a bare word is an empty string."""
         return [t.word for t in self.tokens[self.position : self.position + count]]
 
     def before(self) -> Token:
-        """The token just read."""
+        """The last token read."""
         return self.tokens[max(0, self.position - 1)]
 
     def fail(self, message: str, token: Token, help: str | None = None) -> NoReturn:
-        """Raise, with carets under the token."""
+        """Raise SqlError at the token."""
         raise SqlError(message, place=self.source.place(token.start, len(token.text)), help=help)
 
     def expected(self, what: str, help: str | None = None) -> NoReturn:
-        """Raise: `what` should stand at the next token."""
+        """Raise SqlError: `what` was expected instead of the next token."""
         token = self.peek()
         if token is None:
             place = self.source.place(self.tokens[-1].end)
@@ -62,12 +62,12 @@ class Reader:
         return True
 
     def take(self, word: str, help: str | None = None) -> None:
-        """Read the word, or raise."""
+        """Read the word or raise SqlError."""
         if not self.accept(word):
             self.expected(word, help)
 
     def symbol(self, text: str) -> Token:
-        """Read an operator such as "(", or raise."""
+        """Read an operator such as "(" or raise SqlError."""
         token = self.peek()
         if token is None or token.text != text:
             self.expected(f'"{text}"')
@@ -75,23 +75,23 @@ class Reader:
         return token
 
     def identifier(self, what: str) -> Token:
-        """Read a name, bare or in double quotes, or raise."""
+        """Read a name, bare or in double quotes, or raise SqlError."""
         token = self.peek()
         if token is None or token.kind not in ("name", "quoted"):
             if token is not None and token.kind == "string":
                 self.fail(
-                    f"{what} stands without single quotes", token, f'write {token.value}, or "{token.value}" if needed'
+                    f"{what} cannot be in single quotes", token, f'write {token.value}, or "{token.value}" if needed'
                 )
             self.expected(what)
         if token.word in RESERVED:
-            self.fail(f'"{token.text}" is a reserved word', token, f'write it in double quotes: "{token.text}"')
+            self.fail(f'"{token.text}" is a reserved word', token, f'put it in double quotes: "{token.text}"')
         if token.kind == "quoted" and not token.value.strip():
             self.fail("a name cannot be empty", token)
         self.position += 1
         return token
 
     def name(self, follows: str) -> tuple[str, Span]:
-        """Read a name with dots. `follows` is the word behind it, which is no name when the next word is not it too."""
+        """Read a name with dots. `follows` is the keyword after it, which may also be the name: MODEL type TYPE …"""
         token, after = self.peek(), self.peek(1)
         if token and follows and token.word == follows and not (after and (after.word == follows or after.text == ".")):
             self.fail(f"expected a model name, found {follows}", token)
@@ -104,7 +104,7 @@ class Reader:
         return ".".join(parts), (first.start, last.end)
 
     def skip_group(self) -> None:
-        """Read one token, or a whole group in brackets. Raises for brackets that do not pair."""
+        """Read one token or a whole group in brackets. Raises SqlError for brackets that do not match."""
         open_brackets: list[Token] = []
         while (token := self.peek()) is not None:
             self.position += 1

@@ -1,4 +1,4 @@
-"""SQL put together from pieces of the user's text and words of ours, with the way back to the user's offsets."""
+"""SQL assembled from pieces of the user's text and text of ours; maps offsets back to the user's text."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from graphlearn.sql.source import Source, Token
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """`text` stands for the user's text at `start`, character by character when `verbatim`, else as a whole."""
+    """`text` represents the user's text at `start`: character by character if `verbatim`, otherwise as a whole."""
 
     text: str
     start: int
@@ -21,7 +21,7 @@ class Piece:
 
 @dataclass(frozen=True)
 class Rewritten:
-    """A text for DuckDB made of pieces. Add two to join them."""
+    """A text for DuckDB, made of pieces. `+` joins two of them."""
 
     source: Source
     pieces: tuple[Piece, ...]
@@ -32,18 +32,18 @@ class Rewritten:
         return cls(source, (Piece(source.sql[start:end], start, end - start, True),))
 
     def __add__(self, other: Rewritten | str) -> Rewritten:
-        """Joined; a plain string is ours and points behind the last piece."""
+        """Join two texts. A plain string is text of ours, placed after the last piece."""
         if isinstance(other, str):
             last = self.pieces[-1]
             return Rewritten(self.source, (*self.pieces, Piece(other, last.start + last.length, 0, False)))
         return Rewritten(self.source, self.pieces + other.pieces)
 
     def __radd__(self, prefix: str) -> Rewritten:
-        """Words of ours in front."""
+        """Prepend text of ours."""
         return Rewritten(self.source, (Piece(prefix, self.pieces[0].start, 0, False), *self.pieces))
 
     def replace(self, start: int, end: int, text: str) -> Rewritten:
-        """The user's text from `start` up to `end` (inside one verbatim piece) given as `text` instead."""
+        """Replace the user's text from `start` up to `end`, which lies inside one verbatim piece, with `text`."""
         pieces: list[Piece] = []
         for piece in self.pieces:
             if piece.verbatim and piece.start <= start and end <= piece.start + piece.length:
@@ -59,28 +59,28 @@ class Rewritten:
 
     @cached_property
     def text(self) -> str:
-        """What DuckDB gets."""
+        """The text for DuckDB."""
         return "".join(piece.text for piece in self.pieces)
 
     @cached_property
     def tokens(self) -> list[Token]:
-        """The user's tokens that the verbatim pieces show."""
+        """The user's tokens in the verbatim pieces."""
         spans = [(p.start, p.start + p.length) for p in self.pieces if p.verbatim and p.length]
         return [t for t in self.source.tokens if any(a <= t.start < b for a, b in spans)]
 
     def place(self) -> Place:
-        """The whole of the user's text in it, for an error about the query as such."""
+        """The place of all the user's text in it, for errors about the query as a whole."""
         shown = [p for p in self.pieces if p.verbatim and p.length]
         if not shown:
             return self.source.place(self.pieces[0].start)
         return self.source.place(shown[0].start, shown[-1].start + shown[-1].length - shown[0].start)
 
     def original(self, offset: int) -> int:
-        """The user's offset for an offset of `text`, both in characters."""
+        """The offset in the user's text of an offset of `text`, both in characters."""
         return self.span(offset, 1)[0]
 
     def span(self, offset: int, length: int) -> tuple[int, int]:
-        """The user's (start, length) for a span of `text`; a replaced piece is shown as a whole."""
+        """(start, length) in the user's text of a span of `text`; a replaced piece counts as a whole."""
         at = 0
         for piece in self.pieces:
             if offset < at + len(piece.text):
@@ -92,13 +92,13 @@ class Rewritten:
         last = self.pieces[-1]
         return last.start + last.length, 1
 
-    def is_behind(self, offset: int) -> bool:
-        """Whether a byte offset of `text` lies behind the last of the user's characters, in words of ours."""
+    def is_after_end(self, offset: int) -> bool:
+        """Whether a byte offset of `text` lies after the user's last character, in text of ours."""
         last = max((i for i, piece in enumerate(self.pieces) if piece.verbatim and piece.text), default=-1)
         return offset >= len("".join(piece.text for piece in self.pieces[: last + 1]).encode())
 
     def byte_span(self, offset: int, length: int) -> tuple[int, int]:
-        """Like `span`, for a span that counts the bytes of `text` in UTF-8, as DuckDB does."""
+        """Like `span`, for a span in bytes of `text` in UTF-8, as DuckDB counts."""
         data = self.text.encode()
         start = len(data[:offset].decode(errors="ignore"))
         return self.span(start, len(data[offset : offset + length].decode(errors="ignore")))

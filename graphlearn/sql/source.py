@@ -1,6 +1,6 @@
-"""A text the user wrote, cut into tokens. All offsets of this package count characters from the start of the text.
+"""A text that the user wrote, and its tokens. All offsets in this package are in characters from the start of the text.
 
-DuckDB's own tokenizer does the cutting, so quotes, comments and dollar strings are what they are in DuckDB.
+DuckDB's tokenizer is used, so quotes, comments and dollar-quoted strings are recognised as in DuckDB.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _CLOSED_NAME = re.compile(r'"(?:[^"]|"")*"', re.DOTALL)
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """A word of a text. `kind`: "name", "quoted" (a name in double quotes), "string", "number" or "operator"."""
+    """A token. `kind`: "name", "quoted" (a name in double quotes), "string", "number" or "operator"."""
 
     kind: str
     text: str
@@ -30,17 +30,17 @@ class Token:
 
     @property
     def end(self) -> int:
-        """The offset just behind the token."""
+        """The offset after the token."""
         return self.start + len(self.text)
 
     @property
     def word(self) -> str:
-        """The bare word in upper case; empty for anything that is no bare word."""
+        """The token in upper case if it is a bare word, otherwise empty."""
         return self.text.upper() if self.kind == "name" else ""
 
     @property
     def value(self) -> str:
-        """What a name or a string stands for: its text without quotes."""
+        """The value of a name or string: its text without quotes."""
         if self.kind == "quoted":
             return self.text[1:-1].replace('""', '"')
         if self.kind == "string" and self.text.startswith("'"):
@@ -50,18 +50,18 @@ class Token:
 
 @dataclass(frozen=True)
 class Source:
-    """A text and where it comes from: a file name, or something like "<sql>"."""
+    """A text and its origin: a file name, or a label such as "<sql>"."""
 
     file: str
     text: str
 
     def place(self, start: int, length: int = 1) -> Place:
-        """A span of the text, to show carets under."""
+        """The place of a span of the text."""
         return Place(file=self.file, text=self.text, start=start, length=max(1, length))
 
     @cached_property
     def sql(self) -> str:
-        """The text as DuckDB gets it: unicode spaces outside quotes and comments are plain spaces, so offsets agree."""
+        """The text for DuckDB: unicode spaces outside quotes and comments become plain spaces, so offsets agree."""
         if not _UNICODE_SPACE.search(self.text):
             return self.text
         parts = []
@@ -72,9 +72,9 @@ class Source:
 
     @cached_property
     def tokens(self) -> tuple[Token, ...]:
-        """The words of the text without comments.
+        """The tokens of the text, without comments.
 
-        Raises SqlError for a quote or comment that is never closed and for characters SQL cannot hold.
+        Raises SqlError for unclosed quotes and comments, and for characters that SQL text cannot contain.
         """
         self._check_characters()
         tokens, start, kind, piece = [], 0, "", ""
@@ -98,7 +98,7 @@ class Source:
         for mark in re.findall(r"/\*|\*/", comment) if comment.startswith("/*") else ():
             depth += 1 if mark == "/*" else -1
         if depth > 0:
-            raise SqlError("unterminated comment: /* is never closed", place=self.place(start, 2), help="close it: */")
+            raise SqlError("unterminated comment: /* is never closed", place=self.place(start, 2), help="add */")
 
     def _check_closed(self, last: Token) -> None:
         if last.kind == "string" and not _CLOSED_STRING.fullmatch(last.text):
@@ -108,7 +108,7 @@ class Source:
 
 
 def _cut(text: str) -> list[tuple[str, str]]:
-    """The text as (kind, piece); white space stays with the piece before it, and all pieces joined are the text."""
+    """The text as (kind, piece) pairs. White space belongs to the piece before it; the pieces join to the text."""
     kinds = {
         duckdb.token_type.identifier: "name",
         duckdb.token_type.keyword: "name",

@@ -1,4 +1,4 @@
-"""What a text says, statement by statement: ours in full, DuckDB's own as they stand."""
+"""Parsed statements: ours in full, DuckDB's own as text."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from graphlearn.sql.rewrite import Rewritten
 from graphlearn.sql.source import Source, Token
 
 Span = tuple[int, int]
-"""(start, end) in characters of the source's text, the end exclusive."""
+"""(start, end) in characters of the source's text, with exclusive end."""
 
 
 @dataclass(frozen=True)
@@ -22,16 +22,16 @@ class Statement:
 
     @property
     def text(self) -> str:
-        """As the user wrote it, comments inside included."""
+        """The statement as the user wrote it, including comments."""
         return self.source.sql[self.start : self.end]
 
     @property
     def tokens(self) -> list[Token]:
-        """The statement's words."""
+        """The tokens of the statement."""
         return self.verbatim().tokens
 
     def place(self, start: int | None = None, length: int | None = None) -> Place:
-        """A span of the user's text; the statement's first word unless told."""
+        """The place of a span of the user's text; by default, of the statement's first token."""
         if start is None:
             first = self.tokens[0]
             start, length = first.start, len(first.text)
@@ -42,21 +42,21 @@ class Statement:
         return self.source.place(span[0], span[1] - span[0])
 
     def verbatim(self, span: Span | None = None) -> Rewritten:
-        """The statement, or a span of it, as SQL that finds its way back to the user's text."""
+        """The statement, or a span of it, as SQL whose offsets map back to the user's text."""
         start, end = span or (self.start, self.end)
         return Rewritten.verbatim(self.source, start, end)
 
 
 @dataclass(frozen=True)
 class Passthrough(Statement):
-    """A statement of DuckDB's. `kind` is its first word in upper case: SELECT, CREATE, FROM, …"""
+    """One of DuckDB's statements. `kind` is its first word in upper case: SELECT, CREATE, FROM, …"""
 
     kind: str
 
 
 @dataclass(frozen=True)
 class OptionText:
-    """An option as written: `key = value`, the value a constant SQL expression."""
+    """An option as written: `key = value`, where the value is a constant SQL expression."""
 
     key: str
     key_span: Span
@@ -66,7 +66,7 @@ class OptionText:
 
 @dataclass(frozen=True)
 class InputText:
-    """A query that feeds a model, `role` None when it is the only one and has no name."""
+    """An input query of a model. `role` is None for a single query without a role."""
 
     role: str | None
     sql: str

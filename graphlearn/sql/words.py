@@ -1,4 +1,4 @@
-"""The words of the language, in upper case; names of ours in lower case."""
+"""The keywords of the language, in upper case, and the names of our tables and functions, in lower case."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ def _set(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
+RENAMED_COLUMNS = {"triples_per_second": "examples_per_second"}
+"""Renamed columns of system tables: old name -> new name."""
 CATALOG = ("models", "model_versions", "training_info", "runs")
-"""Tables that show what the workspace holds."""
-FUNCTIONS = ("predict", "evaluate", "embeddings", "similar", "forecast", "recover", "explain")
-"""Table functions over models."""
+"""System tables, which describe the contents of the workspace."""
 
 QUERY_WORDS = _set("SELECT FROM WITH VALUES TABLE PIVOT UNPIVOT DESCRIBE SHOW SUMMARIZE")
-"""Words a query begins with."""
+"""Words that begin a query."""
 STARTERS = _set("ALTER ATTACH COPY CREATE DELETE DROP EXPLAIN INSERT LOAD REFRESH SET UPDATE USE")
-"""Words that begin a statement and never stand first on a line inside one (by habit)."""
+"""Words that begin a statement and, by convention, never begin a line inside one."""
 CREATABLE = _set(
     "CONNECTION FUNCTION GLOBAL INDEX LOCAL MACRO MATERIALIZED PERSISTENT RECURSIVE ROLE SCHEMA SECRET SEQUENCE TABLE "
     "TEMP TEMPORARY TRIGGER TYPE UNIQUE UNLOGGED USER VIEW"
@@ -28,19 +28,19 @@ RESERVED = _set(
     "PLACING PRIMARY QUALIFY REFERENCES RETURNING SELECT SHOW SOME SUMMARIZE SYMMETRIC TABLE THEN TO TRAILING TRUE "
     "UNION UNIQUE UNPIVOT USING VARIADIC WHEN WHERE WINDOW WITH"
 )
-"""Words DuckDB takes as names only in double quotes."""
+"""Words that DuckDB accepts as names only in double quotes."""
 NO_ALIAS = RESERVED | _set(
     "ANTI ASOF AT AUTHORIZATION BINARY BY COLLATION COLUMNS CONCURRENTLY CROSS FREEZE FULL GENERATED GLOB ILIKE INNER "
     "IS ISNULL JOIN LEFT LIKE MAP NATURAL NOTNULL OUTER OVERLAPS POSITIONAL RIGHT SEMI SIMILAR STRUCT TABLESAMPLE "
     "TRY_CAST TUPLE UNPACK VERBOSE"
 )
-"""Words that cannot be a bare alias of a table: reserved ones and those DuckDB keeps for types and functions."""
+"""Words that cannot be an unquoted table alias: reserved words, and those DuckDB keeps for types and functions."""
 CLAUSES = _set("SELECT FROM WHERE GROUP HAVING WINDOW QUALIFY ORDER LIMIT SET VALUES RETURNING")
-"""Words that begin a part of a query."""
+"""Words that begin a clause."""
 BEFORE_TABLE = _set("FROM JOIN LATERAL PIVOT UNPIVOT USING SUMMARIZE DESCRIBE")
-"""Words that a table follows."""
+"""Words that are followed by a table."""
 FROM_INSIDE = _set("EXTRACT SUBSTRING TRIM OVERLAY POSITION")
-"""Functions whose arguments hold FROM."""
+"""Functions whose arguments contain FROM."""
 KEYWORDS = tuple(
     sorted(
         _set(
@@ -51,4 +51,4 @@ KEYWORDS = tuple(
         )
     )
 )
-"""Words a misspelt one is compared with."""
+"""Keywords to suggest for a misspelt word."""

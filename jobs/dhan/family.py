@@ -1,80 +1,122 @@
-"""TYPE dhan: graphs of nodes and edges, each table in a role of the user's naming."""
+"""TYPE dhan: graphs of nodes and edges, each table in a role that the user names."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import fields
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from graphlearn.errors import InputError
-from graphlearn.jobs.dhan.options import DhanJobOptions, check_names, check_nodes, read_target
-from graphlearn.jobs.families import Family, RoleSpec
+from graphlearn.jobs.dhan.metrics import METRICS
+from graphlearn.jobs.dhan.options import DhanJobOptions, check_names, check_nodes
+from graphlearn.jobs.family import Columns, Count, Family, ModelShape, Predictor, Role, Sizes, Summary, TableFunction
 from graphlearn.storage.hetero.roles import read_roles
+from graphlearn.storage.hetero.target import find_target
 
 if TYPE_CHECKING:
-    from graphlearn.jobs.create import Bound, ModelRequest
+    import duckdb
+    from matplotlib.figure import Figure
+
     from graphlearn.jobs.dataflow import Dataflow
-    from graphlearn.jobs.functions import ArrowSource, FunctionSpec, LoadedModel, Question
-    from graphlearn.models.dhan.options import DhanOptions
+    from graphlearn.jobs.drawing import History
+    from graphlearn.jobs.request import ModelRequest
     from graphlearn.storage.artifacts import Artifact
+    from graphlearn.storage.hetero.tables import HeteroTables
 
 ONLY = "graph"
-"""The role of a query that stands alone, which no graph is."""
+"""The role of a single query without a name, which is never a whole graph."""
 
 
 class DhanFamily(Family):
-    """TYPE dhan: node tables, edge tables and hub tables, each in a role of the user's naming."""
+    """Node tables, edge tables and hub tables."""
 
-    roles = (RoleSpec(ONLY, ("id", "features…")),)
+    names = ("dhan",)
+    title = "Graphs of nodes and edges"
+    metrics = METRICS
+    counts = (Count("nodes", "nodes"), Count("edges", "edges"))
+    functions: ClassVar[Mapping[str, TableFunction]] = {
+        "predict": TableFunction(
+            "optional",
+            {
+                "k": (
+                    int,
+                    None,
+                    "answers per node, by default 1 class (all likely ones if there can be several) or 10 links",
+                ),
+                "exclude_known": (bool, False, "links: leave out those that the model was given"),
+            },
+            "'m', nodes",
+            returns="it returns each node with its classes or links",
+        ),
+        "embeddings": TableFunction("none", {"of": (str, None, "a node table, by default the one with the target")}),
+        "explain": TableFunction("required", {"k": (int, 5, "neighbours per relation")}, "'m', nodes"),
+        "evaluate": TableFunction("none"),
+    }
 
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.options_type = DhanJobOptions
+    @property
+    def options_type(self) -> type[Any]:
+        return DhanJobOptions
 
-    def roles_for(self, options: Any, given: list[str]) -> tuple[RoleSpec, ...]:  # noqa: ARG002
-        return tuple(RoleSpec(name, ("id", "features…"), required=False) for name in given) or self.roles
+    def roles(self, options: Any, given: Sequence[str]) -> tuple[Role, ...]:  # noqa: ARG002
+        columns = ("id", "features…")
+        return tuple(Role(name, columns, required=False) for name in given) or (Role(ONLY, columns),)
 
-    def check_input(self, role: str, columns: dict[str, dict[str, str]], options: Any) -> None:
+    def check(self, role: str, columns: Mapping[str, Columns], options: Any) -> None:
         if list(columns) == [ONLY]:
             raise InputError(
-                "a graph has an input for every table of nodes and of edges",
+                "a graph needs an input for each table of nodes and of edges",
                 role=role,
                 help="AS (paper AS (SELECT … AS id, …), cites AS (SELECT … AS source, … AS target FROM …))",
             )
         try:
             roles = read_roles(columns)
             check_names(roles, options)
-            target = read_target(roles, options)
+            target = find_target(roles, options.target)
             if role in roles.nodes:
                 check_nodes(roles.nodes[role], target, options)
         except InputError as error:
-            if error.role in (role, None):  # that of another role is told when it is checked
+            if error.role in (role, None):  # the error of another role is raised when that role is checked
                 raise
 
-    @property
-    def functions(self) -> Mapping[str, FunctionSpec]:
-        from graphlearn.jobs.dhan.functions import FUNCTIONS
+    def shape(self, request: ModelRequest, columns: Mapping[str, Columns]) -> ModelShape:
+        from graphlearn.jobs.dhan.shape import DhanShape
 
-        return FUNCTIONS
+        return DhanShape.of_columns(columns, request.inputs, request.options)
 
-    def load(self, artifact: Artifact) -> LoadedModel:
-        from graphlearn.jobs.dhan.functions import DhanModel
+    def measure(self, cursor: duckdb.DuckDBPyConnection, request: ModelRequest) -> Sizes:
+        from graphlearn.jobs.dhan.plan import measure
 
-        return DhanModel(artifact)
+        return measure(cursor, request)
 
-    def unborn(self, request: ModelRequest, columns: dict[str, dict[str, str]], question: Question) -> ArrowSource:
-        from graphlearn.jobs.dhan.functions import describe_unborn
+    def plan(self, request: ModelRequest, sizes: Sizes) -> Dataflow:
+        from graphlearn.jobs.dhan.plan import DhanSizes, plan
 
-        return describe_unborn(request, columns, question)
+        assert isinstance(sizes, DhanSizes)
+        return plan(request, sizes)
 
-    def compile(self, bound: Bound) -> Dataflow:
-        from graphlearn.jobs.dhan.dataflow import DhanDataflow
+    def fits(self, request: ModelRequest, sizes: Sizes, available: int) -> None:
+        from graphlearn.jobs.dhan.plan import DhanSizes
+        from graphlearn.jobs.dhan.sizes import check_memory
 
-        return DhanDataflow(bound).dataflow()
+        assert isinstance(sizes, DhanSizes)
+        check_memory(sizes.graph, request.options, available)
 
+    def load(self, artifact: Artifact) -> Predictor:
+        from graphlearn.jobs.dhan.predictor import DhanPredictor
 
-def model_options(options: DhanJobOptions) -> DhanOptions:
-    """The part of the options that model and training know."""
-    from graphlearn.models.dhan.options import DhanOptions
+        return DhanPredictor(artifact)
 
-    return DhanOptions(**{f.name: getattr(options, f.name) for f in fields(DhanOptions)})
+    def summary(self, artifact: Artifact) -> Summary:
+        from graphlearn.jobs.dhan.view import summary
+
+        return summary(artifact)
+
+    def picture(self, history: History, version_folder: Path | None) -> Figure:
+        from graphlearn.jobs.dhan.picture import draw
+
+        return draw(history, version_folder)
+
+    def graph(self, artifact: Artifact) -> HeteroTables:
+        from graphlearn.storage.hetero.tables import read_hetero
+
+        return read_hetero(artifact.path)

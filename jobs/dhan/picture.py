@@ -1,4 +1,4 @@
-"""The picture of a run over a graph: a map of what was learnt, what each relation counts, the curves.
+"""The picture of a run: the curves, a map of embeddings, the attention to each relation, the baselines.
 
 matplotlib is optional (`pip install 'graphlearn[plot]'`) and imported inside the functions only.
 """
@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from graphlearn.jobs.dhan.metrics import METHOD, METRICS, baselines_of, decider, headline, read_metrics
+from graphlearn.jobs.dhan.metrics import METHOD, METRICS, baselines_of, deciding, final_metrics
+from graphlearn.jobs.dhan.predictor import DhanPredictor
 from graphlearn.jobs.drawing import (
     COLOURS,
-    CURVES,
     GREY,
     History,
     any_script,
@@ -28,21 +28,24 @@ from graphlearn.jobs.drawing import (
     short,
     title,
 )
-from graphlearn.jobs.labels import LABELS, metrics_line
+from graphlearn.jobs.metrics import metrics_line, read_metrics
 from graphlearn.storage.artifacts import MANIFEST, Artifact
 from graphlearn.storage.files import read_json
 from graphlearn.text import number
-from graphlearn.types import BoolArray, FloatArray
+from graphlearn.types import BoolArray, FloatArray, Split
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from graphlearn.jobs.dhan.functions import DhanModel
-
-POINTS = 2000  # nodes on the map
-ASKED = 300  # nodes whose attention is averaged
-GROUPS = 8  # classes with a colour
+CURVES = ("macro_f1", "micro_f1", "mrr", "auc", "nmi")
+"""Metrics drawn over the epochs: the first two that were measured."""
+POINTS = 2000
+"""Nodes on the map."""
+SAMPLED = 300
+"""Nodes whose attention is averaged."""
+GROUPS = 8
+"""Classes with a colour of their own."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,7 @@ class NodeMap:
 
 @dataclass(frozen=True)
 class Stored:
-    """A stored version, as it is drawn."""
+    """The data of a stored version to draw."""
 
     verdict: str
     rows: list[dict[str, Any]]
@@ -67,30 +70,28 @@ class Stored:
 
 
 def read_stored(version_folder: Path) -> Stored:
-    """Figures of a stored version, embeddings of some of its nodes, and the mean attention that relations get."""
-    from graphlearn.jobs.dhan.functions import DhanModel
-
+    """The metrics of a stored version, embeddings of some of its nodes, and the mean attention to its relations."""
     manifest = read_json(version_folder / MANIFEST)
-    model = DhanModel(Artifact(manifest["model"], manifest["version"], version_folder, manifest))
+    model = DhanPredictor(Artifact(manifest["model"], manifest["version"], version_folder, manifest))
     return Stored(
         verdict=manifest.get("verdict") or "",
-        rows=read_metrics(version_folder / METRICS),
+        rows=read_metrics(version_folder),
         map=_read_map(model),
         attention=_attention(model),
     )
 
 
 def _some(count: int, wanted: int) -> npt.NDArray[np.int64]:
-    """Positions spread evenly, at most so many."""
+    """At most `wanted` positions, evenly spaced."""
     return np.unique(np.linspace(0, count - 1, min(count, wanted)).astype(np.int64))
 
 
-def _read_map(model: DhanModel) -> NodeMap:
-    """Nodes of the table that is learnt; those of the test part where it is known, the others taught their class."""
+def _read_map(model: DhanPredictor) -> NodeMap:
+    """Nodes of the main table: those of the test split if there are any, because the others' classes were learnt."""
     name = model.shape.main
     table = model.tables.nodes[name]
     labels, split = table.labels, table.split
-    tested = np.zeros(len(table), np.bool_) if split is None else np.asarray(split == 2)
+    tested = np.zeros(len(table), np.bool_) if split is None else np.asarray(split == Split.TEST.code)
     rows = np.flatnonzero(tested) if tested.any() else np.arange(len(table))
     rows = rows[_some(len(rows), POINTS)]
     groups = np.full(len(rows), "", object)
@@ -102,12 +103,12 @@ def _read_map(model: DhanModel) -> NodeMap:
     return NodeMap(name, labels.column if labels is not None else "", vectors, groups, tested[rows])
 
 
-def _attention(model: DhanModel) -> dict[str, float]:
-    """Mean attention of some nodes of the main table to each relation, the highest first."""
+def _attention(model: DhanPredictor) -> dict[str, float]:
+    """Mean attention of some nodes of the main table to each relation, in descending order."""
     from graphlearn.models.dhan.explain import explain
 
     name = model.shape.main
-    nodes = _some(len(model.tables.nodes[name]), ASKED)
+    nodes = _some(len(model.tables.nodes[name]), SAMPLED)
     sums: dict[str, float] = {}
     for reason in explain(model.training, name, nodes, 1):
         if reason.kind == "relation":
@@ -116,10 +117,10 @@ def _attention(model: DhanModel) -> dict[str, float]:
     return dict(sorted(sums.items(), key=lambda item: -item[1]))
 
 
-def draw_graph(history: History, version_folder: Path | None) -> Figure:
+def draw(history: History, version_folder: Path | None) -> Figure:
     """The curves and, with a stored version, the map, the relations and the baselines."""
     stored = read_stored(version_folder) if version_folder is not None else None
-    text = title(history, f"test {metrics_line(history.final, ', ')}" if history.final else "")
+    text = title(history, f"test {metrics_line(history.final, METRICS, ', ')}" if history.final else "")
     if stored is None:
         figure = new_figure(11, 4.2)
         axes = figure.subplot_mosaic([["loss", "valid"]])
@@ -140,14 +141,15 @@ def draw_graph(history: History, version_folder: Path | None) -> Figure:
 
 
 def _draw_valid(axes: Axes, history: History) -> None:
-    axes.set_title("on the validation part", loc="left", fontsize=10)
-    drawn = [name for name in CURVES if name in history.graph][:2]
+    axes.set_title("metrics on the validation split", loc="left", fontsize=10)
+    labels = {metric.name: metric.label for metric in METRICS}
+    drawn = [name for name in CURVES if name in history.valid][:2]
     for name, colour in zip(drawn, (COLOURS[2], COLOURS[1]), strict=False):
-        points = history.graph[name]
+        points = history.valid[name]
         marker = "o" if len(points) < 30 else None
-        axes.plot(*zip(*points, strict=True), color=colour, marker=marker, markersize=4, label=LABELS[name])
+        axes.plot(*zip(*points, strict=True), color=colour, marker=marker, markersize=4, label=labels[name])
     if drawn:
-        epoch, best = max(history.graph[drawn[0]], key=lambda point: point[1])
+        epoch, best = max(history.valid[drawn[0]], key=lambda point: point[1])
         axes.plot([epoch], [best], "o", color=COLOURS[2], markersize=6)
         axes.annotate(number(best), (epoch, best), textcoords="offset points", xytext=(0, -14), ha="center", fontsize=9)
         axes.margins(x=0.05, y=0.2)
@@ -164,9 +166,9 @@ def _draw_map(axes: Axes, nodes: NodeMap) -> None:
         rows = ~np.isin(nodes.groups.astype(str), top) if name is None else nodes.groups == name
         if rows.any():
             colour = GREY if name is None else COLOURS[top.index(name)]
-            label = literal(short(name or ("any other" if top else nodes.table), 40))
+            label = literal(short(name or ("other" if top else nodes.table), 40))
             axes.scatter(flat[rows, 0], flat[rows, 1], s=14, color=colour, alpha=0.7, linewidths=0, label=label)
-    which = "of the test part " if nodes.tested.all() and len(nodes.tested) else ""
+    which = "of the test split " if nodes.tested.all() and len(nodes.tested) else ""
     by = f", by {nodes.column}" if nodes.column else ""
     axes.set_title(
         literal(f"{len(flat):,} nodes of {nodes.table} {which}".strip() + by)
@@ -208,12 +210,11 @@ def _draw_bars(axes: Axes, bars: dict[str, float], heading: str, bold: str = "")
 
 
 def _draw_methods(axes: Axes, stored: Stored) -> None:
-    """The figure that decides, of the model and what was measured beside it."""
-    name = decider(stored.rows)
-    bars = {row["method"]: float(row[name]) for row in baselines_of(stored.rows)} if name else {}
-    mine = headline(stored.rows, METHOD)
-    if name is not None and name in mine:
-        bars[METHOD] = mine[name]
+    """The metric that methods are compared by, of the model and its baselines."""
+    metric, mine = deciding(stored.rows), final_metrics(stored.rows)
+    bars = {row["method"]: float(row[metric.name]) for row in baselines_of(stored.rows)} if metric is not None else {}
+    if metric is not None and metric.name in mine:
+        bars[METHOD] = mine[metric.name]
     ordered = dict(sorted(bars.items(), key=lambda item: -item[1]))
-    where = "on all labelled nodes" if name == "nmi" else "on the test part"
-    _draw_bars(axes, ordered, f"{LABELS[name]} {where}" if name else "figures", METHOD)
+    where = "on all labelled nodes" if any(row["split"] == "all" for row in stored.rows) else "on the test split"
+    _draw_bars(axes, ordered, f"{metric.label} {where}" if metric is not None else "metrics", METHOD)

@@ -1,1 +1,1 @@
-"""The family of knowledge-graph embeddings."""
+"""Knowledge-graph embeddings: the family and its tasks."""

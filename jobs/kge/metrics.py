@@ -1,26 +1,39 @@
-"""Ranking metrics as a table: of a split, for both sides together and each side, overall and by relation."""
+"""Ranking metrics of a split, overall and by relation, for both sides and for each side."""
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from graphlearn.jobs.metrics import HITS_AT_1, HITS_AT_3, HITS_AT_10, MRR, Metric, MetricTable
 from graphlearn.storage.dictionary import Dictionary
-from graphlearn.storage.files import disk_errors
 from graphlearn.types import Side
 
 if TYPE_CHECKING:
-    from graphlearn.models.kge.ranking import Ranks
+    from graphlearn.models.kge.ranks import Ranks
 
-FIGURES = ("mrr", "mr", "amri", "hits_at_1", "hits_at_3", "hits_at_10")
+
+METRICS = (
+    MRR,
+    Metric(name="mr", label="MR", higher_is_better=False, summary=False),
+    Metric(name="amri", label="AMRI", summary=False),
+    HITS_AT_1,
+    HITS_AT_3,
+    HITS_AT_10,
+)
+PROTOCOL = "filtered, all entities, ties at mean rank"
+TABLE = MetricTable(
+    keys=(pa.field("split", pa.string()), pa.field("side", pa.string()), pa.field("relation", pa.int64())),
+    metrics=tuple(metric.name for metric in METRICS),
+)
+"""Metrics by split, side (both, head, tail) and relation id; -1 stands for all relations."""
 
 
 def metric_rows(split: str, ranks: Ranks) -> list[dict[str, Any]]:
-    """One record for each (side, relation); relation -1 is all of them. Sides: both, head, tail."""
+    """One record for each side (both, head, tail) and relation; relation -1 stands for all relations."""
     order = np.argsort(ranks.triples.relations, kind="stable")
     ids, starts = np.unique(ranks.triples.relations[order], return_index=True)
     groups = [(-1, None), *zip(ids.tolist(), np.split(order, starts[1:]), strict=True)]
@@ -35,51 +48,15 @@ def metric_rows(split: str, ranks: Ranks) -> list[dict[str, Any]]:
     return out
 
 
-def metrics_table(rows: list[dict[str, Any]], relations: Dictionary, protocol: str) -> pa.Table:
-    """The records with relations as the users' keys, NULL for all."""
-    ids = np.array([row["relation"] for row in rows], np.int64)
-    columns: dict[str, Any] = {
-        "split": pa.array([row["split"] for row in rows], pa.string()),
-        "side": pa.array([row["side"] for row in rows], pa.string()),
-        "relation": relations.take(ids),
-        **{name: pa.array([float(row[name]) for row in rows], pa.float64()) for name in FIGURES},
-        "count": pa.array([int(row["count"]) for row in rows], pa.int64()),
-        "protocol": pa.array([protocol] * len(rows), pa.string()),
-    }
-    schema = metrics_schema(relations.field)
-    return pa.table([columns[f.name] for f in schema], schema=schema)
-
-
-def metrics_schema(relation: pa.Field) -> pa.Schema:
-    """Columns of `evaluate(...)`; `relation` is the field of the relation keys."""
-    return pa.schema(
-        [
-            pa.field("split", pa.string()),
-            pa.field("side", pa.string()),
-            relation.with_name("relation").with_nullable(True),
-            *(pa.field(name, pa.float64()) for name in FIGURES),
-            pa.field("count", pa.int64()),
-            pa.field("protocol", pa.string()),
-        ]
-    )
-
-
-def write_metrics(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Write the records with relation ids, as metrics.parquet of a model; `read_metrics` is the inverse."""
-    schema = pa.schema(
-        [
-            ("split", pa.string()),
-            ("side", pa.string()),
-            ("relation", pa.int64()),
-            *((name, pa.float64()) for name in FIGURES),
-            ("count", pa.int64()),
-        ]
-    )
-    with disk_errors(path):
-        pq.write_table(pa.Table.from_pylist(rows, schema=schema), path, compression="zstd")
-
-
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The records of a stored model."""
-    rows: list[dict[str, Any]] = pq.read_table(path).to_pylist()
-    return rows
+def metrics_table(
+    rows: Sequence[Mapping[str, Any]], relations: Dictionary, schema: pa.Schema, protocol: str
+) -> pa.Table:
+    """The records with the users' keys of the relations, NULL for all relations. `schema`: of `evaluate(...)`."""
+    columns = []
+    for field in schema:
+        if field.name == "relation":
+            columns.append(relations.take(np.array([row["relation"] for row in rows], np.int64)))
+        else:
+            values = [protocol if field.name == "protocol" else row[field.name] for row in rows]
+            columns.append(pa.array(values, field.type))
+    return pa.table(columns, schema=schema)

@@ -1,4 +1,4 @@
-"""Training of knowledge-graph embeddings: every batch follows from (seed, epoch, step)."""
+"""Training of knowledge-graph embeddings. Each batch is determined by (seed, epoch, step)."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ import numpy as np
 
 from graphlearn.events import Emit
 from graphlearn.jobs.loop import Loop
+from graphlearn.models.core.known import KnownAnswers
 from graphlearn.models.kge.batches import Sampler
 from graphlearn.models.kge.device_batches import DeviceSampler
-from graphlearn.models.kge.engine import Engine
-from graphlearn.models.kge.known import KnownAnswers
+from graphlearn.models.kge.embedding import Embedding
+from graphlearn.models.kge.engines.engine import Engine
 from graphlearn.models.kge.options import KgeOptions
-from graphlearn.models.kge.ranking import Embedding, rank
-from graphlearn.types import Side, Triples
+from graphlearn.types import BoolArray, Side, Triples
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-class KgeTrainer(Loop):
-    """Trains an engine on triples; its score is the filtered MRR of the validation triples."""
+class KgeLoop(Loop):
+    """Trains an engine on triples. Its score is the filtered MRR on the validation split."""
 
     unit = "triples"
     diverged_help = "lower learning_rate (now {:g}) or init_scale"
@@ -35,6 +35,7 @@ class KgeTrainer(Loop):
         train: Triples,
         valid: Triples,
         known: dict[Side, KnownAnswers],
+        alive: BoolArray | None = None,
         folder: Path,
         run_id: str,
         emit: Emit,
@@ -42,7 +43,7 @@ class KgeTrainer(Loop):
     ) -> None:
         self.options: KgeOptions = engine.options
         super().__init__(self.options, folder, run_id, emit)
-        self.engine, self.known, self.memory_limit = engine, known, memory_limit
+        self.engine, self.known, self.alive, self.memory_limit = engine, known, alive, memory_limit
         sizes = engine.n_entities, engine.n_relations
         self.sampler: Sampler | DeviceSampler
         if engine.device.type == "cpu" or self.options.negatives == 0:
@@ -57,9 +58,8 @@ class KgeTrainer(Loop):
 
     @property
     def embedding(self) -> Embedding:
-        """The model as it is now."""
-        e = self.engine
-        return Embedding(e.scorer, e.entities, e.relations, e.dense, e.n_relations)
+        """The current model."""
+        return self.engine.embedding
 
     def steps(self, epoch: int) -> int:
         return self.sampler.steps(epoch)
@@ -77,8 +77,8 @@ class KgeTrainer(Loop):
     def evaluate(self) -> tuple[float, dict[str, float], str] | None:
         if not len(self.valid):
             return None
-        ranks = rank(
-            self.embedding, self.valid, self.known, memory_limit=self.memory_limit, threads=self.options.threads
+        ranks = self.embedding.rank(
+            self.valid, self.known, alive=self.alive, memory_limit=self.memory_limit, threads=self.options.threads
         )
         metrics = ranks.metrics()
         return metrics["mrr"], metrics, f"MRR {metrics['mrr']:.4f}"
@@ -91,3 +91,9 @@ class KgeTrainer(Loop):
 
     def load(self, tensors: dict[str, Tensor]) -> None:
         self.engine.load(tensors)
+
+    def trained(self) -> Embedding:
+        return self.embedding
+
+    def close(self) -> None:
+        self.engine.close()

@@ -1,35 +1,31 @@
-"""Forecast and recovery metrics as a table: the model and every baseline, for each horizon step and all together."""
+"""Metrics of forecasts and recoveries: of the model and every baseline, by step ahead and over all steps."""
 
 from __future__ import annotations
 
 import math
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
+from graphlearn.jobs.metrics import Metric
 
-from graphlearn.models.net3.series import Metrics
-from graphlearn.storage.files import disk_errors
+if TYPE_CHECKING:
+    from graphlearn.models.net3.metrics import Metrics
 
-METRICS = "series_metrics.parquet"
-FIGURES = ("rmse", "mae", "mape", "z_rmse", "z_mae")
-
-SCHEMA = pa.schema(
-    [
-        ("method", pa.string()),
-        ("split", pa.string()),
-        ("step", pa.int32()),
-        *((name, pa.float64()) for name in FIGURES),
-        ("cells", pa.int64()),
-        ("protocol", pa.string()),
-    ]
+METHOD = "net3"
+"""The model itself among the methods that are measured."""
+NET3_METRICS = (
+    Metric(name="rmse", label="RMSE", higher_is_better=False, headline=True),
+    Metric(name="mae", label="MAE", higher_is_better=False),
+    Metric(name="mape", label="MAPE", unit="%", higher_is_better=False),
+    Metric(name="z_rmse", label="RMSE (z)", higher_is_better=False),
+    Metric(name="z_mae", label="MAE (z)", higher_is_better=False, summary=False),
 )
-"""Columns of `evaluate('m')`: step NULL is all steps together; MAPE in percent; z_… on z-scores of the train part."""
+"""RMSE and MAE are in the units of the readings, those marked (z) in standard deviations over the train split."""
+FIGURES = tuple(metric.name for metric in NET3_METRICS)
 
 
 def metric_rows(method: str, split: str, metrics: Metrics) -> list[dict[str, Any]]:
-    """One record a horizon step, and one (step None) for all of them; without a cell to measure, none."""
+    """One record per step ahead, and one (step None) for all of them; none without a cell to measure."""
     out = []
     for row in metrics.rows():
         if row["cells"]:
@@ -39,8 +35,8 @@ def metric_rows(method: str, split: str, metrics: Metrics) -> list[dict[str, Any
     return out if len(out) != 2 else [out[0] | {"step": None}]
 
 
-def headline(rows: list[dict[str, Any]], method: str) -> dict[str, float]:
-    """The figures of a method over all steps on the test part (on valid when there is no test)."""
+def headline(rows: Sequence[dict[str, Any]], method: str) -> dict[str, float]:
+    """The metrics of a method over all steps, on the test split or, if that is empty, on the validation split."""
     for split in ("test", "valid"):
         for row in rows:
             if row["method"] == method and row["split"] == split and row["step"] is None:
@@ -48,8 +44,8 @@ def headline(rows: list[dict[str, Any]], method: str) -> dict[str, float]:
     return {}
 
 
-def verdict(rows: list[dict[str, Any]], method: str) -> tuple[bool, str]:
-    """(whether the model beats every baseline, a sentence that says so), by z-scored RMSE on the held-out part."""
+def verdict(rows: Sequence[dict[str, Any]], method: str) -> tuple[bool, str]:
+    """Whether a method beats all others by z-scored RMSE on the test or validation split, and a sentence about it."""
     split = "test" if any(row["split"] == "test" for row in rows) else "valid"
     total = {row["method"]: row for row in rows if row["split"] == split and row["step"] is None}
     mine = total.pop(method, None)
@@ -57,7 +53,9 @@ def verdict(rows: list[dict[str, Any]], method: str) -> tuple[bool, str]:
         return True, ""
     best = min(total, key=lambda name: total[name]["z_rmse"] or math.inf)
     ours, theirs = mine["z_rmse"], total[best]["z_rmse"]
-    figures = f"z-scored RMSE {ours:.4g} against {theirs:.4g} on the {split} part"
+    figures = (
+        f"z-scored RMSE {ours:.4g} against {theirs:.4g} on the {'test' if split == 'test' else 'validation'} split"
+    )
     if ours < theirs:
         return True, f"{method} beats the best baseline, {best}: {figures}"
     if ours == theirs:
@@ -66,20 +64,3 @@ def verdict(rows: list[dict[str, Any]], method: str) -> tuple[bool, str]:
         False,
         f"{method} loses to a baseline, {best}: {figures}; use the baseline, or change window, graphs or epochs",
     )
-
-
-def metrics_table(rows: list[dict[str, Any]], protocol: str) -> pa.Table:
-    """The records as `evaluate('m')` gives them."""
-    return pa.Table.from_pylist([{**row, "protocol": protocol} for row in rows], schema=SCHEMA)
-
-
-def write_metrics(path: Path, rows: list[dict[str, Any]], protocol: str) -> None:
-    """Write the records as a file of a stored model."""
-    with disk_errors(path):
-        pq.write_table(metrics_table(rows, protocol), path, compression="zstd")
-
-
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The records of a stored model."""
-    rows: list[dict[str, Any]] = pq.read_table(path).to_pylist()
-    return rows

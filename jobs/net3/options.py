@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Literal
 
 from graphlearn.errors import InputError, OptionError, did_you_mean
-from graphlearn.models.core.checks import check_at_least
 from graphlearn.models.net3.options import Net3Options
 from graphlearn.storage.columns import find_column
 
@@ -37,22 +36,22 @@ class Net3JobOptions(Net3Options):
     value: str | None = None
     """Column of the readings. NULL: the column named value, or the only number that is not a time."""
     modes: tuple[str, ...] | None = None
-    """Key columns; each is a mode of the tensor, and their entries together name a series. NULL: all other columns."""
+    """Key columns; each is a mode of the tensor, and one entry of each identifies a series. NULL: all other columns."""
     freq: str | int | None = None
     """Time between steps: an INTERVAL, or a whole number for whole-number times. NULL: the most common distance."""
     aggregate: Literal["mean", "sum", "last", "min", "max", "count"] = "mean"
-    """What becomes of several readings of a series in one step."""
+    """How several readings of a series in one step are merged."""
     start: str | None = None
-    """First time step, as text; readings before it are left out. NULL: the first reading."""
+    """First time step, as text; earlier readings are dropped. NULL: the first reading."""
     graphs: dict[str, str] = field(default_factory=dict)
-    """Graphs made for modes without an edge table, e.g. {'variable': 'pearson'}. pearson: correlation over the train
-    part. chain: neighbours in key order. identity: no neighbours."""
+    """Graphs generated for modes without an edge table, e.g. {'variable': 'pearson'}. pearson: correlation over the
+    train split. chain: neighbours in key order. identity: no neighbours."""
     neighbours: int = 10
-    """pearson: of each entry its so many strongest correlations are edges."""
+    """pearson: edges per entry, to those it correlates with most."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_at_least(self, 1, "neighbours")
+        self.check_at_least(1, "neighbours")
         for mode, kind in self.graphs.items():
             if kind not in BUILT_GRAPHS:
                 raise OptionError(
@@ -62,12 +61,16 @@ class Net3JobOptions(Net3Options):
                 )
 
 
+def model_options(options: Net3JobOptions) -> Net3Options:
+    """The options that the model and its training read."""
+    return Net3Options(**{f.name: getattr(options, f.name) for f in fields(Net3Options)})
+
+
 def resolve_columns(columns: dict[str, str], options: Net3JobOptions) -> tuple[str, list[str], str]:
-    """(time, modes, value) of the series: what the options name, and what they leave out where only one will do.
+    """(time, modes, value) of the series: the columns that the options name, and otherwise the only candidates.
 
-    Spelled as the query spells them: options name columns without regard to case, as SQL does.
-
-    Raises OptionError for an option that names no column, InputError when it is not clear which column is which.
+    They are spelled as in the query; options name columns case-insensitively, as SQL does. Raises OptionError for an
+    option that names no column, InputError when it is not clear which column is which.
     """
     given = [("time", options.time), ("value", options.value), *(("modes", name) for name in options.modes or ())]
     named = [name for _, name in given]
@@ -111,8 +114,8 @@ def _only(found: list[str], what: str, kind: str, columns: dict[str, str]) -> st
     there = ", ".join(f"{name} {type_}" for name, type_ in columns.items())
     if found:
         several = f"several columns could be the {what}: {', '.join(found)}"
-        wide = "; a column for each series becomes rows by UNPIVOT" if what == "value" and len(found) > 2 else ""
-        raise InputError(f"{several} (there is {there})", role="series", help=f"say which: {what} = 'column'{wide}")
+        wide = "; turn one column per series into rows with UNPIVOT" if what == "value" and len(found) > 2 else ""
+        raise InputError(f"{several} (there is {there})", role="series", help=f"name it: {what} = 'column'{wide}")
     called = next((name for name in columns if name.lower() == what), "column")
     cast = {"value": "DOUBLE", "time": "TIMESTAMP"}[what]
     number = f", or name a whole number: {what} = 'column'" if what == "time" else ""
@@ -124,7 +127,7 @@ def _only(found: list[str], what: str, kind: str, columns: dict[str, str]) -> st
 
 
 def check_modes(options: Net3JobOptions, modes: list[str], roles: list[str]) -> None:
-    """Raise when a graph is for a mode that the series does not have, or a mode has two graphs."""
+    """Raise InputError, OptionError for the graph of a mode that the series does not have, and for two of one mode."""
     known = {mode.lower() for mode in modes}
     for role in roles:
         if role.lower() not in known:
@@ -137,7 +140,7 @@ def check_modes(options: Net3JobOptions, modes: list[str], roles: list[str]) -> 
     for mode in options.graphs:
         if mode.lower() not in known:
             help = did_you_mean(mode, modes) if modes else "leave it out: the series has no modes"
-            raise OptionError(f"graphs names {mode}, which is no mode", key="graphs", help=help)
+            raise OptionError(f"graphs names {mode}, which is not a mode", key="graphs", help=help)
         if mode.lower() in seen:
             raise OptionError(f"graphs names {mode} twice", key="graphs", help="a mode has one graph")
         seen.add(mode.lower())

@@ -1,6 +1,6 @@
-"""The picture of a run over series: some of them with what the model says, errors of model and baselines, the curves.
+"""The picture of a run: some series with their forecasts, errors of the model and its baselines, curves over epochs.
 
-matplotlib is optional (`pip install 'graphlearn[plot]'`) and imported inside the functions only.
+matplotlib is optional (`pip install 'graphlearn[plot]'`) and imported only inside the functions.
 """
 
 from __future__ import annotations
@@ -24,32 +24,33 @@ from graphlearn.jobs.drawing import (
     short,
     title,
 )
-from graphlearn.jobs.labels import metrics_line
-from graphlearn.jobs.net3.metrics import METRICS, read_metrics
+from graphlearn.jobs.metrics import metrics_line, read_metrics
+from graphlearn.jobs.net3.metrics import NET3_METRICS
+from graphlearn.jobs.net3.parts import read_recovered
+from graphlearn.jobs.net3.predictor import Net3Predictor
 from graphlearn.storage.artifacts import MANIFEST, Artifact
 from graphlearn.storage.files import read_json
 from graphlearn.text import number
-from graphlearn.types import BoolArray, FloatArray
+from graphlearn.types import BoolArray, FloatArray, Split
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from graphlearn.jobs.net3.functions import Net3Model
     from graphlearn.storage.series.axis import TimeAxis
-    from graphlearn.storage.series.ingest import SeriesTensor
+    from graphlearn.storage.series.tensor import SeriesTensor
 
 PANELS = 4  # series that are drawn
 FORECAST_STEPS, CONTEXT_STEPS, RECOVER_STEPS = 200, 60, 80  # time steps that are drawn of them
 LEVEL = 0.9
 BATCH = 16
 FIRST = ("true", "known", "held out")  # in the legend
-TRUTH, MODEL, FAR, BESIDE = "#33373d", COLOURS[0], COLOURS[1], COLOURS[2]
+TRUTH, MODEL, FAR, AFTER = "#33373d", COLOURS[0], COLOURS[1], COLOURS[2]
 
 
 @dataclass(frozen=True)
 class Line:
-    """What the model says of a series over a stretch of time: values, and half the width of their interval.
+    """Values of a series over a stretch of time, and half the width of their interval.
 
     shape: times, values: [n]
     """
@@ -61,9 +62,9 @@ class Line:
 
 @dataclass(frozen=True)
 class Panel:
-    """One series. `truth` is NaN where nothing is known; `held` marks what a recovery was not shown.
+    """One series. `truth` is NaN where nothing is known; `held` marks the cells that a recovery did not see.
 
-    `near` is one step ahead (or what was recovered), `far` the horizon's last step, `ahead` what follows the data.
+    `near` is forecast one step ahead, or recovered; `far` is the horizon's last step, `ahead` follows the data.
     """
 
     label: str
@@ -76,7 +77,7 @@ class Panel:
 
 @dataclass(frozen=True)
 class Stored:
-    """A stored version, as it is drawn."""
+    """What is drawn of a stored version."""
 
     task: str
     horizon: int
@@ -88,11 +89,9 @@ class Stored:
 
 
 def read_stored(version_folder: Path, panels: int = PANELS) -> Stored:
-    """Metrics of a stored version, and what it says of some series."""
-    from graphlearn.jobs.net3.functions import Net3Model
-
+    """Metrics of a stored version, and its forecasts or recovered cells of some series."""
     manifest = read_json(version_folder / MANIFEST)
-    model = Net3Model(Artifact(manifest["model"], manifest["version"], version_folder, manifest))
+    model = Net3Predictor(Artifact(manifest["model"], manifest["version"], version_folder, manifest))
     make = _recovered if model.options.task == "recover" else _forecast
     return Stored(
         task=model.options.task,
@@ -100,15 +99,15 @@ def read_stored(version_folder: Path, panels: int = PANELS) -> Stored:
         freq=model.series.axis.freq_text,
         value=model.series.value_name,
         verdict=manifest.get("verdict") or "",
-        rows=read_metrics(version_folder / METRICS),
+        rows=read_metrics(version_folder),
         panels=make(model, panels),
     )
 
 
 def choose_series(values: FloatArray, wanted: int) -> list[tuple[int, ...]]:
-    """The places of series from lively to calm, each with entries of the modes that no other took, if there are.
+    """Places of series of high to low standard deviation, with entries of the modes that no other has, if possible.
 
-    Liveliness is the standard deviation; the liveliest and the calmest tenth are left to the curious.
+    The highest and the lowest tenth are left out.
     shape: values: [steps, N1, ..., NM], z-scores
     """
     known = np.isfinite(values)
@@ -136,54 +135,50 @@ def of_place(values: FloatArray, place: tuple[int, ...]) -> FloatArray:
     return np.asarray(values[index], np.float32)
 
 
-def _forecast(model: Net3Model, panels: int) -> list[Panel]:
+def _forecast(model: Net3Predictor, panels: int) -> list[Panel]:
     training, series = model.training, model.series
     T, W, H = len(series.values), model.options.window, model.options.horizon
-    lo = max(min(training.split.span("test")[0], T - 1), T - FORECAST_STEPS)
+    lo = max(min(training.split.span(Split.TEST)[0], T - 1), T - FORECAST_STEPS)
     first = max(0, min(lo, T - CONTEXT_STEPS))
     shown = np.asarray(series.values[first:])
     chosen = choose_series(training.scaler.transform(shown), panels)
     at: Any = (slice(None), slice(None), *(np.array(i) for i in zip(*chosen, strict=True)))
     starts = np.arange(lo - W - H + 1, T - W + 1)
-    said = np.concatenate([training.predict(starts[k : k + BATCH])[at] for k in range(0, len(starts), BATCH)])
-    half = model.intervals().half_width(LEVEL)
+    predicted = np.concatenate([training.predict(starts[k : k + BATCH])[at] for k in range(0, len(starts), BATCH)])
+    half = model.intervals.half_width(LEVEL)
     scale = training.scaler.scale[at[2:]]
     times, tested, ahead = (times_of(series.axis, *p) for p in ((first, T - first), (lo, T - lo), (T, H)))
     steps = np.arange(lo, T)
     out = []
     for k, place in enumerate(chosen):
-        near, far = (said[steps - W - h - starts[0], h, k] for h in (0, H - 1))
+        near, far = (predicted[steps - W - h - starts[0], h, k] for h in (0, H - 1))
         out.append(
             Panel(
                 label=label_of(series, place),
                 truth=Line(times, of_place(shown, place)),
                 near=Line(tested, near, float(half[0] * scale[k])),
                 far=Line(tested, far) if H > 1 else None,
-                ahead=Line(ahead, said[-1, :, k], np.asarray(half[:H] * scale[k], np.float32)),
+                ahead=Line(ahead, predicted[-1, :, k], np.asarray(half[:H] * scale[k], np.float32)),
             )
         )
     return out
 
 
-def _recovered(model: Net3Model, panels: int) -> list[Panel]:
-    from safetensors.numpy import load_file
+def _recovered(model: Net3Predictor, panels: int) -> list[Panel]:
+    from graphlearn.models.net3.training.recover import hold_out
 
-    from graphlearn.jobs.net3.dataflow import RECOVERED
-    from graphlearn.models.net3.recover_training import hold_out
-
-    series, folder = model.series, model.artifact.path
+    series, scale = model.series, model.scale
     held = hold_out(series.values, model.options.hidden, model.options.seed)[0]
     first = max(0, len(series.values) - RECOVER_STEPS)
     shown, seen = np.asarray(series.values[first:]), np.moveaxis(held[first:], 0, -1)
-    said = np.load(folder / RECOVERED, mmap_mode="r")[first:]
-    scale = load_file(folder / "weights.safetensors")["scaler.scale"]
-    half = float(model.intervals().half_width(LEVEL)[0])
+    filled = read_recovered(model.artifact.path)[first:]
+    half = float(model.intervals.half_width(LEVEL)[0])
     times = times_of(series.axis, first, len(shown))
     return [
         Panel(
             label=label_of(series, place),
             truth=Line(times, of_place(shown, place)),
-            near=Line(times, of_place(said, place), half * float(scale[place])),
+            near=Line(times, of_place(filled, place), half * float(scale[place])),
             held=np.isfinite(of_place(shown, place)) & ~seen[place],
         )
         for place in choose_series(shown / scale, panels)
@@ -191,7 +186,7 @@ def _recovered(model: Net3Model, panels: int) -> list[Panel]:
 
 
 def times_of(axis: TimeAxis, first: int, count: int) -> npt.NDArray[Any]:
-    """Stamps as matplotlib draws them: local dates, or numbers where they are none or a calendar lacks them."""
+    """Stamps as matplotlib draws them: local dates; numbers for integer times and for years before 1 or after 9999."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -212,10 +207,10 @@ def label_of(series: SeriesTensor, place: tuple[int, ...]) -> str:
     return " · ".join(names) or series.value_name
 
 
-def draw_series(history: History, version_folder: Path | None) -> Figure:
+def draw(history: History, version_folder: Path | None) -> Figure:
     """The curves and, with a stored version, some of its series and its errors."""
     stored = read_stored(version_folder) if version_folder is not None else None
-    text = title(history, f"test {metrics_line(history.final, ', ')}" if history.final else "")
+    text = title(history, f"test {metrics_line(history.final, NET3_METRICS, ', ')}" if history.final else "")
     if stored is None or not stored.panels:
         figure = new_figure(11, 4.2)
         axes = figure.subplot_mosaic([["loss", "valid"]])
@@ -238,15 +233,16 @@ def draw_series(history: History, version_folder: Path | None) -> Figure:
 
 
 def _draw_valid(axes: Axes, history: History) -> None:
-    axes.set_title("RMSE on the validation part", loc="left", fontsize=10)
-    if history.rmse:
-        axes.plot(*zip(*history.rmse, strict=True), color=COLOURS[2], marker="o", markersize=4)
-        epoch, best = min(history.rmse, key=lambda point: point[1])
+    axes.set_title("RMSE on the validation split", loc="left", fontsize=10)
+    rmse = history.valid.get("rmse", [])
+    if rmse:
+        axes.plot(*zip(*rmse, strict=True), color=COLOURS[2], marker="o", markersize=4)
+        epoch, best = min(rmse, key=lambda point: point[1])
         axes.annotate(
             f"best: {number(best)}", (epoch, best), textcoords="offset points", xytext=(0, -14), ha="center", fontsize=9
         )
         axes.margins(x=0.12, y=0.25)
-    finish_curve(axes, bool(history.rmse), "no validation cells")
+    finish_curve(axes, bool(rmse), "no validation cells")
 
 
 def _draw_panel(axes: Axes, panel: Panel, stored: Stored, *, last: bool) -> None:
@@ -283,16 +279,16 @@ def _draw_panel(axes: Axes, panel: Panel, stored: Stored, *, last: bool) -> None
 
 
 def _draw_ahead(axes: Axes, ahead: Line) -> None:
-    """What follows the data: a line in its interval, or a point with a bar where it is a single step."""
+    """Draw the forecast after the data: a line in its interval, or a point with a bar for a single step."""
     if len(ahead.times) == 1:
         axes.errorbar(
-            ahead.times, ahead.values, yerr=ahead.half, color=BESIDE, fmt="o", markersize=4, capsize=2.5,
+            ahead.times, ahead.values, yerr=ahead.half, color=AFTER, fmt="o", markersize=4, capsize=2.5,
             linewidth=1.3, label="after the data",
         )  # fmt: skip
         return
-    axes.plot(ahead.times, ahead.values, color=BESIDE, linewidth=1.6, label="after the data")
+    axes.plot(ahead.times, ahead.values, color=AFTER, linewidth=1.6, label="after the data")
     axes.fill_between(
-        ahead.times, ahead.values - ahead.half, ahead.values + ahead.half, color=BESIDE, alpha=0.2, linewidth=0
+        ahead.times, ahead.values - ahead.half, ahead.values + ahead.half, color=AFTER, alpha=0.2, linewidth=0
     )
 
 
@@ -306,7 +302,7 @@ def _draw_dates(axes: Axes, times: npt.NDArray[Any]) -> None:
 
 
 def _draw_errors(axes: Axes, stored: Stored) -> None:
-    """RMSE of the model and the baselines: by step of a longer horizon as lines, else as bars."""
+    """RMSE of the model and the baselines: lines over the steps of a longer horizon, else bars."""
     split = "test" if any(row["split"] == "test" for row in stored.rows) else "valid"
     rows = [row for row in stored.rows if row["split"] == split]
     steps = [row for row in rows if row["step"] is not None]
@@ -323,7 +319,7 @@ def _draw_errors(axes: Axes, stored: Stored) -> None:
     if steps:
         from matplotlib.ticker import MaxNLocator
 
-        axes.set_title(f"RMSE by steps ahead, {part} part", loc="left", fontsize=10)
+        axes.set_title(f"RMSE by steps ahead, {part} split", loc="left", fontsize=10)
         for k, row in enumerate(total):
             line = [(r["step"], r["rmse"]) for r in steps if r["method"] == row["method"]]
             ours = row["method"] == model
@@ -337,7 +333,7 @@ def _draw_errors(axes: Axes, stored: Stored) -> None:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.legend(frameon=False, fontsize=8.5, loc="lower right")
         return
-    axes.set_title(f"RMSE on the {part} part", loc="left", fontsize=10)
+    axes.set_title(f"RMSE on the {part} split", loc="left", fontsize=10)
     names = [row["method"] for row in total]
     values = [float(row["rmse"] or 0) for row in total]
     axes.barh(names, values, color=["#a9c3e8" if name == model else "#dfe2e7" for name in names], height=0.62)

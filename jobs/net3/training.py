@@ -1,10 +1,10 @@
-"""Training of NET3 in the loop of all families, and the baselines measured beside it."""
+"""Training of NET3 in the loop of all families, and its baselines."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,24 +12,31 @@ import numpy as np
 
 from graphlearn.events import Emit
 from graphlearn.jobs.loop import Loop
+from graphlearn.jobs.net3.calendar import season_lengths
 from graphlearn.jobs.net3.metrics import metric_rows
-from graphlearn.models.net3.baselines import LastValue, LinearAR, SeasonalNaive, choose_rank, low_rank
-from graphlearn.models.net3.recover_training import SmoothRecovery, rank_choices
-from graphlearn.models.net3.series import Calendar, Mask, Metrics, Part, Scaler, gather
-from graphlearn.models.net3.training import ForecastTraining, SeriesTraining
+from graphlearn.models.core.threads import threads
+from graphlearn.models.net3.baselines.linear_ar import LinearAR
+from graphlearn.models.net3.baselines.low_rank import choose_rank, low_rank, rank_choices
+from graphlearn.models.net3.baselines.naive import LastValue, SeasonalNaive
+from graphlearn.models.net3.data.scaler import Scaler
+from graphlearn.models.net3.data.tensor import gather
+from graphlearn.models.net3.metrics import Metrics
+from graphlearn.models.net3.training.forecast import ForecastTraining
+from graphlearn.models.net3.training.recover import SmoothRecovery
+from graphlearn.models.net3.training.training import SeriesTraining
 from graphlearn.storage.series.axis import TimeAxis
-from graphlearn.types import FloatArray, IdArray
+from graphlearn.types import FloatArray, IdArray, Split
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-PARTS: tuple[Part, ...] = ("valid", "test")
+MEASURED = (Split.VALID, Split.TEST)
 BATCH = 64
 """Windows that a baseline forecasts at a time."""
 
 
-class Net3Trainer(Loop):
-    """Trains a series model; its score is minus the z-scored RMSE of the validation part."""
+class Net3Loop(Loop):
+    """Trains a model of series. Its score is minus the z-scored RMSE on the validation split."""
 
     unit = "windows"
 
@@ -47,7 +54,7 @@ class Net3Trainer(Loop):
             yield self.training.step(epoch, step) * examples, examples
 
     def evaluate(self) -> tuple[float, dict[str, float], str] | None:
-        total = self.training.evaluate("valid").total
+        total = self.training.evaluate(Split.VALID).total
         if not total["cells"] or not math.isfinite(total["z_rmse"]):
             return None
         metrics = {name: total[name] for name in ("rmse", "mae", "z_rmse") if math.isfinite(total[name])}
@@ -62,57 +69,24 @@ class Net3Trainer(Loop):
     def load(self, tensors: dict[str, Tensor]) -> None:
         self.training.load(tensors)
 
+    def trained(self) -> SeriesTraining:
+        return self.training
 
-@contextmanager
-def threads(wanted: int) -> Iterator[None]:
-    """Torch works on so many threads while this is open; 0 leaves them as they are."""
-    import torch
-
-    before = torch.get_num_threads()
-    try:
-        if wanted:
-            torch.set_num_threads(wanted)
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def make_calendar(axis: TimeAxis, train_end: int, ahead: int) -> Calendar:
-    """The cycles of the calendar that the train part shows at least twice in every phase, to `ahead` steps beyond.
-
-    A cycle that it shows less often (the days of the week in a week of data) could not be learnt, only remembered.
-    """
-    rows, periods = [], []
-    for phase in axis.phases(0, len(axis) + ahead).values():
-        seen = np.bincount(phase.values[:train_end], minlength=phase.period)
-        if train_end and seen.min() >= 2:
-            rows.append(phase.values)
-            periods.append(phase.period)
-    length = len(axis) + ahead
-    return Calendar(np.array(rows, np.int64).reshape(len(rows), length), tuple(periods))
-
-
-def season_lengths(axis: TimeAxis) -> list[int]:
-    """Steps in a day, a week and a year, where they are whole numbers above 1."""
-    if axis.freq.months:
-        return [12 // axis.freq.months] if 12 % axis.freq.months == 0 and axis.freq.months < 12 else []
-    if not axis.phases(0, 1):
-        return []
-    lengths = (axis.per_day, 7 * axis.per_day)
-    return [n // axis.freq.ticks for n in lengths if n % axis.freq.ticks == 0 and n > axis.freq.ticks]
+    def threads(self) -> AbstractContextManager[None]:
+        return threads(self.training.options.threads)
 
 
 def measure_baselines(training: SeriesTraining, axis: TimeAxis) -> list[dict[str, Any]]:
-    """Metric records of everything that needs no network, on the cells the model is measured on.
+    """Metric records of the baselines, on the cells that the model is measured on.
 
-    last value; seasonal naive with the season that is best on the validation part; linear AR (ridge of 1 observation,
-    each series its own); seasonal AR: what a forecast starts from, seasonal means and a ridge that shrinks towards the
-    shared one; for a recovery iterative SVD. All see what the model may see, and nothing else.
+    last value; seasonal naive with the season that is best on the validation split; linear AR (ridge of 1 observation,
+    fitted per series); seasonal AR: the seasonal means and shrunk ridge that a forecast starts from; for a recovery
+    iterative SVD. They read the same cells as the model.
 
     Call it before the first step of the training.
     """
     values, options, scaler = training.values, training.options, training.scaler
-    observed: Mask | None = getattr(training, "observed", None)
+    observed = training.observed
     stop = training.split.train_end if isinstance(training, ForecastTraining) and options.task == "forecast" else None
     if observed is not None:
         values = np.where(observed, values, np.float32(np.nan))
@@ -124,14 +98,19 @@ def measure_baselines(training: SeriesTraining, axis: TimeAxis) -> list[dict[str
     }
     seasonal = {n: _measured(training, SeasonalNaive(values, scaler, W, H, n).predict) for n in season_lengths(axis)}
     if seasonal:
-        part: Part = "valid" if seasonal[next(iter(seasonal))]["valid"].total["cells"] else "test"
-        best = min(seasonal, key=lambda n: seasonal[n][part].total["z_rmse"])
+        split = Split.VALID if seasonal[next(iter(seasonal))][Split.VALID].total["cells"] else Split.TEST
+        best = min(seasonal, key=lambda n: seasonal[n][split].total["z_rmse"])
         found[f"seasonal naive ({best} steps)"] = seasonal[best]
-    if options.task == "forecast" and options.highway != "none":
-        found["seasonal AR"] = {part: training.evaluate(part) for part in PARTS}
+    if options.task == "forecast" and options.linear_skip != "none":
+        found["seasonal AR"] = {split: training.evaluate(split) for split in MEASURED}
     if options.task == "recover":
         found["iterative SVD"] = _measured(training, _completion(training, values, scaler))
-    return [row for name, by_part in found.items() for part, m in by_part.items() for row in metric_rows(name, part, m)]
+    return [
+        row
+        for name, found_by in found.items()
+        for split, m in found_by.items()
+        for row in metric_rows(name, str(split), m)
+    ]
 
 
 def _completion(training: SeriesTraining, values: FloatArray, scaler: Scaler) -> Callable[[IdArray], FloatArray]:
@@ -146,24 +125,24 @@ def _completion(training: SeriesTraining, values: FloatArray, scaler: Scaler) ->
     return lambda starts: fit[np.asarray(starts) + W][:, None]
 
 
-def _measured(training: SeriesTraining, predict: Callable[[IdArray], FloatArray]) -> dict[Part, Metrics]:
-    """Metrics on the validation and the test part."""
+def _measured(training: SeriesTraining, predict: Callable[[IdArray], FloatArray]) -> dict[Split, Metrics]:
+    """Metrics on the validation and the test split."""
     W, H = training.options.window, training.options.horizon
-    targets = getattr(training, "eval_target", None)
-    out: dict[Part, Metrics] = {}
-    for part in PARTS:
+    targets = training.eval_target
+    out: dict[Split, Metrics] = {}
+    for split in MEASURED:
         if training.options.task == "recover":
             starts: IdArray = np.arange(-W, len(training.values) - W)
         else:
             assert isinstance(training, ForecastTraining)
-            starts = training.starts(part)
+            starts = training.starts(split)
         metrics = Metrics(training.scaler.scale, H)
         for lo in range(0, len(starts), BATCH):
             chosen = starts[lo : lo + BATCH]
             actual = gather(training.values, chosen, H, W)
             mask = np.isfinite(actual)
             if targets is not None:
-                mask &= gather(targets[part], chosen, H, W)
+                mask &= gather(targets[split], chosen, H, W)
             metrics.add(predict(chosen), actual, mask)
-        out[part] = metrics
+        out[split] = metrics
     return out

@@ -1,1 +1,1 @@
-"""What models of all families share: device, option checks, AdamW with averaged weights."""
+"""Shared by the models of all families: options, device, threads, embedding tables, AdamW, early stopping, ranking."""

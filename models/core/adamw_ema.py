@@ -1,6 +1,6 @@
-"""A model that learns by AdamW, and the running mean of its weights that predicts.
+"""AdamW with an exponential moving average (EMA) of the weights for predictions.
 
-`state()` is a flat dict of tensors from which another learner of the same model goes on bit for bit on a CPU;
+`state()` is a flat dict of tensors, from which another optimiser of the same model continues, on a CPU bit for bit.
 `weights()` is the part that predictions need.
 """
 
@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from graphlearn.errors import TrainingDiverged
 
 
-class Learner:
-    """The parameters of a model that learn (`fixed` names the others; weights decay where `decayed` names them).
+class AdamWEma:
+    """Optimises the parameters of a model except those in `fixed`, with weight decay for those in `decayed`.
 
-    The running mean has the memory `averaging` (0 keeps none); early on, when there is little to remember, less.
+    `ema`: the decay of the moving average, 0 for none. The first steps use a smaller decay.
     """
 
     def __init__(
@@ -29,16 +29,16 @@ class Learner:
         decayed: Collection[str],
         learning_rate: float,
         weight_decay: float,
-        averaging: float,
+        ema: float,
         fixed: Collection[str] = (),
     ) -> None:
-        self.model, self.averaging = model, averaging
+        self.model, self.ema = model, ema
         named = {name: p for name, p in model.named_parameters() if name not in fixed}
         groups = [
             {"params": [p for name, p in named.items() if name in decayed], "weight_decay": weight_decay},
             {"params": [p for name, p in named.items() if name not in decayed], "weight_decay": 0.0},
         ]
-        self.optimiser = torch.optim.AdamW(groups, lr=learning_rate)
+        self.adamw = torch.optim.AdamW(groups, lr=learning_rate)
         self.moments = {
             name: {
                 "step": torch.zeros(()),
@@ -48,27 +48,27 @@ class Learner:
             for name, p in named.items()
         }
         for name, p in named.items():
-            self.optimiser.state[p] = self.moments[name]
-        self.mean_weights = {name: p.detach().clone() for name, p in named.items()} if averaging else {}
+            self.adamw.state[p] = self.moments[name]
+        self.mean_weights = {name: p.detach().clone() for name, p in named.items()} if ema else {}
         self.done = torch.zeros(1, dtype=torch.int64)
 
     def step(self, loss: Tensor, epoch: int, help: str) -> float:
-        """One optimiser step down a loss of this model; returns it. Raises TrainingDiverged when it is not finite."""
+        """Take an optimiser step on a loss; returns the loss. Raises TrainingDiverged if it is not finite."""
         value = float(loss.detach())
         if not math.isfinite(value):
             raise TrainingDiverged(f"the loss is {value} in epoch {epoch + 1}", help=help)
-        self.optimiser.zero_grad(set_to_none=True)
+        self.adamw.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        self.optimiser.step()
+        self.adamw.step()
         self.done += 1
-        memory = min(self.averaging, (1 + int(self.done)) / (10 + int(self.done)))
+        decay = min(self.ema, (1 + int(self.done)) / (10 + int(self.done)))
         for name, mean in self.mean_weights.items():
-            mean.lerp_(self.model.get_parameter(name).detach(), 1 - memory)
+            mean.lerp_(self.model.get_parameter(name).detach(), 1 - decay)
         return value
 
     @contextmanager
     def using_mean(self) -> Iterator[None]:
-        """The weights that predict are in the model: their running mean, where there is one."""
+        """Inside the block, the model has the weights for predictions: their moving average, if there is one."""
         kept = {name: self.model.get_parameter(name).detach().clone() for name in self.mean_weights}
         self.model.eval()
         try:
@@ -84,19 +84,19 @@ class Learner:
                 self.model.get_parameter(name).copy_(value)
 
     def weights(self) -> dict[str, Tensor]:
-        """What predictions need, as copies on the CPU."""
+        """Copies, on the CPU, of the tensors that predictions need."""
         found = {f"model.{k}": v for k, v in self.model.state_dict().items()}
         return copied(found | {f"model.{k}": v for k, v in self.mean_weights.items()})
 
     def state(self) -> dict[str, Tensor]:
-        """All that changes while training, as copies on the CPU."""
+        """Copies, on the CPU, of all tensors that change during training."""
         found = {f"model.{k}": v for k, v in self.model.state_dict().items()}
         found |= {f"mean.{k}": v for k, v in self.mean_weights.items()}
         found |= {f"adam.{name}.{k}": v for name, moments in self.moments.items() for k, v in moments.items()}
         return copied(found | {"steps": self.done})
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take over `state()` or `weights()` of a learner of the same model."""
+        """Load the `state()` or `weights()` of an optimiser of the same model."""
         model = {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}
         self.model.load_state_dict(model)
         with torch.no_grad():

@@ -1,4 +1,4 @@
-"""How CPU kernels are compiled: by numba, on first call, without the GIL and on one thread."""
+"""Compilation of CPU kernels by numba: on first call, without the GIL, single-threaded."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def compiled(function: F) -> F:
-    """Compile on first call. Fast maths may reorder sums, never across threads: results repeat exactly."""
+    """Compile on first call. Fast maths may reorder sums, but not across threads, so results are reproducible."""
     return cast(
         F, numba.njit(nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz", "arcp", "afn"})(function)
     )

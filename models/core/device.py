@@ -1,4 +1,4 @@
-"""Where a model lives."""
+"""The device that a model is trained on."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from graphlearn.errors import OptionError
 
 
 def choose_device(wanted: str) -> torch.device:
-    """The device of an option: 'cpu', 'cuda', or 'auto', which takes a GPU when there is one.
+    """The device for an option 'cpu', 'cuda' or 'auto' (a GPU if there is one).
 
-    Raises OptionError (key "device") when a GPU is asked for and torch sees none.
+    Raises OptionError (key "device") for 'cuda' if torch finds no GPU.
     """
     if wanted == "cuda" and not torch.cuda.is_available():
-        raise OptionError("device = 'cuda', but torch sees no GPU here", key="device", help="use device = 'auto'")
+        raise OptionError("device = 'cuda', but torch finds no GPU", key="device", help="use device = 'auto'")
     return torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")

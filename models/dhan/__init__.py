@@ -1,1 +1,1 @@
-"""DHAN: dual hierarchical attention over bi-typed graphs."""
+"""DHAN: dual hierarchical attention over graphs with several node types."""

@@ -1,4 +1,4 @@
-"""What DHAN looked at: the share of each relation, and the neighbours that weigh most in each."""
+"""Explanations: the share of each relation in a prediction, and its neighbours with the largest weights."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from graphlearn.models.dhan.attention import Seen
-from graphlearn.models.dhan.classes import ClassTraining
-from graphlearn.models.dhan.edges import Block
-from graphlearn.models.dhan.training import HeteroTraining
+from graphlearn.models.dhan.graph.edges import Block
+from graphlearn.models.dhan.network.attention import Attention
+from graphlearn.models.dhan.training.classes import ClassTraining
+from graphlearn.models.dhan.training.training import HeteroTraining
 from graphlearn.types import IdArray
 
 
 @dataclass(frozen=True)
 class Reason:
-    """One row of an explanation. relation: its share in what the node is taken for. neighbour: its share within that.
+    """One row of an explanation. relation: its share in the prediction. neighbour: its share in the relation.
 
     neighbour is a position in its node type, -1 in a row of a relation. Neighbours of a hub relation are the nodes that
-    share hubs with the node, itself included. back: the relation is read against its edges.
+    share hubs with the node, itself included. back: the relation is followed against its edges.
     """
 
     node: int
@@ -37,35 +37,35 @@ class Reason:
 
 @dataclass(frozen=True)
 class _View:
-    """One look at the neighbours of a type's nodes, by the network or by the linear part."""
+    """Attention of one level, or of the linear model, over the neighbours of a type's nodes."""
 
     block: Block
-    seen: Seen
+    weights: Attention
     linear: bool
 
 
 Relations = dict[tuple[str, bool, str], tuple[float, dict[int, float]]]
-"""(relation, back, type of the neighbours): share, and the weights of the neighbours, which add up to the share."""
+"""(relation, back, type of the neighbours): share, and the weights of the neighbours, which sum to the share."""
 
 
 def explain(training: HeteroTraining, kind: str, nodes: IdArray, top: int = 5) -> list[Reason]:
-    """Why nodes of a type are taken for what they are: the attention of the network, mean over heads and layers, and
-    what the linear part of a classifier averages, each as far as it counts in the prediction.
+    """Explain predictions by the attention of the network, averaged over heads and layers, and by the weights of the
+    linear model's channels, each in proportion to its contribution to the prediction.
 
-    Shares of all relations of a node add up to 1; a node without neighbours has no rows. Shares of the levels (within a
-    type, between types) count equally. Averages before the attention (option hops) are not part of it.
+    Shares of all relations of a node sum to 1; a node without neighbours has no rows. Both levels (within a type,
+    between types) have the same weight. Averaging before the attention (option hops) is not included.
     """
     nodes = np.asarray(nodes, np.int64)
     trace, batch, found = training.traced(kind, nodes)
     place = np.full(training.counts[kind], -1)
     place[found[kind]] = np.arange(len(found[kind]))
-    views = [_View(trace.blocks[key], s, False) for key, s in trace.seen.items() if key[2] == kind]
+    views = [_View(trace.blocks[key], s, False) for key, s in trace.attention.items() if key[2] == kind]
     share = 0.0
     head = training.head if isinstance(training, ClassTraining) else None
-    if head is not None and head.highway is not None and ("all", kind) in batch.blocks:
+    if head is not None and head.linear is not None and ("all", kind) in batch.blocks:
         share = float(head.share)
         views.append(
-            _View(batch.blocks["all", kind], _averages(head.highway.mix[kind], batch.blocks["all", kind]), True)
+            _View(batch.blocks["all", kind], _averages(head.linear.mix[kind], batch.blocks["all", kind]), True)
         )
     out: list[Reason] = []
     for node in nodes.tolist():
@@ -84,22 +84,22 @@ def explain(training: HeteroTraining, kind: str, nodes: IdArray, top: int = 5) -
     return out
 
 
-def _averages(mix: Tensor, block: Block) -> Seen:
-    """The linear part as a level that looks at all neighbours of a channel alike."""
+def _averages(mix: Tensor, block: Block) -> Attention:
+    """The linear model as a level with equal attention to all neighbours of a channel."""
     share = torch.where(block.present, mix.detach(), -1e30).softmax(1) * block.present
-    return Seen(block.share[:, None], None if block.pairs is None else block.pairs.share[:, None], share)
+    return Attention(block.share[:, None], None if block.pairs is None else block.pairs.share[:, None], share)
 
 
 def _shares(views: list[_View], row: int, found: Mapping[str, IdArray]) -> Relations:
-    """What the views of a row look at together; shares add up to 1."""
+    """Shares of a row over all views; they sum to 1."""
     rows: Relations = {}
     for view in views:
-        mix, present = view.seen.mix[row].cpu().numpy(), view.block.present[row].cpu().numpy()
+        mix, present = view.weights.mix[row].cpu().numpy(), view.block.present[row].cpu().numpy()
         for r, c in enumerate(view.block.channels):
             weight = float(mix[r] * present[r])
             others: dict[int, float] = {}
             if present[r]:
-                for at, alpha in _neighbours(view.block, view.seen, row, r):
+                for at, alpha in _neighbours(view.block, view.weights, row, r):
                     other = int(found[c.source][at])
                     others[other] = others.get(other, 0.0) + weight * alpha
             _add(rows, {(c.relation, c.back, c.source): (weight, others)}, 1.0)
@@ -117,11 +117,11 @@ def _add(rows: Relations, more: Relations, counts: float) -> None:
         rows[key] = (share + counts * weight, mine)
 
 
-def _neighbours(block: Block, seen: Seen, row: int, r: int) -> Iterator[tuple[int, float]]:
+def _neighbours(block: Block, weights: Attention, row: int, r: int) -> Iterator[tuple[int, float]]:
     """Rows of the channel's source type and their weights, hubs resolved into their members."""
     group = row * block.R + r
     lo, hi = (int(v) for v in block.offset[group : group + 2])
-    alpha: npt.NDArray[np.float32] = seen.alpha[lo:hi].mean(1).cpu().numpy()
+    alpha: npt.NDArray[np.float32] = weights.alpha[lo:hi].mean(1).cpu().numpy()
     start = 0
     for t in block.sources:
         if t == block.channels[r].source:
@@ -132,8 +132,8 @@ def _neighbours(block: Block, seen: Seen, row: int, r: int) -> Iterator[tuple[in
             yield at - start, weight
             continue
         assert block.pairs is not None
-        assert seen.hub is not None
+        assert weights.hub is not None
         first, last = (int(v) for v in block.pairs.offset[at - block.rows : at - block.rows + 2])
-        within = seen.hub[first:last].mean(1).tolist()
+        within = weights.hub[first:last].mean(1).tolist()
         for member, share in zip(block.pairs.src[first:last].tolist(), within, strict=True):
             yield member - start, weight * share

@@ -1,1 +1,1 @@
-"""Graphs of typed nodes and edges: the in-memory graph, metrics and baselines."""
+"""Heterogeneous graphs in memory: tasks, splits, features, metrics."""

@@ -1,4 +1,4 @@
-"""Nodes with similar features as neighbours: a relation that no table has (Wang et al. 2020, AM-GCN)."""
+"""The k-nearest-neighbour graph of features, as an additional relation (Wang et al. 2020, AM-GCN)."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from graphlearn.models.dhan.model import Columns, Table
-from graphlearn.models.hetero.graph import COMPARISONS, HeteroGraph, NodeType, Relation, comparisons
+from graphlearn.models.hetero.comparisons import COMPARISONS, comparisons
+from graphlearn.models.hetero.features import FeatureBatch, FeatureTable
+from graphlearn.models.hetero.graph import HeteroGraph, NodeType, Relation
 from graphlearn.types import IdArray
 
 BLOCK = 512
 
 
 def affordable(node: NodeType) -> bool:
-    """Whether the nodes have features, and are few enough to be compared."""
+    """Whether the nodes have features and are few enough for comparing all pairs."""
     f = node.features
     if f is None or not node.count:
         return False
@@ -26,12 +27,12 @@ def affordable(node: NodeType) -> bool:
 
 
 def name_of(node: str) -> str:
-    """What the relation of similar nodes is called."""
+    """The name of the relation."""
     return f"similar {node}"
 
 
-def with_similar(graph: HeteroGraph, name: str, k: int, device: torch.device) -> HeteroGraph:
-    """The graph, and a relation between each node of a type and the k most similar ones, both ways, if affordable."""
+def with_knn(graph: HeteroGraph, name: str, k: int, device: torch.device) -> HeteroGraph:
+    """The graph with edges, in both directions, between each node of a type and its k nearest, if affordable."""
     node = graph.node(name)
     if k == 0 or not affordable(node):
         return graph
@@ -40,11 +41,11 @@ def with_similar(graph: HeteroGraph, name: str, k: int, device: torch.device) ->
 
 
 def nearest(node: NodeType, k: int, device: torch.device) -> tuple[IdArray, IdArray]:
-    """Pairs of nodes of which one is among the k of the largest cosine to the other, each in both directions.
+    """Pairs, in both directions, of nodes of which one is among the k with the largest cosine to the other.
 
-    Words count by their rarity. A cosine of at most 0 makes no pair. shape: -> [E], [E]
+    Sparse features are weighted by tf-idf. Pairs with a cosine of 0 or less are left out. shape: -> [E], [E]
     """
-    columns = Table(node, "tfidf", device).take()
+    columns = FeatureTable(node, "tfidf", device).take()
     n, pairs = node.count, []
     dense = None if columns.dense is None else F.normalize(columns.dense, dim=1)
     sparse = _sparse(columns, n)
@@ -64,7 +65,7 @@ def nearest(node: NodeType, k: int, device: torch.device) -> tuple[IdArray, IdAr
     return both // n, both % n
 
 
-def _sparse(columns: Columns, n: int) -> Tensor | None:
+def _sparse(columns: FeatureBatch, n: int) -> Tensor | None:
     if columns.indices is None:
         return None
     assert columns.offset is not None
@@ -74,8 +75,8 @@ def _sparse(columns: Columns, n: int) -> Tensor | None:
     return torch.sparse_coo_tensor(places, columns.values, size, check_invariants=False).coalesce()
 
 
-def _rows(columns: Columns, lo: int, hi: int) -> Tensor:
-    """Sparse features of nodes lo .. hi - 1 as a matrix. shape: [hi - lo, width]"""
+def _rows(columns: FeatureBatch, lo: int, hi: int) -> Tensor:
+    """The sparse features of nodes lo .. hi - 1 as a matrix. shape: [hi - lo, width]"""
     assert columns.offset is not None
     assert columns.indices is not None
     assert columns.values is not None

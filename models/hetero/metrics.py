@@ -1,8 +1,8 @@
-"""Figures of classification, clustering and ranking, in numpy."""
+"""Metrics of classification and clustering, in numpy."""
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +13,7 @@ Double: TypeAlias = npt.NDArray[np.float64]
 
 
 def f1_scores(actual: BoolArray, predicted: BoolArray) -> dict[str, float]:
-    """macro_f1: the mean over the classes that occur, actual or predicted. micro_f1: of all decisions together.
+    """macro_f1: the mean over the classes that occur, actual or predicted. micro_f1: over all decisions together.
 
     shape: [N, C] each
     """
@@ -32,7 +32,7 @@ def one_hot(labels: IdArray, classes: int) -> BoolArray:
 
 
 def contingency(a: IdArray, b: IdArray) -> Double:
-    """How often value i of a meets value j of b. shape: [N], [N] -> [A, B]"""
+    """How often value i of a occurs with value j of b. shape: [N], [N] -> [A, B]"""
     x, y = np.unique(a, return_inverse=True)[1].reshape(-1), np.unique(b, return_inverse=True)[1].reshape(-1)
     table = np.zeros((x.max(initial=-1) + 1, y.max(initial=-1) + 1))
     np.add.at(table, (x, y), 1)
@@ -45,14 +45,14 @@ def _entropy(counts: Double) -> float:
 
 
 def normalised_mutual_information(a: IdArray, b: IdArray) -> float:
-    """NMI with the arithmetic mean of both entropies; 1 when both have one value only."""
+    """NMI, normalised by the arithmetic mean of the entropies; 1 if both have a single value."""
     table = contingency(a, b)
     first, second, joint = _entropy(table.sum(1)), _entropy(table.sum(0)), _entropy(table.ravel())
     return 1.0 if first + second == 0 else max(0.0, 2 * (first + second - joint) / (first + second))
 
 
 def adjusted_rand_index(a: IdArray, b: IdArray) -> float:
-    """Hubert and Arabie's ARI: pairs on which both agree, 0 as by chance."""
+    """The adjusted Rand index (Hubert and Arabie 1985): agreement on pairs, with 0 for chance."""
     table = contingency(a, b)
 
     def pairs(counts: Double) -> float:
@@ -64,7 +64,7 @@ def adjusted_rand_index(a: IdArray, b: IdArray) -> float:
 
 
 def k_means(x: FloatArray, clusters: int, seed: int, starts: int = 10, rounds: int = 100) -> IdArray:
-    """Lloyd's algorithm from k-means++ starts; the one of least inertia. shape: [N, D] -> [N]"""
+    """Lloyd's algorithm from several k-means++ starts; returns the one with the least inertia. shape: [N, D] -> [N]"""
     rng = np.random.default_rng([seed, 17])
     x = np.asarray(x, np.float64)
     clusters = min(clusters, len(x))
@@ -91,34 +91,3 @@ def k_means(x: FloatArray, clusters: int, seed: int, starts: int = 10, rounds: i
         if inertia < least:
             best, least = own, inertia
     return np.asarray(best, np.int64)
-
-
-def rank_figures(rank: Double, candidates: Double) -> dict[str, float]:
-    """Means over queries with one true candidate each: mrr, ndcg_10, hits_at_1, hits_at_10, auc.
-
-    rank: 1-based, ties at their mean; candidates: how many were ranked, the true one included. auc is the share of
-    false candidates ranked below. shape: [Q] each
-    """
-    if not len(rank):
-        return dict.fromkeys(("mrr", "ndcg_10", "hits_at_1", "hits_at_10", "auc"), float("nan"))
-    gain = np.where(rank <= 10, 1 / np.log2(rank + 1), 0)
-    below = 1 - (rank - 1) / np.maximum(candidates - 1, 1)
-    return {
-        "mrr": float((1 / rank).mean()),
-        "ndcg_10": float(gain.mean()),
-        "hits_at_1": float((rank <= 1).mean()),
-        "hits_at_10": float((rank <= 10).mean()),
-        "auc": float(below.mean()),
-    }
-
-
-def true_ranks(scores: FloatArray, truth: npt.NDArray[Any], allowed: BoolArray) -> tuple[Double, Double]:
-    """Rank of each row's true column among the allowed ones (the true one always is), ties at their mean.
-
-    shape: [B, N], [B], [B, N] -> [B], [B]
-    """
-    own = scores[np.arange(len(scores)), truth][:, None]
-    others = allowed.copy()
-    others[np.arange(len(scores)), truth] = False
-    above, equal = ((scores > own) & others).sum(1), ((scores == own) & others).sum(1)
-    return 1 + above + equal / 2, 1.0 + others.sum(1)

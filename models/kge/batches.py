@@ -1,7 +1,7 @@
 """What a training step sees: the order of queries and the negatives of an epoch.
 
-Everything random comes from (seed, epoch, step), so any step can be made again without the steps before it: a resumed
-run draws what the undisturbed one would have drawn.
+Everything random comes from (seed, epoch, step), so any step can be reproduced without the steps before it: a resumed
+run draws what an uninterrupted one would have drawn.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from graphlearn.models.kge.known import KnownAnswers
+from graphlearn.models.core.known import KnownAnswers
 from graphlearn.models.kge.options import KgeOptions
 from graphlearn.types import BoolArray, FloatArray, IdArray, Side, Triples
 
@@ -20,8 +20,9 @@ from graphlearn.types import BoolArray, FloatArray, IdArray, Side, Triples
 class Batch:
     """Queries of one optimiser step. shape: anchors, relations, targets: [B]; candidates: [chunks, N] or [B, N].
 
-    `side` is the end that is asked for; `relations` index the relation table (inverse relations follow the others).
-    `keys` are query keys of `known`, for masking or for 1-vs-all answers; None when negatives are not filtered.
+    `side` is the end that is asked for; `relations` are rows of the relation table (inverse relations follow all
+    others). `keys` are the keys of the queries in `known`, for masking or for 1-vs-all answers; None when negatives are
+    not filtered.
     """
 
     anchors: IdArray
@@ -83,7 +84,7 @@ class Sampler:
         return len(self.known[side]) if self.options.negatives == 0 else len(self.train)
 
     def plan(self, epoch: int) -> Iterator[tuple[Side, int, int]]:
-        """(side, first row, end row) of each step: sides take turns; `alternate` gives each half of the rows."""
+        """(side, first row, end row) of each step. Sides take turns; with `alternate` each gets half of the rows."""
         size = self.options.batch_size
         sides = self._sides()
         for k in range(-(-max(self._rows(s) for s in sides) // size)):
@@ -129,7 +130,7 @@ class Sampler:
 
 
 def table_rows(n_relations: int, options: KgeOptions) -> int:
-    """Rows of the relation table: twice the relations with reciprocal relations."""
+    """Rows of the relation table: one per relation, and with reciprocal relations one more for its inverse."""
     return n_relations * (2 if options.reciprocal else 1)
 
 

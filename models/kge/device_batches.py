@@ -1,7 +1,7 @@
-"""Batches drawn where the tables live, for a GPU: triples, negatives and the filter never leave the device.
+"""Batches drawn on the device of the tables: triples, negatives and the filter never leave the GPU.
 
 The counterpart of `batches.Sampler`, with the same plan of steps. Everything random comes from (seed, epoch, step)
-through the device's own generator, so a resumed run repeats exactly on that device; the draws are not those of a CPU.
+through the device's generator, so a resumed run repeats exactly on that device; a CPU draws other numbers.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from graphlearn.models.core.known import KnownAnswers
 from graphlearn.models.kge.batches import Sampler
-from graphlearn.models.kge.known import KnownAnswers
 from graphlearn.models.kge.options import KgeOptions
 from graphlearn.types import IdArray, Side, Triples
 
 
 @dataclass(frozen=True)
 class DeviceFilter:
-    """Known answers of the queries of one side, as two sorted columns. shape: codes [Q], pairs [answers], int64
+    """`KnownAnswers` of one side on a device, as two sorted columns. shape: codes [Q], pairs [answers], int64
 
-    A query is anchor * n_relations + relation; a pair is (place of its query in `codes`) * n_entities + answer.
+    A query is coded as anchor * n_relations + relation, a pair as (row of its query) * n_entities + answer.
     """
 
     codes: Tensor
@@ -33,7 +33,7 @@ class DeviceFilter:
 
     @staticmethod
     def of(known: KnownAnswers, n_entities: int, device: torch.device) -> DeviceFilter:
-        """The same answers on a device."""
+        """A copy of the answers on a device."""
         keys = np.repeat(np.arange(len(known), dtype=np.int64), np.diff(known.offsets))
         pairs = keys * n_entities + known.answers
         return DeviceFilter(
@@ -54,9 +54,9 @@ class DeviceFilter:
 
 @dataclass(frozen=True)
 class DeviceBatch:
-    """Queries of one optimiser step, as `batches.Batch`, in tensors of the device (int64).
+    """`batches.Batch` in tensors of the device (int64).
 
-    `plain_relations` are the relations as the filter knows them, without the shift of inverse relations.
+    `plain_relations` are the relations that the filter knows: those of inverse queries are not shifted.
     """
 
     anchors: Tensor

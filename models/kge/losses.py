@@ -31,10 +31,10 @@ class Loss(ABC):
 
 
 class Softmax(Loss):
-    """Cross-entropy of the answer among itself and the negatives.
+    """Cross-entropy of the answer against the negatives.
 
-    `log_weight` is added to negatives: log(E / N) makes N uniform draws stand for all E entities (sampled softmax,
-    Jean et al. 2015, with its importance weights).
+    `log_weight` is added to the scores of negatives: log(E / N) lets N uniform draws represent all E entities (sampled
+    softmax with importance weights, Jean et al. 2015).
     """
 
     def __init__(self, log_weight: float = 0.0) -> None:
@@ -129,7 +129,7 @@ def sampled_loss(options: KgeOptions, n_entities: int) -> Loss:
 
 
 class OneVsAll(ABC):
-    """A loss on the scores of all entities for queries that may have several answers."""
+    """A loss on the scores of all entities, for queries that may have several answers."""
 
     @abstractmethod
     def gradient(self, scores_BE: Tensor, rows: Tensor, answers: Tensor, counts_B: Tensor) -> tuple[float, Tensor]:
@@ -140,7 +140,7 @@ class OneVsAll(ABC):
 
 
 class OneVsAllSoftmax(OneVsAll):
-    """The cross-entropy of each triple over all entities; one row of scores serves every answer of a query."""
+    """The cross-entropy of each triple over all entities; the answers of a query share one row of scores."""
 
     def gradient(self, scores_BE: Tensor, rows: Tensor, answers: Tensor, counts_B: Tensor) -> tuple[float, Tensor]:
         own = scores_BE[rows, answers].float()

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Literal
 
 from graphlearn.errors import OptionError
+from graphlearn.models.core.options import Options
 
 
 @dataclass(frozen=True, kw_only=True)
-class KgeOptions:
+class KgeOptions(Options):
     """Options of all knowledge-graph embedding models."""
 
     dim: int = 200
@@ -72,28 +72,15 @@ class KgeOptions:
     """Share of triples held out for the test when the query has no split column."""
     valid_fraction: float = 0.05
     """Share of triples held out for validation when the query has no split column."""
-    checkpoint_seconds: float = 60.0
-    """Seconds between checkpoints, from which a killed run continues."""
-    seed: int = 0
-    """Seed of everything random."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where tables, sampling and updates live; auto takes a GPU when there is one."""
     threads: int = 0
     """Worker threads on a CPU; 0 takes all cores."""
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if isinstance(value, float) and not math.isfinite(value):
-                raise OptionError(f"{field.name} must be a finite number, not {value}", key=field.name)
-        self._at_least(1, "dim", "epochs", "batch_size", "chunk_size")
-        self._at_least(0, "negatives", "degree_exponent", "margin", "adversarial_temperature", "regularization")
-        self._at_least(0, "evaluate_every", "patience", "seed", "threads", "checkpoint_seconds")
-        self._at_least(1, "evaluate_at_most")
-        self._above(0, "learning_rate", "init_scale")
-        for name in ("entity_dropout", "relation_dropout", "query_dropout", "test_fraction", "valid_fraction"):
-            if not 0 <= getattr(self, name) < 1:
-                raise OptionError(f"{name} must lie in [0, 1), not {getattr(self, name)}", key=name)
+        super().__post_init__()
+        self.check_at_least(1, "dim", "batch_size", "chunk_size", "evaluate_at_most")
+        self.check_at_least(0, "negatives", "degree_exponent", "margin", "adversarial_temperature", "regularization")
+        self.check_above(0, "init_scale")
+        self.check_fractions("entity_dropout", "relation_dropout", "query_dropout", "test_fraction", "valid_fraction")
         if self.test_fraction + self.valid_fraction >= 1:
             raise OptionError("test_fraction and valid_fraction leave nothing to train on", key="test_fraction")
         if self.negatives == 0 and self.loss not in ("softmax", "bce"):
@@ -103,9 +90,9 @@ class KgeOptions:
                 help="set negatives to 200, say, or use loss = 'softmax'",
             )
         if self.loss != "logistic":
-            self._forget_default("adversarial_temperature")
+            self._drop_default("adversarial_temperature")
         if self.loss == "softmax":
-            self._forget_default("margin")
+            self._drop_default("margin")
         if self.adversarial_temperature and self.loss != "logistic":
             raise OptionError(
                 "adversarial_temperature belongs to loss = 'logistic'",
@@ -125,21 +112,11 @@ class KgeOptions:
                 help="add reciprocal = false, or leave sides out",
             )
 
-    def _forget_default(self, name: str) -> None:
+    def _drop_default(self, name: str) -> None:
         """A model's default belongs to its default loss; with another loss it is zero."""
-        if getattr(self, name) == type(self).__dataclass_fields__[name].default:
+        if self.is_default(name):
             object.__setattr__(self, name, 0.0)
 
-    def _at_least(self, bound: int, *names: str) -> None:
-        for name in names:
-            if getattr(self, name) < bound:
-                raise OptionError(f"{name} must be at least {bound}, not {getattr(self, name)}", key=name)
-
-    def _above(self, bound: int, *names: str) -> None:
-        for name in names:
-            if getattr(self, name) <= bound:
-                raise OptionError(f"{name} must be greater than {bound}, not {getattr(self, name)}", key=name)
-
-    def _even_dim(self, why: str) -> None:
+    def check_even_dim(self, why: str) -> None:
         if self.dim % 2:
             raise OptionError(f"dim must be even: {why}", key="dim", help=f"use {self.dim + 1}")

@@ -1,8 +1,8 @@
-"""What every knowledge-graph embedding model is: a query vector compared with candidate entities.
+"""What every model has in common: a query vector is compared with candidate entities.
 
-All models here score a triple as s(h, r, t) = sim(q(h, r), t) and, for the other end, sim(q'(t, r), h). So one
-`project` (the model's equation) and one similarity give the three access patterns that training and evaluation need
-(LibKGE's `combine`): "spo" row by row, "sp_" all tails, "_po" all heads.
+All models score a triple as s(h, r, t) = sim(q(h, r), t) and, for the other end, as sim(q'(t, r), h). So one `project`
+(the model's equation) and one similarity give the three access patterns of training and evaluation (LibKGE's
+`combine`): "spo" row by row, "sp_" all tails, "_po" all heads.
 
 Shapes: B queries, N candidates, D entity width, P prepared relation width.
 """
@@ -27,10 +27,10 @@ Combine: TypeAlias = Literal["spo", "sp_", "_po"]
 
 @dataclass(frozen=True)
 class Similarity:
-    """How a query vector meets a candidate. `rows`: [B, D], [B, D] -> [B]. `pairs`: [B, D], [N, D] -> [B, N].
+    """Compares query vectors with candidates. `rows`: [B, D], [B, D] -> [B]. `pairs`: [B, D], [N, D] -> [B, N].
 
-    `row_kernel` and `pair_kernel` are their compiled forms, each with its gradient; similarities that are matrix
-    products have no pair kernel.
+    `row_kernel` and `pair_kernel` are their compiled forms, each with its gradient. Similarities that are matrix
+    products need no pair kernel.
     """
 
     name: str
@@ -84,10 +84,10 @@ MODULUS = Similarity(
 
 
 class Scorer(ABC):
-    """A model's equation. Holds no embeddings: those are rows of the engine's tables.
+    """A model's equation. It holds no embeddings: those are rows of the engine's tables.
 
-    `fused` names the compiled query kernel and its gradient (None: only autograd). `paired` says that a row holds
-    complex numbers as [real | imaginary]. `prepares` says that `prepare` changes relations; these are not penalised.
+    fused: the compiled query kernel and its gradient; None leaves only autograd. paired: a row holds complex numbers as
+    [real | imaginary]. prepares: `prepare` changes relations, which are not penalised then.
     """
 
     name: ClassVar[str]
@@ -99,6 +99,10 @@ class Scorer(ABC):
 
     def __init__(self, options: KgeOptions) -> None:
         self.options = options
+
+    def __reduce__(self) -> tuple[type[Scorer], tuple[KgeOptions]]:
+        """A scorer is pickled as its options: similarities and kernels are functions."""
+        return type(self), (self.options,)
 
     @property
     def entity_width(self) -> int:
@@ -128,7 +132,7 @@ class Scorer(ABC):
         return {}
 
     def prepare(self, relations: Tensor) -> Tensor:
-        """What `project` wants of a relation. shape: [B, relation_width] -> [B, P]"""
+        """Relations as `project` takes them. shape: [B, relation_width] -> [B, P]"""
         return relations
 
     @abstractmethod
@@ -136,7 +140,7 @@ class Scorer(ABC):
         """Query vectors for `side` from the given entity and relation. shape: [B, D], [B, P] -> [B, D]"""
 
     def queries(self, anchors: Tensor, prepared: Tensor, rows: Tensor, side: Side, dense: dict[str, Tensor]) -> Tensor:
-        """`project` with prepared relations given once each. shape: [B, D], [U, P], rows [B] into U -> [B, D]"""
+        """`project` for distinct relations, `rows` the place of each query's. shape: [B, D], [U, P], [B] -> [B, D]"""
         return self.project(anchors, prepared[rows], side, dense)
 
     def score(
@@ -153,7 +157,7 @@ class Scorer(ABC):
         return self.similarity.rows(query, tails) if combine == "spo" else self.similarity.pairs(query, tails)
 
     def flops_per_score(self) -> int:
-        """Floating point operations to compare one query with one candidate."""
+        """Floating-point operations to compare one query with one candidate."""
         return 2 * self.entity_width if self.similarity.pair_kernel is None else 4 * self.entity_width
 
 

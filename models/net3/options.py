@@ -3,39 +3,40 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from graphlearn.errors import OptionError
-from graphlearn.models.core.checks import (
-    check_at_least,
-    check_finite,
-    check_fractions,
-    check_positive_rate,
-    take_published,
-)
+from graphlearn.models.core.options import Options
 
 
 @dataclass(frozen=True, kw_only=True)
-class Net3Options:
-    """Options of NET3 that the model and its training know; where the series comes from is the job's."""
+class Net3Options(Options):
+    """Options of the NET3 model and its training; those of its input belong to the job."""
+
+    renamed: ClassVar[Mapping[str, str]] = {
+        "highway": "linear_skip",
+        "averaging": "ema",
+        "published": "variant = 'paper'",
+    }
 
     task: Literal["forecast", "recover"] = "forecast"
-    """forecast: the steps after a window. recover: the cells that are missing within the series."""
+    """forecast: the steps after a window. recover: the missing cells within the series."""
     recovery: Literal["smooth", "causal"] = "smooth"
-    """recover: smooth sees both sides in time and the other cells of the step. causal sees earlier steps only."""
+    """recover: smooth reads steps on both sides and the other cells of the step. causal reads earlier steps only."""
     window: int = 0
-    """Time steps the model reads; recovery = 'smooth' reads so many before and after. 0 is 5, or 1 when smooth."""
+    """Time steps the model reads; recovery = 'smooth' reads that many on each side. 0: 5, or 1 when smooth."""
     horizon: int = 1
-    """Steps ahead that are forecast, each directly from the window."""
+    """Steps ahead to forecast, each directly from the window."""
     split: tuple[float, ...] = (0.8, 0.1, 0.1)
-    """Fractions of time for train, validation and test, in this order (validation may be 0)."""
+    """Fractions of the time steps for training, validation and test; validation may be 0."""
     hidden: float = 0.1
-    """recover: share of the known cells that are held out to measure the model, half for validation, half for test."""
-    published: bool = False
-    """The form of the paper: the network alone, soft orthonormality on U U^T, one head per series, plain Adam."""
+    """recover: share of the known cells held out, half for validation and half for the test."""
+    variant: Literal["default", "paper"] = "default"
+    """paper: the model as published: the network alone, soft orthonormality on U U^T, a head per series, plain Adam."""
     dim: int = 8
-    """Channels per cell after the graph convolution, and of the hidden state."""
+    """Channels per cell, after the graph convolution and in the hidden state."""
     core: float = 0.5
     """Size of the Tucker core: a mode of N entries becomes ceil(core * N), at most core_limit."""
     core_limit: int = 64
@@ -45,114 +46,102 @@ class Net3Options:
     orthonormality: float = 1e-3
     """Weight of the soft penalty."""
     reconstruction: float = 1e-3
-    """Weight of the norm of what the Tucker core loses."""
+    """Weight of the reconstruction error of the Tucker core."""
     head: Literal["series", "shared"] = "series"
-    """Output weights: one set for all series, or that and a correction for each series."""
-    highway: Literal["series", "shared", "none"] = "series"
-    """A linear AR beside the network, started at its ridge solution: its own for each series, or one for all."""
+    """Output weights: one set shared by all series, or that plus a correction per series."""
+    linear_skip: Literal["series", "shared", "none"] = "series"
+    """A linear AR model added to the network's output, initialised by ridge regression: one per series, or one shared
+    by all."""
     ridge: float = 0.0
-    """Strength of that ridge, in observations; coefficients of a series shrink towards the shared ones. 0 chooses it on
-    the last eighth of the train part."""
+    """Strength of that ridge penalty, in observations; a series' coefficients shrink towards the shared ones. 0 selects
+    it on the last eighth of the training steps."""
     season: float = 0.0
-    """The seasonal mean of each series is taken off; a mean of n cells counts n / (n + season). 0 chooses likewise."""
+    """The seasonal means of each series are subtracted; a mean of n cells is weighted n / (n + season). 0 selects the
+    value in the same way."""
     season_rank: int = -1
-    """Rank to which the table of seasonal means of each cycle is reduced; 0 leaves it, -1 chooses likewise."""
+    """Rank to which the seasonal means of each cycle are reduced; 0 keeps full rank, -1 selects it in the same way."""
     calendar: bool = True
-    """Use the cycles of the calendar: seasonal means and embeddings of the phase."""
+    """Use the cycles of the calendar: seasonal means, and embeddings of the phase."""
     identity: bool = True
     """Embeddings of the entries of each mode (Shao et al. 2022, STID)."""
     learnt_rank: int = 8
-    """Rank of a learnt graph per mode beside the given one (after Wu et al. 2019, Graph WaveNet); 0 learns none."""
+    """Rank of a learnt graph per mode, in addition to the given one (after Wu et al. 2019, Graph WaveNet); 0 learns
+    none."""
     directions: Literal["both", "along"] = "both"
-    """A directed graph passes values along its edges, or both along and against them, with weights of their own."""
+    """Whether a directed graph passes values along its edges only, or along and against them with separate weights."""
     loss: Literal["rmse", "mse", "mae"] = "mse"
-    """What is minimised, on z-scores."""
-    epochs: int = 50
-    """Passes over the training windows."""
+    """Training loss, on z-scores."""
     batch_size: int = 32
     """Windows per optimiser step."""
     learning_rate: float = 0.003
-    """Step size of Adam."""
+    """Step size of AdamW."""
     weight_decay: float = 0.01
     """Decoupled weight decay."""
     dropout: float = 0.1
-    """Dropout on what the output weights see, while training."""
-    averaging: float = 0.98
-    """Forecasts use an exponential mean of the weights over steps with this memory; 0 uses the last weights."""
+    """Dropout on the input of the output layer, while training."""
+    ema: float = 0.98
+    """Decay of the exponential moving average of the weights that forecasts use; 0 uses the last weights."""
     rank: int = 0
-    """recover: rank of the low-rank completion that starts smooth recovery; 0 chooses it on held-out cells."""
-    evaluate_every: int = 1
-    """Epochs between evaluations on the validation part; 0 evaluates at the end only."""
-    patience: int = 5
-    """Stop after this many evaluations without a better validation RMSE; 0 never stops early."""
-    checkpoint_seconds: float = 60.0
-    """Seconds between checkpoints, from which a killed run continues."""
-    seed: int = 0
-    """Seed of everything random."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where the model lives; auto takes a GPU when there is one."""
-    threads: int = 0
-    """Threads on a CPU; 0 leaves them as they are."""
+    """recover: rank of the low-rank completion that smooth recovery starts from; 0 selects it on held-out cells."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "split", tuple(self.split))
         if self.window == 0:
             smooth = self.task == "recover" and self.recovery == "smooth"
             object.__setattr__(self, "window", 1 if smooth else 5)
-        check_finite(self)
-        check_at_least(self, 1, "window", "horizon", "dim", "core_limit", "epochs", "batch_size")
-        check_at_least(
-            self, 0, "orthonormality", "reconstruction", "ridge", "season", "learnt_rank", "weight_decay", "rank"
+        super().__post_init__()
+        self.check_at_least(1, "window", "horizon", "dim", "core_limit", "batch_size")
+        self.check_at_least(
+            0, "orthonormality", "reconstruction", "ridge", "season", "learnt_rank", "weight_decay", "rank"
         )
-        check_at_least(self, 0, "evaluate_every", "patience", "checkpoint_seconds", "seed", "threads")
-        check_at_least(self, -1, "season_rank")
+        self.check_at_least(-1, "season_rank")
         if not 0 < self.core <= 1:
             raise OptionError(f"core must lie in (0, 1], not {self.core}", key="core")
-        check_positive_rate(self)
-        check_fractions(self, "dropout", "averaging")
+        self.check_fractions("dropout", "ema")
         if not 0 < self.hidden < 1:
             raise OptionError(f"hidden must lie in (0, 1), not {self.hidden}", key="hidden")
         if len(self.split) != 3 or not all(math.isfinite(s) and s >= 0 for s in self.split):
             raise OptionError(
-                "split needs three fractions, none of them negative: train, validation, test",
+                "split takes three fractions that are not negative: train, validation, test",
                 key="split",
                 help="for example split = [0.8, 0.1, 0.1]",
             )
         if self.split[0] <= 0 or abs(sum(self.split) - 1) > 1e-6:
             raise OptionError(
-                f"split must add up to 1 and begin with a train part, not {list(self.split)}",
+                f"split must add up to 1 with a positive first fraction, not {list(self.split)}",
                 key="split",
                 help="for example split = [0.8, 0.1, 0.1]",
             )
         if self.task == "recover" and self.horizon != 1:
             raise OptionError(
-                "task = 'recover' fills cells, it has no horizon", key="horizon", help="leave it out, or forecast"
+                "task = 'recover' has no horizon", key="horizon", help="leave it out, or use task = 'forecast'"
             )
         if self.task == "forecast":
             for name in ("recovery", "hidden", "rank"):
-                if getattr(self, name) != type(self).__dataclass_fields__[name].default:
+                if not self.is_default(name):
                     raise OptionError(
-                        f"{name} is an option of task = 'recover'", key=name, help="leave it out, or recover"
+                        f"{name} is an option of task = 'recover'",
+                        key=name,
+                        help="leave it out, or use task = 'recover'",
                     )
-        if self.published:
-            self._as_published()
+        if self.variant == "paper":
+            self._use_paper()
 
-    def _as_published(self) -> None:
-        """Defaults that are ours become the paper's; the ones of ours that were asked for are an error."""
+    def _use_paper(self) -> None:
         if self.task == "recover" and self.recovery == "smooth":
-            raise OptionError("the published form recovers causally", key="recovery", help="use recovery = 'causal'")
-        theirs: dict[str, object] = {
+            raise OptionError("variant = 'paper' recovers causally", key="recovery", help="use recovery = 'causal'")
+        paper: dict[str, object] = {
             "orthonormal": "soft",
-            "highway": "none",
+            "linear_skip": "none",
             "calendar": False,
             "identity": False,
             "learnt_rank": 0,
             "directions": "along",
             "dropout": 0.0,
             "weight_decay": 0.0,
-            "averaging": 0.0,
+            "ema": 0.0,
             "loss": "rmse",
             "learning_rate": 0.01,
             "core_limit": 1 << 30,
         }
-        take_published(self, theirs, free=("learning_rate", "core_limit"))
+        self.replace_defaults(paper, free=("learning_rate", "core_limit"))

@@ -1,10 +1,10 @@
-"""Edge tables and hub tables: rows in the users' keys become pairs of positions, each pair once."""
+"""Edge tables and hub tables: rows with the users' keys become pairs of positions, without duplicates."""
 
 from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import duckdb
@@ -12,25 +12,55 @@ import numpy as np
 import pyarrow as pa
 
 from graphlearn.errors import InputError
-from graphlearn.storage.columns import key_sql, literal, quoted, subquery
+from graphlearn.storage.columns import FLOAT32_MAX, describe, key_sql, literal, quoted, subquery
+from graphlearn.storage.dictionary import numbered
 from graphlearn.storage.files import disk_errors
-from graphlearn.storage.hetero.nodes import Keys, NodeTable, PartCodes, keep_keys, read_parts, shown
+from graphlearn.storage.fingerprint import HASH, measure_copy, row_hash
+from graphlearn.storage.hetero.nodes import Keys, NodeTable, keep_keys, read_parts, shown
 from graphlearn.storage.hetero.report import EdgeReport
 from graphlearn.storage.hetero.roles import EdgeRole
 from graphlearn.storage.interrupt import interruptible
-from graphlearn.storage.series.source import LARGEST
 from graphlearn.text import counted
-from graphlearn.types import FloatArray, IdArray
+from graphlearn.types import FloatArray, IdArray, Split, SplitCodes
 
 DENSE = 200
-"""So many edges a node on average, and what made them is better given as a hub."""
+"""With this many edges per node on average, a hub table is probably the better input."""
+
+
+@dataclass(frozen=True)
+class EdgeParts:
+    """The split of every edge that has ever had one, ordered by source and target. shape: src, dst, part: [P]"""
+
+    src: IdArray
+    dst: IdArray
+    part: SplitCodes
+
+    def find(self, src: IdArray, dst: IdArray) -> SplitCodes:
+        """The splits of edges, -1 for those without one. shape: [E], [E] -> [E]"""
+        width = 1 + max(int(self.dst.max(initial=0)), int(dst.max(initial=0)))
+        known, asked = self.src * width + self.dst, src * width + dst
+        places = np.minimum(np.searchsorted(known, asked), max(0, len(known) - 1))
+        found = np.full(len(src), -1, np.int8)
+        if len(known):
+            hit = known[places] == asked
+            found[hit] = self.part[places[hit]]
+        return found
+
+    def updated(self, src: IdArray, dst: IdArray, part: SplitCodes) -> EdgeParts:
+        """Add the edges that now have a split. shape: [E], [E], [E]"""
+        new = (part >= 0) & (self.find(src, dst) < 0)
+        src, dst = np.concatenate([self.src, src[new]]), np.concatenate([self.dst, dst[new]])
+        order = np.lexsort((dst, src))
+        return EdgeParts(src[order], dst[order], np.concatenate([self.part, part[new]])[order])
 
 
 @dataclass(frozen=True)
 class EdgeTable:
     """Edges of one relation, ordered by source and target. shape: src, dst, weight, split: [E]
 
-    `hubs` are the keys of what nodes share, where dst are places among them and target is source.
+    In a hub table, `hubs` are the keys of the hubs, dst are positions in them, and target equals source. `fingerprint`:
+    of all rows of the role; empty for a stored table. `assigned`: the splits of the edges of a link target, including
+    edges that are no longer in the table.
     """
 
     name: str
@@ -41,14 +71,29 @@ class EdgeTable:
     dst: IdArray
     weight: FloatArray | None = None
     hubs: Keys | None = None
-    split: PartCodes | None = None
+    split: SplitCodes | None = None
+    fingerprint: str = ""
+    assigned: EdgeParts | None = None
 
     def __len__(self) -> int:
         return len(self.src)
 
+    def keep_parts(self, split: SplitCodes) -> SplitCodes:
+        """The splits; edges that had a split before keep it. shape: [E] -> [E]"""
+        if self.assigned is None:
+            return split
+        known = self.assigned.find(self.src, self.dst)
+        return np.where(known >= 0, known, split)
+
+    def remember(self, split: SplitCodes) -> EdgeTable:
+        """The table with these splits, which later versions keep. shape: [E]"""
+        none = np.empty(0, np.int64)
+        before = self.assigned or EdgeParts(none, none, none.astype(np.int8))
+        return replace(self, split=split, assigned=before.updated(self.src, self.dst, split))
+
     @property
     def paths(self) -> int:
-        """Pairs of nodes that share a hub, with both orders and each node itself."""
+        """Ordered pairs of nodes that share a hub, including each node with itself; the edges if there are no hubs."""
         if self.hubs is None:
             return len(self.src)
         degree = np.bincount(self.dst).astype(np.int64)
@@ -61,14 +106,18 @@ def read_edges(
     role: EdgeRole,
     nodes: Mapping[str, NodeTable],
     unknown: Literal["error", "drop"],
+    base: Mapping[str, EdgeTable] | None = None,
 ) -> tuple[list[EdgeTable], EdgeReport]:
     """The relations of an edge table: one, or one for each value of its column `relation`, named `role.value`.
 
-    Raises InputError (with the role) for no rows, ids that no node has (unless they are to be dropped), weights that
-    are negative or not finite.
+    `base`: the relations of the previous version, whose edges keep their splits; `nodes` must continue the nodes of
+    that version.
+
+    Raises InputError (with the role) if there are no rows, for ids without a node (unless `unknown` is 'drop'), and for
+    weights that are negative or not finite.
     """
     with disk_errors("DuckDB's temporary files"):
-        ingest = _EdgeIngest(cursor, role, nodes)
+        ingest = _EdgeIngest(cursor, role, nodes, base or {})
         try:
             return ingest.run(sql, unknown)
         finally:
@@ -76,14 +125,20 @@ def read_edges(
 
 
 class _EdgeIngest:
-    """One run of `read_edges`."""
+    """One call of `read_edges`."""
 
-    def __init__(self, cursor: duckdb.DuckDBPyConnection, role: EdgeRole, nodes: Mapping[str, NodeTable]) -> None:
+    def __init__(
+        self,
+        cursor: duckdb.DuckDBPyConnection,
+        role: EdgeRole,
+        nodes: Mapping[str, NodeTable],
+        base: Mapping[str, EdgeTable],
+    ) -> None:
         token = secrets.token_hex(6)
-        self.cursor, self.role, self.nodes = cursor, role, nodes
+        self.cursor, self.role, self.nodes, self.base = cursor, role, nodes, base
         self.raw, self.ids = (f"temp.main.graphlearn_{what}_{token}" for what in ("edges", "ids"))
         self.ends = [f"graphlearn_{end}_{token}" for end in ("source", "target")]
-        self.report = EdgeReport(has_time=role.time is not None)
+        self.report, self.fingerprint = EdgeReport(has_time=role.time is not None), ""
         self.registered: list[str] = []
 
     def ask(self, sql: str) -> pa.Table:
@@ -101,8 +156,8 @@ class _EdgeIngest:
         for table in (self.raw, self.ids):
             self.do(f"DROP TABLE IF EXISTS {table}")
 
-    def register(self, name: str, keys: Keys) -> None:
-        self.cursor.register(name, keys.table())
+    def register(self, name: str, keys: pa.Table) -> None:
+        self.cursor.register(name, keys)
         self.registered.append(name)
 
     def run(self, sql: str, unknown: Literal["error", "drop"]) -> tuple[list[EdgeTable], EdgeReport]:
@@ -115,13 +170,17 @@ class _EdgeIngest:
             f"{quoted(role.relation)}::VARCHAR AS r" if role.relation else "NULL::VARCHAR AS r",
             f"{quoted(role.split)}::VARCHAR AS part" if role.split else "NULL::VARCHAR AS part",
         ]
+        columns = describe(self.cursor, sql)
+        parts.append(f"{row_hash(columns)} AS {HASH}")
         self.do(f"CREATE TEMP TABLE {self.raw} AS SELECT {', '.join(parts)} FROM {subquery(sql)}")
+        found = interruptible(self.cursor, lambda: measure_copy(self.cursor, self.raw, columns))
+        self.fingerprint, self.report.rows = found.fingerprint, found.rows
         self.count()
-        self.register(self.ends[0], self.nodes[role.source.node].keys)
+        self.register(self.ends[0], self.nodes[role.source.node].known_keys())
         hubs = self.hubs() if role.hub else None
         if hubs is None:
             assert role.target.node is not None
-            self.register(self.ends[1], self.nodes[role.target.node].keys)
+            self.register(self.ends[1], self.nodes[role.target.node].known_keys())
         self.number(unknown)
         names = self.ask(f"SELECT DISTINCT r FROM {self.ids} ORDER BY r ASC").column("r").to_pylist()
         tables = [self.relation(name, hubs) for name in names]
@@ -132,30 +191,29 @@ class _EdgeIngest:
         report, role = self.report, self.role
         named = " AND r IS NOT NULL" if role.relation else ""
         complete = f"s IS NOT NULL AND t IS NOT NULL AND w IS NOT NULL{named}"
-        report.rows = self.value(f"SELECT count(*) FROM {self.raw}")
         self.do(f"DELETE FROM {self.raw} WHERE NOT ({complete})")
         kept = self.value(f"SELECT count(*) FROM {self.raw}")
         report.null_rows = report.rows - kept
         if not kept:
             found = "a NULL in every row" if report.rows else "no rows"
             raise InputError(f"{role.name} has {found}", role=role.name, help="check its query")
-        bad = self.value(f"SELECT count(*) FROM {self.raw} WHERE w < 0 OR NOT isfinite(w) OR w > {LARGEST}")
+        bad = self.value(f"SELECT count(*) FROM {self.raw} WHERE w < 0 OR NOT isfinite(w) OR w > {FLOAT32_MAX}")
         if bad:
             raise InputError(
                 f"{role.name} has {counted(bad, 'weight')} below 0 or not finite",
                 role=role.name,
-                help="weights are not negative; use abs(weight), or filter the rows out",
+                help="use abs(weight), or filter these rows out",
             )
 
     def hubs(self) -> Keys:
-        """Number the hubs in key order; they need no table of their own."""
-        query = f"SELECT row_number() OVER (ORDER BY t ASC) - 1 AS id, t AS key FROM {self.raw} GROUP BY t"
-        keys = keep_keys(self.cursor, query, self.role.target.key_type)
-        self.register(self.ends[1], keys)
+        """Number the hubs in key order. Their ids may change between versions, because nothing is learnt for a hub."""
+        key_type = self.role.target.key_type
+        keys = keep_keys(self.cursor, numbered(f"SELECT t AS key FROM {self.raw}", key_type), key_type)
+        self.register(self.ends[1], keys.table())
         return keys
 
     def number(self, unknown: Literal["error", "drop"]) -> None:
-        """The table of ids, each pair of a relation once."""
+        """Create the table of ids, without duplicate pairs in a relation."""
         role, report = self.role, self.report
         source, target = self.ends
         joined = (
@@ -174,7 +232,7 @@ class _EdgeIngest:
         wrong = f"SELECT part FROM {self.raw}"
         if role.split:
             read_parts(self.ask, f"SELECT DISTINCT part FROM ({wrong})", role.name)
-        code = "CASE part " + " ".join(f"WHEN {literal(p)} THEN {i}" for i, p in enumerate(("train", "valid", "test")))
+        code = "CASE part " + " ".join(f"WHEN {literal(split)} THEN {split.code}" for split in Split)
         self.do(
             f"CREATE TEMP TABLE {self.ids} AS SELECT r, a, b, fsum(w) AS w, coalesce(min({code} END), -1) AS part "
             f"FROM ({joined}) WHERE a IS NOT NULL AND b IS NOT NULL GROUP BY r, a, b"
@@ -195,11 +253,11 @@ class _EdgeIngest:
         one = self.report.unknown_rows == 1
         raise InputError(
             f"{counted(self.report.unknown_rows, 'edge')} of {role.name} "
-            f"{'names a node that is' if one else 'name nodes that are'} not there: {' and '.join(texts)}",
+            f"{'refers to a node that does' if one else 'refer to nodes that do'} not exist: {' and '.join(texts)}",
             role=role.name,
             help="add them to the node table, filter them out, or drop such edges with OPTIONS (unknown = 'drop')"
             if kept
-            else "no edge would be left: are these the keys of another table?",
+            else "no edge would remain: are these the keys of another table?",
         )
 
     def relation(self, value: str | None, hubs: Keys | None) -> EdgeTable:
@@ -209,8 +267,9 @@ class _EdgeIngest:
         found = self.ask(f"SELECT a, b, w, part FROM {self.ids} WHERE {which} ORDER BY a ASC, b ASC")
         a, b = (found.column(c).to_numpy().astype(np.int64) for c in ("a", "b"))
         weight = found.column("w").to_numpy().astype(np.float32) if role.weight else None
-        return EdgeTable(
-            name=role.name if value is None else f"{role.name}.{value}",
+        name = role.name if value is None else f"{role.name}.{value}"
+        table = EdgeTable(
+            name=name,
             role=role.name,
             source=role.source.node,
             target=role.source.node if role.hub else str(role.target.node),
@@ -219,7 +278,15 @@ class _EdgeIngest:
             weight=weight,
             hubs=hubs,
             split=found.column("part").to_numpy().astype(np.int8) if role.split else None,
+            fingerprint=self.fingerprint,
+            assigned=self.base[name].assigned if name in self.base else None,
         )
+        if not role.split:
+            return table
+        given = found.column("part").to_numpy().astype(np.int8)
+        split = table.keep_parts(given)
+        self.report.kept_split += int(np.count_nonzero(split != given))
+        return replace(table, split=split)
 
     def survey(self, tables: list[EdgeTable]) -> None:
         report, role = self.report, self.role

@@ -1,7 +1,7 @@
-"""Metapaths: relations made of others by following their edges, counted before anything is built.
+"""Metapaths: relations composed of the edges of other relations.
 
-A path `['writes', 'writes']` follows each table from where the last step ended: forward from its source, backward from
-its target. The first goes forward; `'-writes'` is backward wherever it stands.
+Each step of a path such as `['writes', 'writes']` starts where the last one ended, and follows its table forward if
+that is the table's source, backward if it is the target. The first step goes forward; `'-writes'` is always backward.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import numpy as np
 import pyarrow as pa
 
 from graphlearn.errors import OptionError, did_you_mean
-from graphlearn.storage.columns import key_sql, subquery
 from graphlearn.storage.hetero.edges import EdgeTable
 from graphlearn.storage.hetero.report import EdgeReport
 from graphlearn.storage.hetero.roles import EdgeRole, GraphRoles
@@ -40,18 +39,20 @@ class Metapath:
 
     @property
     def through(self) -> EdgeRole | None:
-        """The hub table, or the table whose target could be a hub, when the path is there and back over one table."""
+        """The table of a path that goes there and back over one table, which could be given as a hub table instead."""
         first, *rest = self.steps
         back = len(rest) == 1 and rest[0].role == first.role and rest[0].backward != first.backward
         return first.role if back else None
 
 
 def read_path(name: str, written: tuple[str, ...], roles: GraphRoles) -> Metapath:
-    """A path as the option `metapaths` gives it. Raises OptionError for steps that do not follow each other."""
+    """Parse a path of the option `metapaths`. Raises OptionError if a step does not start where the last one ended."""
     if name.lower() in {role.lower() for role in (*roles.nodes, *roles.edges)}:
-        raise OptionError(f"metapaths makes {name}, which is an input already", key="metapaths", help="rename it")
+        raise OptionError(f"metapaths defines {name}, which is already an input", key="metapaths", help="rename it")
     if len(written) < 2:
-        raise OptionError(f"the metapath {name} needs two steps or more", key="metapaths", help="['writes', '-writes']")
+        raise OptionError(
+            f"the metapath {name} needs at least two steps", key="metapaths", help="for example ['writes', '-writes']"
+        )
     steps: list[PathStep] = []
     place = start = ""
     for text in written:
@@ -59,7 +60,9 @@ def read_path(name: str, written: tuple[str, ...], roles: GraphRoles) -> Metapat
         role = next((r for r in roles.edges.values() if r.name.lower() == wanted.lower()), None)
         if role is None:
             help = did_you_mean(wanted, list(roles.edges))
-            raise OptionError(f"the metapath {name} names {wanted}, which is no edge table", key="metapaths", help=help)
+            raise OptionError(
+                f"the metapath {name} names {wanted}, which is not an edge table", key="metapaths", help=help
+            )
         ends = _ends(role)
         if steps and not backward:
             backward = place == ends[1] and place != ends[0]
@@ -67,7 +70,7 @@ def read_path(name: str, written: tuple[str, ...], roles: GraphRoles) -> Metapat
         if steps and leaves != place:
             at = "a hub" if place.startswith("hub ") else place
             raise OptionError(
-                f"the metapath {name} is at {at} and cannot follow {text}, which joins {ends[0]} and {ends[1]}",
+                f"the metapath {name} has reached {at} and cannot follow {text}, which joins {ends[0]} and {ends[1]}",
                 key="metapaths",
                 help="each step starts where the last one ended",
             )
@@ -77,7 +80,9 @@ def read_path(name: str, written: tuple[str, ...], roles: GraphRoles) -> Metapat
     for end in (start, place):
         if end.startswith("hub "):
             raise OptionError(
-                f"the metapath {name} begins or ends at a hub", key="metapaths", help="hubs are no nodes: go on"
+                f"the metapath {name} begins or ends at a hub",
+                key="metapaths",
+                help="hubs are not nodes: add a step to a node table",
             )
     return Metapath(name, tuple(steps), start, place)
 
@@ -86,14 +91,15 @@ def _ends(role: EdgeRole) -> tuple[str, str]:
     return str(role.source.node), f"hub {role.name}" if role.hub else str(role.target.node)
 
 
-def count_walks(cursor: duckdb.DuckDBPyConnection, path: Metapath, sql: Mapping[str, str]) -> int:
-    """How many walks the path has, from products of degrees: no walk is made. An upper bound of its edges."""
+def count_walks(cursor: duckdb.DuckDBPyConnection, path: Metapath, tables: Mapping[str, str]) -> int:
+    """The number of walks along the path, an upper bound on its edges, computed from products of degrees.
+
+    `tables`: edge role -> table with the keys of its edges as columns source and target.
+    """
     reached = ""
     for step in path.steps:
-        role = step.role
-        ends = [key_sql(end.column, end.key_type) for end in (role.source, role.target)]
-        leave, arrive = ends[::-1] if step.backward else ends
-        edges = f"(SELECT DISTINCT {leave} AS a, {arrive} AS b FROM {subquery(sql[role.name])})"
+        leave, arrive = ("target", "source") if step.backward else ("source", "target")
+        edges = f"(SELECT DISTINCT {leave} AS a, {arrive} AS b FROM {tables[step.role.name]})"
         if not reached:
             reached = f"SELECT b AS k, count(*)::HUGEINT AS n FROM {edges} WHERE a IS NOT NULL GROUP BY b"
         else:
@@ -105,7 +111,7 @@ def count_walks(cursor: duckdb.DuckDBPyConnection, path: Metapath, sql: Mapping[
 def build_path(
     cursor: duckdb.DuckDBPyConnection, path: Metapath, edges: list[EdgeTable]
 ) -> tuple[EdgeTable, EdgeReport]:
-    """The pairs of nodes that the path joins, each once (a node and itself included)."""
+    """The distinct pairs of nodes that the path joins, including pairs of a node with itself."""
     names = [f"graphlearn_step_{i}" for i in range(len(path.steps))]
     for name, step in zip(names, path.steps, strict=True):
         tables = [e for e in edges if e.role == step.role.name]
@@ -126,6 +132,3 @@ def build_path(
         rows=len(src), edges=len(src), self_loops=loops, paths=len(src), relations={path.name: len(src)}
     )
     return table, report
-
-
-__all__ = ["Metapath", "PathStep", "build_path", "count_walks", "read_path"]

@@ -1,4 +1,4 @@
-"""What the inputs of a graph saw: the counts a person wants to know before trusting a model."""
+"""The report on the inputs of a graph: counts to check before trusting a model."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from graphlearn.types import Json
 
 @dataclass(kw_only=True)
 class NodeReport:
-    """Counts of one node table.
+    """Counts of a node table.
 
-    `null_values` are features that were NULL and count as 0; `empty_nodes` have no feature at all. `unlinked` nodes are
-    in no edge. Of the table that is learnt: `unlabelled` nodes were in a part but have no label.
+    `null_values`: NULL features, used as 0. `empty_nodes` have no feature, `unlinked` nodes no edge. In the target's
+    table, `unlabelled` nodes have a split but no label. Compared with earlier versions, `vanished` nodes (counted in
+    `nodes`) are no longer in the table, and `kept_split` nodes keep their split although the table now gives another.
     """
 
     nodes: int = 0
@@ -24,19 +25,22 @@ class NodeReport:
     unlinked: int = 0
     unlabelled: int = 0
     ignored_split: bool = False
+    vanished: int = 0
+    kept_split: int = 0
 
     def features(self) -> str:
-        """`334 features`, or what stands for them."""
-        return counted(self.dense + self.sparse, "feature") if self.dense + self.sparse else "vectors that are learnt"
+        """`334 features`, or `learnt vectors` without any."""
+        return counted(self.dense + self.sparse, "feature") if self.dense + self.sparse else "learnt vectors"
 
 
 @dataclass(kw_only=True)
 class EdgeReport:
-    """Counts of one edge table.
+    """Counts of an edge table.
 
-    rows = null_rows + unknown_rows + duplicate_rows + edges. `unknown_rows` name one of the `unknown_keys`, which their
-    node table lacks; `duplicate_rows` repeat an edge (weights are added). `paths` are the pairs of nodes that share one
-    of the `hubs`, of which `lonely_hubs` have a single node.
+    rows = null_rows + unknown_rows + duplicate_rows + edges. `unknown_rows` contain one of the `unknown_keys`, which
+    are not in the node table. `duplicate_rows` repeat an edge (weights are added). `paths`: the pairs of nodes that
+    share one of the `hubs`, of which `lonely_hubs` have a single node. `kept_split` edges keep the split of an earlier
+    version although the table now gives another.
     """
 
     rows: int = 0
@@ -51,12 +55,13 @@ class EdgeReport:
     paths: int = 0
     dense_nodes: int = 0
     has_time: bool = False
+    kept_split: int = 0
     relations: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(kw_only=True)
 class HeteroReport:
-    """Counts of a whole graph, by role; `classes` and the parts are those of what is learnt."""
+    """Counts of a whole graph, by role. `classes` and the sizes of the splits are those of the target."""
 
     nodes: dict[str, NodeReport] = field(default_factory=dict)
     edges: dict[str, EdgeReport] = field(default_factory=dict)
@@ -66,20 +71,20 @@ class HeteroReport:
     test: int = 0
 
     def to_json(self) -> Json:
-        """All counts by name, with the sums that lists of models show."""
+        """All counts by name, including the sums shown in lists of models."""
         nodes, edges = (sum(n.nodes for n in self.nodes.values()), sum(e.edges for e in self.edges.values()))
         return {"nodes": nodes, "edges": edges, "graph": asdict(self)}
 
     @classmethod
     def from_json(cls, value: Json) -> HeteroReport:
-        """The report of a manifest."""
+        """The report from a manifest."""
         there = dict(value.get("graph", {}))
         nodes = {name: NodeReport(**row) for name, row in there.pop("nodes", {}).items()}
         edges = {name: EdgeReport(**row) for name, row in there.pop("edges", {}).items()}
         return cls(nodes=nodes, edges=edges, **there)
 
     def lines(self) -> list[str]:
-        """The report for people, one table a line."""
+        """The report as text, one line per table."""
         found = [f"{name}: {counted(n.nodes, 'node')}, {n.features()}" for name, n in self.nodes.items()]
         for name, e in self.edges.items():
             through = f" through {counted(e.hubs, 'hub')} (as pairs: {e.paths:,})" if e.hubs else ""
@@ -88,7 +93,7 @@ class HeteroReport:
         return found
 
     def notes(self) -> list[tuple[str, str]]:
-        """(message, level) of what deserves a person's eye."""
+        """(message, level) of each count that the user should know about."""
         found = []
         for name, n in self.nodes.items():
             found += [(f"{name}: {text}", level) for text, level in _node_notes(n)]
@@ -99,26 +104,29 @@ class HeteroReport:
 
 def _node_notes(n: NodeReport) -> list[tuple[str, str]]:
     rows = [
-        (n.null_values, "{n}: taken as 0", "NULL feature", "info"),
-        (n.empty_nodes, "{n} without any feature", "node", "info"),
+        (n.null_values, "{n}: used as 0", "NULL feature", "info"),
+        (n.empty_nodes, "{n} without features", "node", "info"),
         (n.unlinked, "{n} without an edge", "node", "info"),
-        (n.unlabelled, "{n} in a part but without a label: left out of it", "node", "warning"),
+        (n.unlabelled, "{n} with a split but without a label: not used", "node", "warning"),
+        (n.vanished, "{n} of earlier versions no longer in the table: kept, but not as candidates", "node", "info"),
+        (n.kept_split, "kept {n} in the split of an earlier version although the table now differs", "node", "warning"),
     ]
     notes = [(text.format(n=counted(k, noun)), level) for k, text, noun, level in rows if k]
-    return notes + ([("its split is not used: what is learnt is elsewhere", "info")] if n.ignored_split else [])
+    return notes + ([("its split column is not used: it is not the target's table", "info")] if n.ignored_split else [])
 
 
 def _edge_notes(e: EdgeReport) -> list[tuple[str, str]]:
-    unknown = f"{counted(e.unknown_keys, 'key')} that no node has"
+    unknown = counted(e.unknown_keys, "unknown key")
     rows = [
         (e.null_rows, "dropped {n} with a NULL", "row", "warning"),
         (e.unknown_rows, f"dropped {{n}} with {unknown}", "row", "warning"),
         (e.duplicate_rows, "merged {n} into others with the same ends", "row", "info"),
         (e.self_loops, "kept {n}: source and target are the same", "self-loop", "info"),
-        (e.lonely_hubs, "{n} of a single node, which links nothing", "hub", "info"),
+        (e.lonely_hubs, "{n} with a single node, linking nothing", "hub", "info"),
+        (e.kept_split, "kept {n} in the split of an earlier version although the table now differs", "edge", "warning"),
     ]
     notes = [(text.format(n=counted(k, noun)), level) for k, text, noun, level in rows if k]
     if e.dense_nodes:
-        shares = "if such nodes share something (a subject, a user), give that as a hub: source, hub"
-        notes.append((f"{e.dense_nodes:,} edges a node on average: {shares}", "warning"))
-    return notes + ([("time is read, but the model does not use it", "info")] if e.has_time else [])
+        shares = "if these nodes share something (a subject, a user), use that as a hub table: source, hub"
+        notes.append((f"{e.dense_nodes:,} edges per node on average: {shares}", "warning"))
+    return notes + ([("the model does not use the column time", "info")] if e.has_time else [])

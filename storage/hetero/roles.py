@@ -1,30 +1,30 @@
-"""What the inputs of a graph are: a role is told by its columns, before a row is read.
+"""The inputs of a graph: node, edge and hub tables, distinguished by their columns.
 
-    id, [split], others…                                  a node table; the others are features, or what is learnt
+    id, [split], others…                                  a node table; the others are features or the label
     source, target, [weight], [relation], [split]         an edge table
     source, hub, [weight], [relation]                     a hub table: nodes that share a hub are neighbours
 
-An end of an edge table may also be called by the node table it is of: `writes AS (SELECT author, paper FROM …)`.
+An end of an edge table can also be named after its node table: `writes AS (SELECT author, paper FROM …)`.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import duckdb
 
 from graphlearn.errors import InputError, did_you_mean
-from graphlearn.storage.columns import check_key, compatible, describe, find_column, kind_of, quoted, subquery
+from graphlearn.storage.columns import check_key, compatible, describe, find_column, kind_of
 
 EXTRA = ("weight", "relation", "time", "split")
-"""Columns of an edge table that are no end."""
+"""The columns of an edge table that are not ends."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class NodeRole:
-    """A node table. `columns`: name -> DuckDB type of what is neither id nor split."""
+    """A node table. `columns`: name -> DuckDB type, without id and split."""
 
     name: str
     id: str
@@ -35,7 +35,7 @@ class NodeRole:
 
 @dataclass(frozen=True, kw_only=True)
 class End:
-    """An end of an edge table: its column, the type of its keys, the node table it is of (None: not known yet)."""
+    """An end of an edge table: its column, the type of its keys, its node table (None if not yet known)."""
 
     column: str
     key_type: str
@@ -44,7 +44,7 @@ class End:
 
 @dataclass(frozen=True, kw_only=True)
 class EdgeRole:
-    """An edge table, or a hub table, whose `target` is then the hub. The other columns are None where there is none."""
+    """An edge table, or a hub table, in which `target` is the hub. Missing columns are None."""
 
     name: str
     source: End
@@ -55,19 +55,29 @@ class EdgeRole:
     time: str | None = None
     split: str | None = None
 
+    @property
+    def ends(self) -> dict[str, End]:
+        """The ends that are nodes, by side: source and target; in a hub table, only source."""
+        return {"source": self.source} if self.hub else {"source": self.source, "target": self.target}
+
+    def with_nodes(self, names: Mapping[str, str | None]) -> EdgeRole:
+        """The same table with these node tables (by side) as its ends."""
+        found = {side: replace(end, node=names[side]) for side, end in self.ends.items()}
+        return replace(self, source=found["source"], target=found.get("target", self.target))
+
 
 @dataclass(frozen=True)
 class GraphRoles:
-    """All roles of a graph."""
+    """The roles of a graph."""
 
     nodes: dict[str, NodeRole]
     edges: dict[str, EdgeRole]
 
 
-def read_roles(columns: Mapping[str, dict[str, str]]) -> GraphRoles:
-    """Tell node, edge and hub tables apart (role -> column -> DuckDB type).
+def read_roles(columns: Mapping[str, Mapping[str, str]]) -> GraphRoles:
+    """Classify the inputs (role -> column -> DuckDB type) as node, edge and hub tables.
 
-    Raises InputError with the role that is none of them, or both.
+    Raises InputError with the role of a table that is neither or both.
     """
     names = {role.lower(): role for role, there in columns.items() if find_column(there, "id") is not None}
     nodes = {role: _node_role(role, columns[role]) for role in names.values()}
@@ -86,13 +96,13 @@ def read_roles(columns: Mapping[str, dict[str, str]]) -> GraphRoles:
     return GraphRoles(nodes, {name: _by_type(role, known) for name, role in edges.items()})
 
 
-def _node_role(role: str, there: dict[str, str]) -> NodeRole:
+def _node_role(role: str, there: Mapping[str, str]) -> NodeRole:
     for name in ("source", "target", "hub"):
         if find_column(there, name) is not None:
             raise InputError(
                 f"{role} has both id and {name}, so it is neither a node table nor an edge table",
                 role=role,
-                help=f"a node table has an id; call the column {name} differently if it is a feature",
+                help=f"a node table has an id; if {name} is a feature, rename it",
             )
     id_, split = str(find_column(there, "id")), find_column(there, "split")
     check_end(role, id_, there[id_])
@@ -102,14 +112,14 @@ def _node_role(role: str, there: dict[str, str]) -> NodeRole:
     return NodeRole(name=role, id=id_, key_type=plain(there[id_]), columns=others, split=split)
 
 
-def _edge_role(role: str, there: dict[str, str], nodes: Mapping[str, str]) -> EdgeRole:
+def _edge_role(role: str, there: Mapping[str, str], nodes: Mapping[str, str]) -> EdgeRole:
     listed = ", ".join(there) or "none"
     found = {name: find_column(there, name) for name in ("source", "target", "hub")}
     if found["hub"] is not None and found["target"] is not None:
         raise InputError(
             f"{role} has both target and hub",
             role=role,
-            help="target links to another node; hub is what nodes share: keep one of the two",
+            help="keep one of them: target is another node, hub is something that nodes share",
         )
     named = [c for c in there if c.lower() in nodes and c.lower() not in (*EXTRA, *found)]
     last = found["target"] or found["hub"]
@@ -135,9 +145,9 @@ def _edge_role(role: str, there: dict[str, str], nodes: Mapping[str, str]) -> Ed
     rest = [c for c in there if c not in ends and c.lower() not in EXTRA]
     if rest:
         raise InputError(
-            f"the edge table {role} has columns it has no use for: {', '.join(rest)}",
+            f"the edge table {role} has columns that are not used: {', '.join(rest)}",
             role=role,
-            help="select only the two ends and, if there are, weight, relation, time and split",
+            help="select only the two ends and, if present, weight, relation, time and split",
         )
     extra = {name: find_column(there, name) for name in EXTRA}
     for end in ends:
@@ -158,7 +168,7 @@ def _edge_role(role: str, there: dict[str, str], nodes: Mapping[str, str]) -> Ed
 
 
 def _by_type(role: EdgeRole, known: dict[str, str]) -> EdgeRole:
-    """The node tables that only one can be, by the types of keys."""
+    """The edge table with the node tables of the ends whose key type matches only one."""
 
     def settle(end: End) -> End:
         if end.node is not None:
@@ -173,7 +183,7 @@ def _by_type(role: EdgeRole, known: dict[str, str]) -> EdgeRole:
         if not fits:
             there = ", ".join(f"{name} {kind}" for name, kind in known.items())
             raise InputError(
-                f"{end.column} of {role.name} is {end.key_type}, and no node table has such keys ({there})",
+                f"{end.column} of {role.name} is {end.key_type}, but no node table has such keys ({there})",
                 role=role.name,
                 help=f"cast it, e.g. {end.column}::{next(iter(known.values()))} AS {end.column}",
             )
@@ -183,12 +193,12 @@ def _by_type(role: EdgeRole, known: dict[str, str]) -> EdgeRole:
 
 
 def candidates(end: End, known: Mapping[str, str]) -> list[str]:
-    """The node tables (name -> type of key) whose keys can be compared with those of the end."""
+    """The node tables (name -> key type) whose keys can be compared with those of the end."""
     return [name for name, key_type in known.items() if compatible(end.key_type, key_type)]
 
 
 def check_end(role: str, name: str, type_name: str) -> None:
-    """Raise InputError when a column cannot hold keys."""
+    """Raise InputError if a column cannot hold keys."""
     try:
         check_key(name, type_name)
     except InputError as error:
@@ -196,63 +206,98 @@ def check_end(role: str, name: str, type_name: str) -> None:
 
 
 def check_split(role: str, type_name: str) -> None:
-    """Raise InputError when a split is no text."""
+    """Raise InputError if a split column is not text."""
     if kind_of(type_name) != "text" and type_name.strip('"') != "NULL":
         raise InputError(
             f"split of {role} is {type_name}, not text",
             role=role,
-            help="give it the values 'train', 'valid' and 'test' (or NULL), or leave the column out",
+            help="use the values 'train', 'valid', 'test' or NULL, or leave the column out",
         )
 
 
 def plain(type_name: str) -> str:
-    """The type of a key as it is kept: an ENUM is text."""
+    """The type in which a key is stored: an ENUM becomes text."""
     return "VARCHAR" if type_name.startswith("ENUM(") else type_name
 
 
-def find_ends(
+def name_ends(
     cursor: duckdb.DuckDBPyConnection,
     roles: GraphRoles,
     sql: Mapping[str, str],
     given: Mapping[str, tuple[str, ...]],
-    *,
-    look: bool = True,
 ) -> GraphRoles:
-    """The roles with the node table of every end.
+    """The roles with the node table of every end that options, names or key types determine; None for the others.
 
-    It is what `given` says (role -> names of node tables), else what the column is called, in the table or before AS,
-    else the only table with such keys. Where several have keys of that type, rows decide: the one that holds all of
-    them. Without `look` no row is read, and the first table that would do is taken.
-    Raises InputError when several do.
+    It is the table in `given` (role -> names of node tables), else the one named like the column, either in the result
+    or before AS, else the only table with such keys. The queries are parsed, not executed.
     """
     known = {name: role.key_type for name, role in roles.nodes.items()}
-    edges, said = {}, {name.lower(): ends for name, ends in given.items()}
+    edges, listed = {}, {name.lower(): ends for name, ends in given.items()}
     for role in roles.edges.values():
-        told = said.get(role.name.lower(), ())
         written = _written_as(cursor, sql[role.name])
-        ends = [role.source] if role.hub else [role.source, role.target]
-        done = []
-        for i, end in enumerate(ends):
-            name = told[i] if i < len(told) else end.node
-            hint = written.get(end.column.lower(), "")
-            name = name or next((n for n in candidates(end, known) if n.lower() == hint), None)
-            if name is None:
-                name = _by_rows(cursor, role, end, roles, sql) if look else candidates(end, known)[0]
-            done.append(replace(end, node=name))
-        edges[role.name] = replace(role, source=done[0], target=role.target if role.hub else done[1])
-    linked = {end.node for role in edges.values() for end in (role.source, role.target)}
+        found = {}
+        for i, (side, end) in enumerate(role.ends.items()):
+            names = listed.get(role.name.lower(), ())
+            called = written.get(end.column.lower(), "")
+            name = names[i] if i < len(names) else end.node
+            name = name or next((n for n in candidates(end, known) if n.lower() == called), None)
+            found[side] = name
+        edges[role.name] = role.with_nodes(found)
+    return GraphRoles(roles.nodes, edges)
+
+
+def settle_ends(roles: GraphRoles, lacks: Callable[[EdgeRole, str, str], int] | None = None) -> GraphRoles:
+    """The roles with the node table of every end.
+
+    If `name_ends` found none, it is the table with the most keys of the end: `lacks(role, side, node table)` counts the
+    missing ones. If `lacks` is None, the keys are not known, and the first possible table is used.
+    Raises InputError if several tables match equally well, and for a node table that has no end and, while the keys are
+    not known, could have none.
+    """
+    known = {name: role.key_type for name, role in roles.nodes.items()}
+    undecided = [end for role in roles.edges.values() for end in role.ends.values() if end.node is None]
+    edges = {}
+    for role in roles.edges.values():
+        names = {side: end.node or _settle(role, side, known, lacks) for side, end in role.ends.items()}
+        edges[role.name] = role.with_nodes(names)
+    linked = {end.node for role in edges.values() for end in role.ends.values()}
+    if lacks is None:
+        linked |= {name for end in undecided for name in candidates(end, known)}
     for name in roles.nodes:
         if name not in linked:
             raise InputError(
                 f"no edge table links to {name}",
                 role=name,
-                help=f"add one (its source, target or a column called {name}), or leave {name} out",
+                help=f"add an edge table with {name} as its source or target, or leave {name} out",
             )
     return GraphRoles(roles.nodes, edges)
 
 
+def _settle(
+    role: EdgeRole, side: str, known: Mapping[str, str], lacks: Callable[[EdgeRole, str, str], int] | None
+) -> str:
+    """The node table of an end, from its keys. `known`: node table -> key type."""
+    end = role.ends[side]
+    fits = candidates(end, known)
+    if lacks is None:
+        return fits[0]
+    missing = {name: lacks(role, side, name) for name in fits}
+    best = [name for name in fits if missing[name] == min(missing.values())]
+    if len(best) == 1:
+        return best[0]
+    does = "have all of its keys" if not missing[best[0]] else "have equally many of its keys"
+    raise InputError(
+        f"{end.column} of {role.name} could be {' or '.join(best)}: both {does}"
+        if len(best) == 2
+        else f"{end.column} of {role.name} could be {', '.join(best)}: all {does}",
+        role=role.name,
+        help=f"name the column after its node table: SELECT {best[0]}, … FROM …, or set "
+        f"ends = {{'{role.name}': ['{best[0]}'{', …' if not role.hub else ''}]}}",
+    )
+
+
 def _written_as(cursor: duckdb.DuckDBPyConnection, sql: str) -> dict[str, str]:
-    """Alias -> column of `SELECT column AS alias`, in lower case; what is no plain column is left out."""
+    """Alias -> column, in lower case, for each plain column in `SELECT column AS alias`."""
     text = cursor.execute("SELECT json_serialize_sql($1::VARCHAR)", [sql]).fetchall()[0][0]
     statements = json.loads(text).get("statements") or [{}]
     listed = statements[0].get("node", {}).get("select_list") or []
@@ -263,31 +308,6 @@ def _written_as(cursor: duckdb.DuckDBPyConnection, sql: str) -> dict[str, str]:
     }
 
 
-def _by_rows(
-    cursor: duckdb.DuckDBPyConnection, role: EdgeRole, end: End, roles: GraphRoles, sql: Mapping[str, str]
-) -> str:
-    """The node table that holds the keys of an end."""
-    fits = candidates(end, {name: node.key_type for name, node in roles.nodes.items()})
-    keys = f"SELECT DISTINCT {quoted(end.column)} AS key FROM {subquery(sql[role.name])} WHERE key IS NOT NULL"
-    lacks = {}
-    for name in fits:
-        ids = f"SELECT {quoted(roles.nodes[name].id)} AS key FROM {subquery(sql[name])}"
-        query = f"SELECT count(*) FROM ({keys}) e ANTI JOIN ({ids}) n ON e.key = n.key"
-        lacks[name] = int(cursor.execute(query).fetchall()[0][0])
-    best = [name for name in fits if lacks[name] == min(lacks.values())]
-    if len(best) == 1:
-        return best[0]
-    does = "hold all of its keys" if not lacks[best[0]] else "hold as many of its keys"
-    raise InputError(
-        f"{end.column} of {role.name} could be {' or '.join(best)}: both {does}"
-        if len(best) == 2
-        else f"{end.column} of {role.name} could be {', '.join(best)}: all {does}",
-        role=role.name,
-        help=f"call the column by its node table: SELECT {best[0]}, … FROM …, or say "
-        f"ends = {{'{role.name}': ['{best[0]}'{', …' if not role.hub else ''}]}}",
-    )
-
-
 def columns_of(cursor: duckdb.DuckDBPyConnection, sql: Mapping[str, str]) -> dict[str, dict[str, str]]:
-    """Columns and types of every input."""
+    """The columns and types of every input."""
     return {role: describe(cursor, query) for role, query in sql.items()}

@@ -1,13 +1,13 @@
-"""A graph of several node types and relations, as it is read, stored with a model, and read again to answer.
+"""A graph of several node types and relations, stored with a model and read to answer queries.
 
-node_<i>.parquet   keys of a node type by position       graph.safetensors   features, edges, labels, split
-hub_<i>.parquet    keys of a hub table                   graph.json          names, and which array is whose
-classes.parquet    classes by place
+node_<i>.parquet   keys of a node type by position       graph.safetensors   features, edges, labels, splits
+hub_<i>.parquet    keys of a hub table                   graph.json          names, and the arrays of each table
+classes.parquet    classes by position
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,21 +16,23 @@ import numpy as np
 from graphlearn.errors import ArtifactError
 from graphlearn.storage.dictionary import Dictionary
 from graphlearn.storage.files import disk_errors, read_json, write_json
-from graphlearn.storage.hetero.edges import EdgeTable
+from graphlearn.storage.hetero.edges import EdgeParts, EdgeTable
 from graphlearn.storage.hetero.features import FeatureArrays
-from graphlearn.storage.hetero.nodes import Keys, Labels, NodeTable, PartCodes
+from graphlearn.storage.hetero.nodes import Keys, Labels, NodeTable
 from graphlearn.storage.hetero.report import EdgeReport, HeteroReport, NodeReport
-from graphlearn.types import Json
+from graphlearn.types import Json, SplitCodes
 
 GRAPH, ARRAYS, CLASSES = "graph.json", "graph.safetensors", "classes.parquet"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 _FEATURES = ("dense", "indptr", "indices")
+_NODES = ("split", "present", "assigned")
+_PARTS = ("src", "dst", "part")
 _EDGES = ("src", "dst", "weight", "split")
 
 
 @dataclass(frozen=True)
 class HeteroTables:
-    """All node types and relations. At most one node table has `labels`; `split` of what is learnt is in its table."""
+    """All node types and relations. At most one node table has `labels`. The `split` is in the target's table."""
 
     nodes: dict[str, NodeTable]
     edges: dict[str, EdgeTable]
@@ -38,14 +40,14 @@ class HeteroTables:
 
     @classmethod
     def of(cls, nodes: list[NodeTable], edges: list[EdgeTable], reports: dict[str, EdgeReport]) -> HeteroTables:
-        """The tables with what was counted, nodes without an edge included."""
+        """The tables with their report, which counts nodes without an edge."""
         linked = {table.name: np.zeros(len(table), np.bool_) for table in nodes}
         for edge in edges:
             linked[edge.source][edge.src] = True
             if edge.hubs is None:
                 linked[edge.target][edge.dst] = True
         for table in nodes:
-            table.report.unlinked = int(np.count_nonzero(~linked[table.name]))
+            table.report.unlinked = int(np.count_nonzero(~linked[table.name])) - table.report.vanished
         report = HeteroReport(nodes={t.name: t.report for t in nodes}, edges=reports)
         return cls({t.name: t for t in nodes}, {e.name: e for e in edges}, report)
 
@@ -54,17 +56,24 @@ class HeteroTables:
         """The node table with labels."""
         return next((table for table in self.nodes.values() if table.labels is not None), None)
 
-    def with_split(self, name: str, split: PartCodes) -> HeteroTables:
-        """The same tables, the node type or relation of that name divided into parts, which the report counts."""
-        nodes = {n: replace(t, split=split) if n == name else t for n, t in self.nodes.items()}
-        edges = {n: replace(t, split=split) if n == name else t for n, t in self.edges.items()}
+    def with_split(self, name: str, split: SplitCodes) -> HeteroTables:
+        """The same tables, with splits of the node type or relation of this name, which later versions keep.
+
+        The report counts them.
+        """
+        nodes = {n: t.remember(split) if n == name else t for n, t in self.nodes.items()}
+        edges = {n: t.remember(split) if n == name else t for n, t in self.edges.items()}
         report, labels = self.report, nodes[name].labels if name in nodes else None
         report.train, report.valid, report.test = (int(np.count_nonzero(split == place)) for place in range(3))
         report.classes = len(labels.classes) if labels is not None else 0
         return HeteroTables(nodes, edges, report)
 
+    def manifest(self) -> Json:
+        """The keys that it adds to a version's manifest."""
+        return {"counts": self.report.to_json()}
+
     def write(self, folder: Path) -> None:
-        """Store the graph in an existing folder. Raises WorkspaceError when the disk is full or not writable."""
+        """Write the graph to an existing folder. Raises WorkspaceError when the disk is full or not writable."""
         from safetensors.numpy import save_file
 
         arrays: dict[str, Any] = {}
@@ -73,7 +82,7 @@ class HeteroTables:
             node.keys.write(folder / f"node_{i}.parquet")
             features = node.features
             arrays |= {f"node_{i}.{name}": getattr(features, name, None) for name in _FEATURES}
-            arrays[f"node_{i}.split"] = node.split
+            arrays |= {f"node_{i}.{name}": getattr(node, name) for name in _NODES}
             stored["nodes"].append({"name": node.name, "sparse_width": features.sparse_width if features else None})
             if node.labels is not None:
                 node.labels.classes.write(folder / CLASSES)
@@ -82,6 +91,8 @@ class HeteroTables:
         hubs: list[str] = []
         for i, edge in enumerate(self.edges.values()):
             arrays |= {f"edge_{i}.{name}": getattr(edge, name) for name in _EDGES}
+            if edge.assigned is not None:
+                arrays |= {f"assigned_{i}.{name}": getattr(edge.assigned, name) for name in _PARTS}
             if edge.hubs is not None and edge.role not in hubs:
                 edge.hubs.write(folder / f"hub_{len(hubs)}.parquet")
                 hubs.append(edge.role)
@@ -95,7 +106,7 @@ class HeteroTables:
 
 
 def read_hetero(folder: Path) -> HeteroTables:
-    """The graph that `HeteroTables.write` stored. Raises ArtifactError when it is missing, damaged or newer."""
+    """Read a graph written by `HeteroTables.write`. Raises ArtifactError if it is missing, damaged or newer."""
     from safetensors.numpy import load_file
 
     try:
@@ -111,19 +122,27 @@ def read_hetero(folder: Path) -> HeteroTables:
             name, width = node["name"], node["sparse_width"]
             parts = [arrays.get(f"node_{i}.{part}") for part in _FEATURES]
             features = None if width is None else FeatureArrays(parts[0], parts[1], parts[2], width)
-            labels, told = None, stored["labels"]
-            if told is not None and told["node"] == name:
+            labels, learnt = None, stored["labels"]
+            if learnt is not None and learnt["node"] == name:
                 ids, matrix = arrays.get("labels.ids"), arrays.get("labels.matrix")
-                labels = Labels(told["column"], told["kind"], Keys(Dictionary(folder / CLASSES)), ids, matrix)
+                labels = Labels(learnt["column"], learnt["kind"], Keys(Dictionary(folder / CLASSES)), ids, matrix)
             keys = Keys(Dictionary(folder / f"node_{i}.parquet"))
             counted = report.nodes.get(name, NodeReport())
-            nodes[name] = NodeTable(name, keys, features, counted, labels, arrays.get(f"node_{i}.split"))
+            split, present, assigned = (arrays.get(f"node_{i}.{part}") for part in _NODES)
+            nodes[name] = NodeTable(
+                name, keys, features, counted, labels, split=split, present=present, assigned=assigned
+            )
         for i, edge in enumerate(stored["edges"]):
             place = edge.pop("hubs")
             hubs = None if place is None else Keys(Dictionary(folder / f"hub_{place}.parquet"))
             src, dst = arrays[f"edge_{i}.src"], arrays[f"edge_{i}.dst"]
             weight, split = arrays.get(f"edge_{i}.weight"), arrays.get(f"edge_{i}.split")
-            edges[edge["name"]] = EdgeTable(**edge, src=src, dst=dst, weight=weight, hubs=hubs, split=split)
+            known = None
+            if f"assigned_{i}.part" in arrays:
+                known = EdgeParts(*(arrays[f"assigned_{i}.{name}"] for name in _PARTS))
+            edges[edge["name"]] = EdgeTable(
+                **edge, src=src, dst=dst, weight=weight, hubs=hubs, split=split, assigned=known
+            )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ArtifactError(
             f"the graph in {folder} is missing or damaged: {error}", help="train the model again with --force"

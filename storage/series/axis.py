@@ -8,6 +8,7 @@ month axis that is anchored at day 31 has its steps on the last day of shorter m
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from typing import Any, TypeAlias
 
@@ -18,6 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from graphlearn.errors import OptionError
+from graphlearn.storage.columns import literal
 from graphlearn.types import Json
 
 Ticks: TypeAlias = npt.NDArray[np.int64]
@@ -62,7 +64,7 @@ class Freq:
     ticks: int = 0
 
     def text(self, type_name: str) -> str:
-        """For people, and for DuckDB where it is an interval: "1 month", "5 minutes", "10" (of an integer time)."""
+        """The step as text, valid in DuckDB if it is an interval: "1 month", "5 minutes", "10" (integer time)."""
         if self.months:
             years, months = divmod(self.months, 12)
             return _plural(self.months, "month") if months else _plural(years, "year")
@@ -78,7 +80,7 @@ class Freq:
 
 @dataclass(frozen=True)
 class Phase:
-    """Where in a cycle every step lies: `values` run from 0 to period - 1. shape: values: [count]"""
+    """The position of every step in a cycle. shape: values: [count], in 0 .. period - 1"""
 
     name: str
     period: int
@@ -87,10 +89,10 @@ class Phase:
 
 @dataclass(frozen=True, kw_only=True)
 class TimeAxis:
-    """`steps` equal steps from `start`, of which every step is also defined before and beyond.
+    """`steps` equal steps from `start`; steps before and after them are also defined.
 
-    `type` is the DuckDB type of the stamps. `start` is a tick or, for months, the months since January 1970; `day` (1
-    to 31) and `time` (ticks since midnight) then say where in its month a step lies. `local`: ticks are of the local
+    `type`: the DuckDB type of the stamps. `start`: a tick or, for months, the months since January 1970; `day` (1 to
+    31) and `time` (ticks since midnight) are then the position of a step in its month. `local`: ticks are of the local
     clock of `zone`.
     """
 
@@ -108,12 +110,12 @@ class TimeAxis:
 
     @property
     def freq_text(self) -> str:
-        """The step for people: "1 month", "5 minutes"."""
+        """The length of a step as text: "1 month", "5 minutes"."""
         return self.freq.text(self.type)
 
     @property
     def per_day(self) -> int:
-        """Ticks of a day."""
+        """Ticks per day."""
         return DAY * (1000 if self.type == "TIMESTAMP_NS" else 1)
 
     def ticks(self, first: int = 0, count: int | None = None) -> Ticks:
@@ -127,10 +129,10 @@ class TimeAxis:
         return found
 
     def stamps(self, first: int = 0, count: int | None = None) -> pa.Array:
-        """The stamps of steps first, first + 1, … in the user's type; `first + count` may lie beyond the end.
+        """The stamps of steps first, first + 1, … in the user's type; `first + count` may be past the end.
 
-        A day that begins inside the gap of a clock change (there is no midnight) has the first moment after it.
-        shape: [count]. Raises OptionError for a step that the type cannot hold.
+        A day without a midnight, because of a clock change, starts at the first moment after the gap.
+        shape: [count]. Raises OptionError for a step beyond the range of the type.
         """
         ticks = self.ticks(first, count)
         try:
@@ -148,7 +150,7 @@ class TimeAxis:
             ) from error
 
     def phases(self, first: int = 0, count: int | None = None) -> dict[str, Phase]:
-        """The cycles that mean something at this step length, by name: local time where there is a zone.
+        """The meaningful cycles for this step length, by name; in local time if there is a zone.
 
         "time_of_day" (slots of one step) for steps shorter than a day, "day_of_week" (Monday 0) for steps shorter than
         a week or of days, "month_of_year" (January 0) for steps shorter than a year. Integer times have none.
@@ -176,19 +178,19 @@ class TimeAxis:
         return tick_sql(column, self.type, local=self.local)
 
     def step_sql(self, column: str) -> str:
-        """SQL for the step in which a stamp falls (BIGINT; right from the start of the axis onwards)."""
+        """SQL for the step in which a stamp falls (BIGINT; valid from the start of the axis onwards)."""
         if not self.freq.months:
             return f"(({self.tick_sql(column)} - {self.start}) // {self.freq.ticks})"
         return f"(({self._month_sql(column)} - {self.start}) // {self.freq.months})"
 
     def covers_sql(self, column: str) -> str:
-        """SQL for: the stamp is not before the start of the axis."""
+        """SQL for whether the stamp is at or after the start of the axis."""
         if not self.freq.months:
             return f"{self.tick_sql(column)} >= {self.start}"
         return f"{self._month_sql(column)} >= {self.start}"
 
     def moved_sql(self, column: str) -> str:
-        """SQL for: the stamp is not itself the beginning of a step."""
+        """SQL for whether the stamp is not the start of a step."""
         if not self.freq.months:
             return f"({self.tick_sql(column)} - {self.start}) % {self.freq.ticks} <> 0"
         within, edge = self._within_sql(column)
@@ -208,21 +210,29 @@ class TimeAxis:
     def _stamp_sql(self, column: str) -> str:
         return f"make_timestamp({self.tick_sql(column)})"
 
-    def position(self, cursor: duckdb.DuckDBPyConnection, stamp: Any) -> int:
-        """The step in which a stamp falls; it may lie beyond the end. Raises OptionError before the start."""
+    def position(self, stamp: Any) -> int:
+        """The step that contains a stamp, possibly after the end. Raises OptionError before the start.
+
+        A stamp without a zone is in the zone of the axis.
+        """
+        query = (
+            f"SELECT {self.step_sql('stamp')}, {self.covers_sql('stamp')} "
+            f"FROM (SELECT CAST($1 AS {self.type}) AS stamp)"
+        )
         try:
-            row = cursor.execute(
-                f"SELECT {self.step_sql('stamp')}, {self.covers_sql('stamp')} "
-                f"FROM (SELECT CAST($1 AS {self.type}) AS stamp)",
-                [stamp],
-            ).fetchall()[0]
+            with closing(duckdb.connect()) as connection:
+                if self.zone is not None:
+                    connection.execute(f"SET TimeZone = {literal(self.zone)}")
+                row = connection.execute(query, [stamp]).fetchall()[0]
         except (duckdb.ConversionException, duckdb.BinderException, duckdb.NotImplementedException) as error:
             last = self.stamps(max(0, self.steps - 1), 1)[0].as_py()
             example = str(last) if self.type in INTEGERS else f"{self.type} '{last}'"
-            raise OptionError(f"at = {stamp} is no {self.type}", key="at", help=f"write at := {example}") from error
+            raise OptionError(
+                f"at = {stamp} is not of type {self.type}", key="at", help=f"write at := {example}"
+            ) from error
         if not row[1]:
             first = self.stamps(0, 1)[0].as_py()
-            raise OptionError(f"at = {stamp} lies before the first step, {first}", key="at", help="choose a later one")
+            raise OptionError(f"at = {stamp} is before the first step, {first}", key="at", help="choose a later one")
         return int(row[0])
 
     def to_json(self) -> Json:

@@ -1,4 +1,4 @@
-"""The graph of a mode: an edge table in the user's keys becomes ids within the mode, in coordinate form."""
+"""The graph of a mode: turns an edge table with the users' keys into ids of the mode, in coordinate form."""
 
 from __future__ import annotations
 
@@ -14,12 +14,21 @@ import pyarrow as pa
 
 from graphlearn.errors import InputError, did_you_mean
 from graphlearn.events import Emit, Note
-from graphlearn.storage.columns import compatible, describe, find_column, key_sql, kind_of, quoted, subquery
+from graphlearn.storage.columns import (
+    FLOAT32_MAX,
+    compatible,
+    describe,
+    find_column,
+    key_sql,
+    kind_of,
+    quoted,
+    subquery,
+)
 from graphlearn.storage.files import disk_errors
+from graphlearn.storage.fingerprint import HASH, measure_copy, row_hash
 from graphlearn.storage.interrupt import interruptible
 from graphlearn.storage.series.ingest import Mode
 from graphlearn.storage.series.report import GraphReport
-from graphlearn.storage.series.source import LARGEST
 from graphlearn.text import counted
 from graphlearn.types import FloatArray
 
@@ -28,8 +37,9 @@ ENDS = ("source", "target")
 
 @dataclass(frozen=True, kw_only=True)
 class ModeGraph:
-    """Weighted, directed edges between the ids of a mode, ordered by (source, target), each pair once.
+    """Weighted, directed edges between the ids of a mode, distinct and ordered by (source, target).
 
+    `fingerprint` is the digest of the query's rows.
     shape: source, target, weight: [edges]
     """
 
@@ -37,12 +47,13 @@ class ModeGraph:
     target: npt.NDArray[np.int64]
     weight: FloatArray
     report: GraphReport
+    fingerprint: str
 
 
 def check_graph_columns(columns: dict[str, str], key_type: str | None, *, role: str) -> None:
-    """Refuse a query that is not an edge table: source, target and perhaps weight.
+    """Check that a query is an edge table: source, target and, optionally, weight.
 
-    `key_type` is the DuckDB type of the mode's keys (None: not known yet). Raises InputError with the role.
+    `key_type`: the DuckDB type of the mode's keys, None if not yet known. Raises InputError with the role.
     """
     names = ", ".join(columns) or "none"
     for name in ENDS:
@@ -56,9 +67,9 @@ def check_graph_columns(columns: dict[str, str], key_type: str | None, *, role: 
     extra = [column for column in columns if column.lower() not in (*ENDS, "weight")]
     if extra:
         raise InputError(
-            f"the graph {role} has columns it has no use for: {', '.join(extra)}",
+            f"the graph {role} has columns that are not used: {', '.join(extra)}",
             role=role,
-            help="select only source, target and, if there is one, weight",
+            help="select only source, target and, if present, weight",
         )
     for name in ENDS:
         found = columns[str(find_column(columns, name))]
@@ -73,19 +84,19 @@ def check_graph_columns(columns: dict[str, str], key_type: str | None, *, role: 
         raise InputError(
             f"weight of the graph {role} is {columns[weight]}, not a number",
             role=role,
-            help="cast it, e.g. weight::DOUBLE AS weight, or leave it out: every edge then weighs 1",
+            help="cast it, e.g. weight::DOUBLE AS weight, or leave it out, so that every weight is 1",
         )
 
 
 def encode_mode_graph(
     cursor: duckdb.DuckDBPyConnection, sql: str, mode: Mode, *, role: str | None = None, emit: Emit
 ) -> ModeGraph:
-    """Read an edge table (source, target, perhaps weight) in the keys of a mode.
+    """Read an edge table (source, target and, optionally, weight) with the keys of a mode.
 
-    Weights are not negative; without the column every row weighs 1. Rows with a NULL, and rows with a key that the
-    series lacks, are dropped and counted; the weights of rows with the same ends are added. Edges keep their direction.
-    `role` names the input in messages (None: the mode's name). Raises InputError for unusable columns, negative or
-    non-finite weights, and where no edge is left; duckdb.Error as the query does.
+    Without the column, every weight is 1. Rows with a NULL or with a key that the series lacks are dropped and counted.
+    The weights of rows with the same ends are added. Edges keep their direction. `role`: the input's name in messages,
+    by default the mode's. Raises InputError for unusable columns, for negative or non-finite weights, and if no edge is
+    left; the duckdb.Error of the query.
     """
     role = role or mode.label
     columns = describe(cursor, sql)
@@ -95,11 +106,11 @@ def encode_mode_graph(
 
 
 class _GraphIngest:
-    """One run of `encode_mode_graph`."""
+    """One call of `encode_mode_graph`."""
 
     def __init__(self, cursor: duckdb.DuckDBPyConnection, columns: dict[str, str], mode: Mode, role: str) -> None:
         self.cursor, self.mode, self.role = cursor, mode, role
-        token = secrets.token_hex(6)
+        self.columns, token = columns, secrets.token_hex(6)
         self.raw, self.keys = f"temp.main.graphlearn_edges_{token}", f"graphlearn_keys_{token}"
         self.ends = [key_sql(str(find_column(columns, name)), _plain(columns, name)) for name in ENDS]
         weight = find_column(columns, "weight")
@@ -121,7 +132,8 @@ class _GraphIngest:
             source, target = self.ends
             self.rows(
                 f"CREATE TEMP TABLE {self.raw} AS "
-                f"SELECT {source} AS source, {target} AS target, {self.weight} AS weight FROM {subquery(sql)}"
+                f"SELECT {source} AS source, {target} AS target, {self.weight} AS weight, "
+                f"{row_hash(self.columns)} AS {HASH} FROM {subquery(sql)}"
             )
             return self.build(emit)
         finally:
@@ -130,7 +142,10 @@ class _GraphIngest:
 
     def build(self, emit: Emit) -> ModeGraph:
         report, complete = self.report, "source IS NOT NULL AND target IS NOT NULL AND weight IS NOT NULL"
-        report.rows, kept = self.rows(f"SELECT count(*), count(*) FILTER ({complete}) FROM {self.raw}")[0]
+        measured = self.ask(
+            lambda: measure_copy(self.cursor, self.raw, self.columns, [f"count(*) FILTER ({complete})"])
+        )
+        report.rows, (kept,) = measured.rows, measured.values
         report.null_rows = report.rows - kept
         if not kept:
             found = "no rows" if not report.rows else "a NULL in every row"
@@ -159,7 +174,7 @@ class _GraphIngest:
                 role=self.role,
                 help=f"the graph has keys like {some}, the series like {known}",
             )
-        if w.max() > LARGEST:
+        if w.max() > FLOAT32_MAX:
             raise InputError(
                 f"a weight of the graph {self.role} is beyond what float32 holds",
                 role=self.role,
@@ -171,7 +186,8 @@ class _GraphIngest:
         report.missing_nodes = len(self.mode) - len(np.union1d(s, t))
         for message, level in report.notes():
             emit(Note(message=message, level=level))
-        return ModeGraph(source=s, target=t, weight=w.astype(np.float32), report=report)
+        weight: FloatArray = w.astype(np.float32)
+        return ModeGraph(source=s, target=t, weight=weight, report=report, fingerprint=measured.fingerprint)
 
     def check_weights(self, complete: str) -> None:
         bad = f"FROM {self.raw} WHERE {complete} AND (weight < 0 OR NOT isfinite(weight))"
@@ -183,11 +199,11 @@ class _GraphIngest:
                 f"the graph {self.role} has {counted(count, 'weight')} below 0 or not finite: {listed}"
                 f"{', …' if count > 3 else ''}",
                 role=self.role,
-                help="weights are not negative; use abs(weight), or filter the rows out",
+                help="use abs(weight), or filter these rows out",
             )
 
 
 def _plain(columns: dict[str, str], name: str) -> str:
-    """The type of an end as a key: an ENUM is text."""
+    """The type of an end as a key: an ENUM becomes text."""
     found = columns[str(find_column(columns, name))]
     return "VARCHAR" if found.startswith("ENUM(") else found

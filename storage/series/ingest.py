@@ -1,10 +1,12 @@
-"""Series input: any query in long format (a time, keys, a value) becomes one dense array [T, N1, ..., NM].
+"""Series input: turns a query in long format (a time, keys, a value) into a dense array [T, N1, ..., NM].
 
-The way: the query is materialised once in a temporary table; SQL finds the step and the axis; the distinct keys of each
-mode, numbered in key order, are its dictionary; then rows stream as (cell, value) into a float32 array that is mapped
-from a temporary file and begins as NaN. Cells that more than one reading hits are noticed on the way and merged in a
-second, grouped query, so that the usual input, one reading a cell, is never sorted or grouped. DuckDB's part spills to
-`temp_directory` above `memory_limit`; the array is the file system's.
+1. The query is materialised once, in a temporary table.
+2. SQL determines the step and the axis, and the distinct keys of each mode, numbered in key order: its dictionary.
+3. Rows are streamed as (cell, value) into a float32 array of NaN, which is mapped from a temporary file.
+4. Cells with several readings are detected in step 3 and merged by a second, grouped query, so that the usual input,
+   with one reading per cell, is never sorted or grouped.
+
+DuckDB spills to `temp_directory` above `memory_limit`.
 """
 
 from __future__ import annotations
@@ -25,18 +27,18 @@ import pyarrow as pa
 
 from graphlearn.errors import InputError, OptionError, did_you_mean
 from graphlearn.events import Emit, Note
-from graphlearn.storage.columns import describe, subquery
-from graphlearn.storage.dictionary import Dictionary, write_dictionary
+from graphlearn.storage.columns import FLOAT32_MAX, describe, key_sql
+from graphlearn.storage.dictionary import Dictionary, numbered, widened, write_dictionary
 from graphlearn.storage.files import disk_errors
-from graphlearn.storage.fingerprint import fingerprint
 from graphlearn.storage.interrupt import interruptible
 from graphlearn.storage.memory import bounded_memory
 from graphlearn.storage.series.axis import TimeAxis
-from graphlearn.storage.series.source import LARGEST, SeriesSource, check_series_columns, estimate_series
+from graphlearn.storage.series.sizes import sizes_of
+from graphlearn.storage.series.source import SeriesSource, check_series_columns
 from graphlearn.storage.series.tensor import Mode, SeriesTensor, read_series
 from graphlearn.types import BoolArray, FloatArray
 
-__all__ = ["Mode", "SeriesTensor", "check_series_columns", "encode_series", "estimate_series", "read_series"]
+__all__ = ["Mode", "SeriesTensor", "check_series_columns", "encode_series", "read_series"]
 
 Aggregate: TypeAlias = Literal["mean", "sum", "last", "min", "max", "count"]
 
@@ -50,11 +52,11 @@ _MERGE = {
     "last": "arg_max(value, {'stamp': stamp, 'value': value})",
 }
 ID, KEY = "graphlearn_id", "graphlearn_key"
-"""Columns of the tables of keys, which are joined to a query that may have columns id and key."""
+"""The columns of key tables, which are joined to a query that may have columns id and key."""
 _FEW = 1 << 20
 """Up to this many repeated cells are looked up one by one, above that all rows are grouped."""
 FEW_ROWS = 50
-"""Below, a key may have about as many values as there are rows."""
+"""With fewer rows, a key may have about as many values as there are rows."""
 _BLOCK = 1 << 20
 BATCH_ROWS = 1 << 18
 
@@ -69,6 +71,7 @@ def encode_series(
     freq: Any = None,
     aggregate: Aggregate = "mean",
     start: Any = None,
+    base: SeriesTensor | None = None,
     limit: int | None = None,
     folder: Path | None = None,
     memory_limit: int | None = None,
@@ -76,20 +79,23 @@ def encode_series(
 ) -> SeriesTensor:
     """Read a query with exactly the columns `time`, `modes` and `value` into a dense array.
 
-    `freq` is an interval ('1 month', a timedelta, Arrow's month-day-nano) or, for integer times, a number; None takes
-    the most common distance of stamps. A reading belongs to the step in which it falls; readings of one step and keys
-    are merged by `aggregate` ("last": by time). What is absent, NULL, NaN or infinite is not observed; nothing is
-    filled. The axis runs from `start` (None: the first reading) to the last row. Everything dropped, moved and merged
-    is counted in the report and told to `emit`. The result does not depend on the order of the rows.
+    `freq` is an interval ('1 month', a timedelta, Arrow's month-day-nano) or, for integer times, a number; by default
+    it is the most common distance between stamps. Readings with the same step and keys are merged by `aggregate`
+    ("last": by time). Cells that are absent, NULL, NaN or infinite are not observed; nothing is filled in. The axis
+    runs from `start` (by default the first reading) to the last row. Everything dropped, moved and merged is counted in
+    the report and sent to `emit`. The result does not depend on the order of the rows.
 
-    `limit` bounds the bytes of the array, and so does the free disk space of `folder`, where its temporary file lives
-    (None: the system's temporary folder). `memory_limit` bounds DuckDB's memory (see `bounded_memory`), which the
-    temporary table fills: give it where memory matters.
+    `base`: the series of the previous version. Its keys keep their ids, and new keys are appended in key order. Its
+    axis is continued to the last row, whatever `freq` and `start`, and its borders are kept.
+
+    `limit`: bytes of the array, also limited by the free disk space of `folder` (by default the system's temporary
+    folder), which contains its temporary file. `memory_limit`: of DuckDB (see `bounded_memory`), for the temporary
+    table.
 
     shape: values [T, N1, ..., NM]
     Raises InputError (role "series") for unusable columns, rows or stamps; OptionError (key "freq", "start",
-    "aggregate", "modes"); ResourceError when the array would be larger than `limit`; WorkspaceError when the disk is
-    full; duckdb.Error as the query does.
+    "aggregate", "modes"); ResourceError if the array would be larger than `limit`; WorkspaceError when the disk is
+    full; the duckdb.Error of the query.
     """
     if aggregate not in get_args(Aggregate):
         known = list(get_args(Aggregate))
@@ -100,7 +106,7 @@ def encode_series(
     check_series_columns(columns, time, modes, value)
     place = Path(folder) if folder is not None else Path(tempfile.gettempdir())
     with bounded_memory(cursor, memory_limit), disk_errors(place):
-        ingest = _Ingest(cursor, sql, columns, time, modes, value)
+        ingest = _Ingest(cursor, sql, columns, time, modes, value, base)
         try:
             return ingest.run(freq, start, aggregate, limit, place, emit)
         finally:
@@ -108,7 +114,7 @@ def encode_series(
 
 
 class _Ingest:
-    """One run of `encode_series`: its temporary tables and what was counted."""
+    """One call of `encode_series`: its temporary tables and counts."""
 
     def __init__(
         self,
@@ -118,6 +124,7 @@ class _Ingest:
         time: str,
         modes: Sequence[str],
         value: str,
+        base: SeriesTensor | None,
     ) -> None:
         token = secrets.token_hex(6)
         self.cursor, self.sql = cursor, sql
@@ -125,6 +132,24 @@ class _Ingest:
         self.tables = [f"temp.main.graphlearn_mode_{i}_{token}" for i in range(len(modes))]
         self.source = SeriesSource(cursor, self.raw, columns, time, modes, value)
         self.report = self.source.report
+        self.base = base
+        self.known = [mode.keys for mode in base.modes if mode.name is not None] if base is not None else []
+        if base is not None:
+            self.take_types(base)
+
+    def take_types(self, base: SeriesTensor) -> None:
+        """Give every mode a type for its keys and those of the base. Raises OptionError for other modes."""
+        source = self.source
+        names = [mode.name for mode in base.modes if mode.name is not None]
+        if [name.lower() for name in names] != [name.lower() for name in source.modes]:
+            raise OptionError(
+                f"the modes of the model are {', '.join(names) or 'none'}",
+                key="modes",
+                help="use the same modes, or start over with CREATE OR REPLACE MODEL",
+            )
+        for i, keys in enumerate(self.known):
+            source.key_types[i] = widened(self.cursor, keys, source.key_types[i], names[i], "series")
+            source.keys[i] = key_sql(source.modes[i], source.key_types[i])
 
     def drop(self) -> None:
         for table in (self.raw, *self.tables):
@@ -135,17 +160,19 @@ class _Ingest:
         self, freq: Any, start: Any, aggregate: Aggregate, limit: int | None, place: Path, emit: Emit
     ) -> SeriesTensor:
         source = self.source
-        source.execute(f"CREATE TEMP TABLE {self.raw} AS SELECT * FROM {subquery(self.sql)}")
-        digest = interruptible(self.cursor, lambda: fingerprint(self.cursor, f"SELECT * FROM {self.raw}"))
-        source.count(kept=aggregate != "count")
-        axis = source.find_axis(freq, start)
+        source.copy(self.sql)
+        digest = source.count()
+        source.check(kept=aggregate != "count")
+        base = self.base
+        axis = source.find_axis(freq, start, base.axis if base is not None else None)
         sizes = [self.number_keys(axis, i) for i in range(len(self.tables))]
-        self.check_keys(sizes)
+        if base is None:
+            self.check_keys(sizes)
         free = shutil.disk_usage(place).free
-        estimate = source.estimate(axis, sizes)
-        estimate.check(free, f"the free space in {place}")
+        whole = sizes_of(source, digest, axis, sizes)
+        whole.check_memory(free, f"the free space in {place}")
         if limit is not None:
-            estimate.check(limit, "the limit")
+            whole.check_memory(limit, "the limit")
         shape = (axis.steps, *(sizes or [1]))
         file = _empty_array(place, shape)
         values = np.memmap(file, np.float32, "r+", file.tell(), shape)
@@ -165,19 +192,24 @@ class _Ingest:
             value_name=source.value_name,
             report=self.report,
             fingerprint=digest,
+            borders=base.borders if base is not None else None,
             _file=file,
         )
 
     def number_keys(self, axis: TimeAxis, i: int) -> int:
-        """Make a mode's dictionary: distinct keys numbered from 0 in key order. Returns their number."""
-        self.source.execute(
-            f"CREATE TEMP TABLE {self.tables[i]} AS SELECT {KEY}, row_number() OVER (ORDER BY {KEY} ASC) - 1 AS {ID} "
-            f"FROM (SELECT DISTINCT {self.source.keys[i]} AS {KEY} FROM {self.source.covered(axis)})"
-        )
-        return int(self.source.execute(f"SELECT count(*) FROM {self.tables[i]}")[0][0])
+        """Create a mode's dictionary of distinct keys, numbered in key order. Returns their number."""
+        found = f"SELECT {self.source.keys[i]} AS key FROM {self.source.covered(axis)}"
+        known = self.known[i] if self.known else None
+        keys = numbered(found, self.source.key_types[i], known)
+        self.source.execute(f"CREATE TEMP TABLE {self.tables[i]} AS SELECT key AS {KEY}, id AS {ID} FROM ({keys})")
+        count = f"SELECT count(*) FROM {self.tables[i]}"
+        if known is not None:
+            gone = self.source.execute(f"{count} WHERE {KEY} NOT IN ({found})")[0][0]
+            self.report.vanished_keys += int(gone)
+        return int(self.source.execute(count)[0][0])
 
     def check_keys(self, sizes: list[int]) -> None:
-        """Raise InputError for a key that has about as many values as there are readings: an index, or a value."""
+        """Raise InputError for a key with about as many values as there are readings, such as an index or a value."""
         rows = self.report.rows - self.report.null_rows
         for name, size in zip(self.source.modes, sizes, strict=True):
             if rows >= FEW_ROWS and 2 * size > rows:
@@ -197,7 +229,7 @@ class _Ingest:
         return found or [_mode(self.cursor, None, "SELECT 0::BIGINT AS id, 'series' AS key", "VARCHAR")]
 
     def cells(self, axis: TimeAxis, sizes: list[int]) -> str:
-        """SQL for the observed readings: the cell's place in the flat array, the value, the time."""
+        """SQL for the observed readings: position of the cell in the flat array, value, time."""
         strides = [int(np.prod(sizes[i + 1 :], dtype=np.int64)) for i in range(len(sizes))]
         width = int(np.prod(sizes, dtype=np.int64))
         parts = [f"{axis.step_sql(self.source.time)} * {width}"]
@@ -213,7 +245,7 @@ class _Ingest:
         )
 
     def fill(self, flat: FloatArray, axis: TimeAxis, sizes: list[int], aggregate: Aggregate) -> None:
-        """Write every reading into its cell, and into cells of several readings their aggregate."""
+        """Write every reading to its cell, and the aggregate to cells with several readings."""
         query = self.cells(axis, sizes)
         again = self.scatter(f"SELECT cell, {'1::DOUBLE' if aggregate == 'count' else 'value'} FROM ({query})", flat)
         if not len(again):
@@ -221,9 +253,9 @@ class _Ingest:
         merge = f"SELECT cell, {_MERGE[aggregate]} AS value FROM ({query})"
 
         def put(cells: npt.NDArray[np.int64], values: npt.NDArray[np.float64]) -> None:
-            if len(values) and np.abs(values).max() > LARGEST:
+            if len(values) and np.abs(values).max() > FLOAT32_MAX:
                 raise InputError(
-                    f"the {aggregate} of readings in one step is beyond what float32 holds ({LARGEST:.2g})",
+                    f"the {aggregate} of readings in one step is beyond what float32 holds ({FLOAT32_MAX:.2g})",
                     role="series",
                     help=f"divide {self.source.value_name} in the query",
                 )
@@ -240,13 +272,13 @@ class _Ingest:
             self.cursor.unregister(name)
 
     def scatter(self, query: str, flat: FloatArray) -> npt.NDArray[np.int64]:
-        """Write every reading into its cell; of several, any. Returns the cells with several readings, ascending."""
-        repeated = np.zeros(len(flat), np.bool_)  # pages of it come into being only where cells repeat
+        """Write every reading to its cell. Returns the cells with several readings, ascending."""
+        repeated = np.zeros(len(flat), np.bool_)  # its pages are allocated only where cells repeat
         self.stream(query, lambda cells, values: _scatter(flat, cells, values, repeated))
         return np.flatnonzero(repeated)
 
     def stream(self, query: str, take: Callable[[npt.NDArray[np.int64], npt.NDArray[np.float64]], None]) -> None:
-        """Give the rows (cell, value) of a query to a function, in batches of up to BATCH_ROWS."""
+        """Pass the rows (cell, value) of a query to a function, in batches of up to BATCH_ROWS."""
 
         def read() -> None:
             reader: pa.RecordBatchReader = self.cursor.sql(query).to_arrow_reader(BATCH_ROWS)
@@ -259,7 +291,7 @@ class _Ingest:
         interruptible(self.cursor, read)
 
     def survey(self, values: FloatArray) -> None:
-        """Count what is observed: gaps, constants, late starts. shape: [T, series]"""
+        """Count observed cells, gaps, constant series and late starts. shape: [T, series]"""
         steps, series = values.shape
         report = self.report
         counts, firsts, lasts = np.zeros(series, np.int64), np.full(series, steps), np.full(series, -1)
@@ -289,9 +321,9 @@ class _Ingest:
 def _scatter(
     flat: FloatArray, cells: npt.NDArray[np.int64], values: npt.NDArray[np.float64], repeated: BoolArray
 ) -> None:
-    """Write values into their cells and mark the cells that are hit for more than the first time.
+    """Write values to their cells and mark cells that have already been written.
 
-    Row numbers, written first, tell which rows of a batch share a cell: those that do not find their own number again.
+    Row numbers are written first. A row of the batch that does not find its own number in its cell shares the cell.
     """
     if not len(cells):
         return
@@ -304,7 +336,7 @@ def _scatter(
 
 
 def _empty_array(place: Path, shape: tuple[int, ...]) -> IO[bytes]:
-    """A nameless .npy file full of NaN, positioned at its data. Written, not mapped: a full disk is an error here."""
+    """An unnamed .npy file of NaN, positioned at its data. It is written, not mapped, to detect a full disk here."""
     file = cast("IO[bytes]", tempfile.TemporaryFile(prefix="graphlearn-", dir=place))  # noqa: SIM115, its owner closes it
     header = {"descr": "<f4", "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_1_0(file, header)
@@ -319,7 +351,7 @@ def _empty_array(place: Path, shape: tuple[int, ...]) -> IO[bytes]:
 
 
 def _mode(cursor: duckdb.DuckDBPyConnection, name: str | None, sql: str, key_type: str) -> Mode:
-    """A mode whose keys are in memory, and in a Parquet file without a name."""
+    """A mode with its keys in memory and in an unnamed Parquet file."""
     with tempfile.TemporaryDirectory(prefix="graphlearn-") as folder:
         path = Path(folder) / "keys.parquet"
         write_dictionary(cursor, sql, key_type, path)

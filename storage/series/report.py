@@ -1,4 +1,4 @@
-"""What a series input saw: the counts a person wants to know before trusting a forecast."""
+"""The report on a series input: counts to check before trusting a forecast."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from graphlearn.text import counted
 from graphlearn.types import Json
 
 SPARSE = 0.9
-"""Where more than this part of the steps is empty, a stamp or the freq is likely to be wrong."""
+"""If a larger share of the steps than this is empty, a time stamp or freq is probably wrong."""
 
 
 @dataclass(kw_only=True)
 class SeriesReport:
-    """Counts of one series input.
+    """Counts of a series input.
 
     rows = null_rows + before_start + null_values + nonfinite_values + duplicate_rows + observed. `null_rows` have a
-    NULL key or a NULL or infinite time; `before_start` lie before the declared start; `null_values` and
+    NULL key or a NULL or infinite time; `before_start` are before the declared start; `null_values` and
     `nonfinite_values` (NaN, infinite) are cells without a reading; `duplicate_rows` are readings merged into another of
-    their cell. `moved_rows` did not lie on the beginning of a step. Of the `series` (cells of one step): `empty_series`
-    have no reading at all, `constant_series` one value throughout, `late_series` begin after the first step, and
-    `gap_cells` lie unobserved between the first and last reading of their series. `empty_steps` hold no reading of any
-    series.
+    their cell. `moved_rows` were not at the start of a step. Of the `series` (cells of one step): `empty_series`
+    have no reading at all, `constant_series` have one value, `late_series` begin after the first step, and `gap_cells`
+    are unobserved between the first and last reading of their series. `empty_steps` have no reading of any
+    series. `vanished_keys` (counted in `modes`) occur only in earlier versions.
     """
 
     rows: int = 0
@@ -39,6 +39,7 @@ class SeriesReport:
     late_series: int = 0
     gap_cells: int = 0
     empty_steps: int = 0
+    vanished_keys: int = 0
     modes: dict[str, int] = field(default_factory=dict)
     aggregate: str = "mean"
     freq: str = ""
@@ -53,7 +54,7 @@ class SeriesReport:
 
     @property
     def density(self) -> float:
-        """Observed part of the cells, 0 to 1."""
+        """Observed share of the cells, 0 to 1."""
         return self.observed / self.cells if self.cells else 0.0
 
     def to_json(self) -> Json:
@@ -62,7 +63,7 @@ class SeriesReport:
 
     @classmethod
     def from_json(cls, value: Json) -> SeriesReport:
-        """The report of a manifest; unknown names are ignored."""
+        """The report from a manifest; ignores unknown names."""
         return cls(**{name: value[name] for name in cls.__dataclass_fields__ if name in value})
 
     def line(self) -> str:
@@ -72,12 +73,12 @@ class SeriesReport:
         return f"{self.rows:,} rows: {self.steps:,} steps of {self.freq}{sizes}, {part} observed"
 
     def lines(self) -> list[str]:
-        """The report for people, one fact a line."""
+        """The report as text, one line per count."""
         return [self.line(), f"from {self.first} to {self.last}", *(message for message, _ in self.notes())]
 
     def notes(self) -> list[tuple[str, str]]:
-        """(message, level) of what deserves a person's eye."""
-        step = f"the most common distance of stamps is {self.freq}; taken as freq"
+        """(message, level) of what is worth a look."""
+        step = f"inferred freq = {self.freq}, the most common distance between time stamps"
         sparse = self.empty_steps > SPARSE * self.steps
         whose = "its" if self.moved_rows == 1 else "their"
         found = [
@@ -88,14 +89,15 @@ class SeriesReport:
             (self.moved_rows, f"moved {{n}} to the start of {whose} step", "reading", "info"),
             (
                 self.duplicate_rows,
-                f"merged {{n}} into others of the same step and keys (aggregate = '{self.aggregate}')",
+                f"merged {{n}} into others with the same step and keys (aggregate = '{self.aggregate}')",
                 "reading",
                 "warning",
             ),
-            (self.empty_series, "{n} without a single reading", "series", "warning"),
-            (self.constant_series, "{n} of one value throughout", "series", "info"),
+            (self.empty_series, "{n} without any reading", "series", "warning"),
+            (self.constant_series, "{n} with a constant value", "series", "info"),
             (self.late_series, "{n} starting after the first step", "series", "info"),
-            (self.gap_cells, "{n} missing between the first and the last of its series", "reading", "info"),
+            (self.gap_cells, "{n} missing between the first and last of a series", "reading", "info"),
+            (self.vanished_keys, "{n} of earlier versions no longer in the input: kept", "key", "info"),
             (
                 self.empty_steps,
                 f"{{n}} of {self.steps:,} without any reading"
@@ -110,7 +112,7 @@ class SeriesReport:
 
 @dataclass(kw_only=True)
 class GraphReport:
-    """Counts of one graph of a mode.
+    """Counts of the graph of a mode.
 
     rows = null_rows + unknown_rows + duplicate_rows + edges. `null_rows` have a NULL end or weight; `unknown_rows` name
     one of the `unknown_keys`, which the series lacks; `duplicate_rows` were added to another row of the same ends.
@@ -136,12 +138,12 @@ class GraphReport:
         return f"graph of {self.mode}: {counted(self.edges, 'edge')} from {counted(self.rows, 'row')}"
 
     def notes(self) -> list[tuple[str, str]]:
-        """(message, level) of what deserves a person's eye."""
+        """(message, level) of what is worth a look."""
         unknown = f"{counted(self.unknown_keys, 'key')} that the series lacks"
         found = [
             (self.null_rows, "dropped {n} with a NULL source, target or weight", "edge", "warning"),
             (self.unknown_rows, f"dropped {{n}} with {unknown}", "edge", "warning"),
-            (self.duplicate_rows, "added {n} to others of the same ends", "edge", "info"),
+            (self.duplicate_rows, "added {n} to others with the same ends", "edge", "info"),
             (self.self_loops, "kept {n}: source and target are the same", "self-loop", "info"),
             (self.missing_nodes, "{n} of the series without an edge", "key", "warning"),
         ]

@@ -1,48 +1,44 @@
-"""The query of a series: its columns, its counts and its stamps, asked in SQL before anything is built."""
+"""The rows of a series in SQL: the columns it must have, counts of its rows, and its time axis."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import duckdb
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from graphlearn.errors import GraphLearnError, InputError, OptionError, ResourceError, did_you_mean
-from graphlearn.storage.columns import check_key, describe, find_column, key_sql, kind_of, quoted, subquery
-from graphlearn.storage.files import disk_errors
+from graphlearn.storage.columns import FLOAT32_MAX, check_key, find_column, key_sql, kind_of, quoted, subquery
+from graphlearn.storage.fingerprint import measure
 from graphlearn.storage.interrupt import interruptible
-from graphlearn.storage.series.axis import INTEGERS, WITH_ZONE, TimeAxis, tick_sql
+from graphlearn.storage.series.axis import INTEGERS, WITH_ZONE, Freq, TimeAxis, tick_sql
 from graphlearn.storage.series.report import SeriesReport
-from graphlearn.storage.series.steps import Stamps, infer_freq, make_axis, read_freq
+from graphlearn.storage.series.steps import Stamps, continue_axis, infer_freq, make_axis, read_freq
 from graphlearn.text import counted
 
 TIMES = ("date", "timestamp", "timestamp with time zone")
-LARGEST = 3.4028235e38
-"""What float32 holds."""
 
 _STAMPS = 20_000_000
-"""This many distinct stamps are looked at to find the axis."""
+"""The axis is found from this many distinct stamps."""
 FAR, COARSE = 1e4, 0.02
-"""Readings beyond FAR are checked: rounding them to float32 must not move them by COARSE of their series' range."""
+"""Series with readings beyond FAR are checked: rounding to float32 must be less than COARSE of the series' range."""
 _STEPS = 1 << 40
-"""More steps than any machine holds."""
+"""More steps than fit in any machine."""
 
 
 def check_series_columns(columns: dict[str, str], time: str, modes: Sequence[str], value: str) -> None:
-    """Refuse a query that does not have exactly the time, mode and value columns, of usable types.
+    """Check that a query has exactly the time, mode and value columns, of usable types.
 
-    Column names are compared without case. Raises OptionError when the options name a column twice, InputError (role
-    "series") naming the column that is missing, unknown or of an unusable type, with what to do about it.
+    Column names are compared case-insensitively. Raises OptionError if the options name a column twice, InputError
+    (role "series") for a column that is missing, unknown or of an unusable type.
     """
     roles = [("time", time), *(("modes", mode) for mode in modes), ("value", value)]
     names = [name.lower() for _, name in roles]
     for i, (key, name) in enumerate(roles):
         if name.lower() in names[:i]:
-            raise OptionError(f'the options name the column "{name}" twice', key=key, help="every column has one part")
+            raise OptionError(f'the options name the column "{name}" twice', key=key, help="use each column once")
     known = ", ".join(columns) or "none"
     for key, name in roles:
         if find_column(columns, name.lower()) is None:
@@ -54,7 +50,7 @@ def check_series_columns(columns: dict[str, str], time: str, modes: Sequence[str
         raise InputError(
             f"the query has columns that no option names: {', '.join(extra)}",
             role="series",
-            help="add them to modes when they tell series apart, or leave them out of the query",
+            help="add them to modes if they distinguish series, or leave them out of the query",
         )
     type_of = {name: columns[str(find_column(columns, name.lower()))] for _, name in roles}
     if kind_of(type_of[time]) not in TIMES and type_of[time] not in INTEGERS:
@@ -76,61 +72,15 @@ def check_series_columns(columns: dict[str, str], time: str, modes: Sequence[str
         )
 
 
-@dataclass(frozen=True, kw_only=True)
-class SeriesEstimate:
-    """How large a series is before it is built. `density` is an upper bound: it counts duplicates."""
-
-    rows: int
-    steps: int
-    modes: dict[str, int]
-    density: float
-    bytes: int
-    freq: str
-
-    def text(self) -> str:
-        """For people: "35,040 steps x 8,600 sensor = 301,344,000 cells, 1,150 MiB"."""
-        sizes = "".join(f" x {size:,} {name}" for name, size in self.modes.items())
-        return (
-            f"{self.steps:,} steps of {self.freq}{sizes} = {self.bytes // 4:,} cells, {self.bytes / (1 << 20):,.0f} MiB"
-        )
-
-    def check(self, limit: int, what: str) -> None:
-        """Raise ResourceError when the tensor would have more than `limit` bytes; `what` says whose limit it is."""
-        if self.bytes > limit:
-            raise ResourceError(
-                f"the series would be {self.text()}, at most {self.density:.2%} of them observed; "
-                f"{what} is {limit / (1 << 20):,.0f} MiB",
-                help="choose a longer freq, a later start or fewer keys (WHERE), and look for outlying time stamps",
-            )
-
-
-def estimate_series(
-    cursor: duckdb.DuckDBPyConnection,
-    sql: str,
-    *,
-    time: str,
-    modes: Sequence[str],
-    value: str,
-    freq: Any = None,
-    start: Any = None,
-) -> SeriesEstimate:
-    """The size of the tensor that `encode_series` would build, by SQL alone. Three scans of the query.
-
-    Raises what `encode_series` raises for columns, stamps and options.
-    """
-    columns = describe(cursor, sql)
-    check_series_columns(columns, time, modes, value)
-    source = SeriesSource(cursor, subquery(sql), columns, time, modes, value)
-    with disk_errors("DuckDB's temporary files"):
-        source.count()
-        axis = source.find_axis(freq, start)
-        sizes = [f"count(DISTINCT {key})" for key in source.keys]
-        n = source.execute(f"SELECT {', '.join(['0', *sizes])} FROM {source.covered(axis)}")[0][1:]
-    return source.estimate(axis, list(n))
-
-
 class SeriesSource:
-    """A relation with a time, modes and a value, and the counts of its rows."""
+    """A relation with a time, modes and a value, and the counts of its rows.
+
+    `columns`: of the relation (name -> DuckDB type). All methods except `copy` and `check` scan the relation.
+    """
+
+    _large: int
+    _top: float
+    _nans: list[int]
 
     def __init__(
         self,
@@ -149,6 +99,7 @@ class SeriesSource:
         types = [columns[name] for name in self.modes]
         self.key_types = ["VARCHAR" if name.startswith("ENUM(") else name for name in types]
         self.keys = [key_sql(name, type_) for name, type_ in zip(self.modes, self.key_types, strict=True)]
+        self.columns = columns
         self.report = SeriesReport()
         self.zone: str | None = None
         if self.type == WITH_ZONE:
@@ -159,65 +110,78 @@ class SeriesSource:
 
     @property
     def valid(self) -> str:
-        """SQL for: the row has a finite time and all its keys."""
+        """SQL for whether a row has a finite time and all keys."""
         nulls = (f"{quoted(name)} IS NOT NULL" for name in self.modes)
         return " AND ".join([f"{tick_sql(self.time, self.type)} IS NOT NULL", *nulls])
 
     def covered(self, axis: TimeAxis) -> str:
-        """The relation and WHERE clause of the rows on the axis, fit for a FROM."""
+        """The rows on the axis, as a relation and WHERE clause for use after FROM."""
         return f"{self.relation} WHERE {self.valid} AND {axis.covers_sql(self.time)}"
 
-    def count(self, *, kept: bool = False) -> None:
-        """Count rows, NULLs and unusable values in the report. Raises InputError where nothing usable is left.
+    def copy(self, sql: str) -> None:
+        """Copy the query's rows into the relation, a temporary table. This is the only scan of the query."""
+        self.execute(f"CREATE TEMP TABLE {self.relation} AS SELECT * FROM {subquery(sql)}")
 
-        `kept`: the readings go into the tensor, so InputError also where float32 would not tell them apart.
-        """
+    def count(self) -> str:
+        """Count rows, NULLs and unusable values in the report. Returns the fingerprint of the rows."""
         valid, value = self.valid, self.value
-        floats = [name for name, type_ in zip(self.modes, self.key_types, strict=True) if kind_of(type_) == "float"]
-        counts = [
-            "count(*)",
+        aggregates = (
             f"count(*) FILTER (NOT ({valid}))",
             f"count(*) FILTER ({valid} AND {value} IS NULL)",
             f"count(*) FILTER ({valid} AND NOT isfinite({value}))",
-            f"count(*) FILTER ({valid} AND isfinite({value}) AND abs({value}) > {LARGEST!r})",
+            f"count(*) FILTER ({valid} AND isfinite({value}) AND abs({value}) > {FLOAT32_MAX!r})",
             f"max(abs({value})) FILTER ({valid} AND isfinite({value}))",
-            *(f"count(*) FILTER (isnan({quoted(name)}))" for name in floats),
-        ]
-        rows, nulls, empty, odd, large, top, *nans = self.execute(f"SELECT {', '.join(counts)} FROM {self.relation}")[0]
+            *(f"count(*) FILTER (isnan({quoted(name)}))" for name in self._floats()),
+        )
+        query = f"FROM {self.relation}"
+        found = interruptible(self.cursor, lambda: measure(self.cursor, query, self.columns, aggregates))
         report = self.report
-        report.rows, report.null_rows, report.null_values, report.nonfinite_values = rows, nulls, empty, odd
-        if rows == 0:
+        report.rows = found.rows
+        report.null_rows, report.null_values, report.nonfinite_values, self._large, self._top, *self._nans = (
+            found.values
+        )
+        return found.fingerprint
+
+    def check(self, *, kept: bool = False) -> None:
+        """Raise InputError if `count` found nothing usable, values beyond float32, or NaN keys.
+
+        `kept`: the readings are stored in the tensor, so float32 must distinguish them.
+        """
+        report = self.report
+        if not report.rows:
+            raise no_rows()
+        if report.null_rows == report.rows:
             raise InputError(
-                "the query has no rows", role="series", help="check its WHERE clause and the path of its files"
+                f"every row ({report.rows:,}) has a NULL time or key", role="series", help="check the query's joins"
             )
-        if nulls == rows:
+        if report.null_rows + report.null_values + report.nonfinite_values == report.rows:
             raise InputError(
-                f"every row ({rows:,}) has a NULL time or key", role="series", help="check the query's joins"
-            )
-        if nulls + empty + odd == rows:
-            raise InputError(
-                f"no row has a usable value: {empty:,} NULL, {odd:,} NaN or infinite",
+                f"no row has a usable value: {report.null_values:,} NULL, {report.nonfinite_values:,} NaN or infinite",
                 role="series",
                 help=f"check how {self.value_name} is computed",
             )
-        if large:
+        if self._large:
             raise InputError(
-                f"{self.value_name} is beyond what float32 holds ({LARGEST:.2g}) in {counted(large, 'row')}",
+                f"{self.value_name} is beyond what float32 holds ({FLOAT32_MAX:.2g}) in {counted(self._large, 'row')}",
                 role="series",
                 help="divide it in the query, or turn sentinels into NULL with nullif()",
             )
-        for name, count in zip(floats, nans, strict=True):
+        for name, count in zip(self._floats(), self._nans, strict=True):
             if count:
                 raise InputError(
                     f"{name} is NaN in {counted(count, 'row')}",
                     role="series",
                     help=f"filter them out, e.g. WHERE NOT isnan({name})",
                 )
-        if kept and top > FAR:
+        if kept and self._top > FAR:
             self._check_precision()
 
+    def _floats(self) -> list[str]:
+        """The modes whose keys are floats."""
+        return [name for name, type_ in zip(self.modes, self.key_types, strict=True) if kind_of(type_) == "float"]
+
     def _check_precision(self) -> None:
-        """Raise InputError for series whose readings differ by little more than float32 can tell at their size."""
+        """Raise InputError for series whose variation is close to the resolution of float32 at their magnitude."""
         names = [quoted(name) for name in self.modes]
         value, coarse = (
             self.value,
@@ -235,22 +199,30 @@ class SeriesSource:
                 f"{counted(len(found), 'series')} would lose their detail in float32, which keeps 7 digits: "
                 f"{self.value_name} moves by {spread:.3g} around {top:.3g}{f' where {which}' if which else ''}",
                 role="series",
-                help=f"take an offset off in the query, or give what was added since the reading before, e.g. "
+                help=f"subtract an offset in the query, or use the change since the previous reading, e.g. "
                 f"{self.value_name} - lag({self.value_name}) OVER (PARTITION BY … ORDER BY {self.time_name})",
             )
 
-    def find_axis(self, freq: Any, start: Any) -> TimeAxis:
-        """The axis; counts the rows before it and off its steps, and names its ends in the report."""
-        step = None if freq is None else read_freq(self.cursor, freq, self.type)
-        given = None if start is None else self._start(start)
-        stamps = self._stamps(given)
-        if stamps.ticks[0] == stamps.last:
-            raise InputError(
-                f"the series has a single time step, {stamps.shown[0]}",
-                role="series",
-                help="a model needs at least two; check the WHERE clause",
-            )
-        axis = make_axis(stamps, step or infer_freq(stamps), given=given, inferred=step is None)
+    def find_axis(self, freq: Any, start: Any, base: TimeAxis | None = None) -> TimeAxis:
+        """The axis. Counts the rows before it and off its steps, and reports its ends.
+
+        The start and step of an earlier version's axis are kept.
+        """
+        step: Freq | None
+        if base is not None:
+            step, stamps = base.freq, self._stamps(None)
+            axis = continue_axis(base, stamps)
+        else:
+            step = None if freq is None else read_freq(self.cursor, freq, self.type)
+            given = None if start is None else self._start(start)
+            stamps = self._stamps(given)
+            if stamps.ticks[0] == stamps.last:
+                raise InputError(
+                    f"the series has a single time step, {stamps.shown[0]}",
+                    role="series",
+                    help="a model needs at least two; check the WHERE clause",
+                )
+            axis = make_axis(stamps, step or infer_freq(stamps), given=given, inferred=step is None)
         if axis.steps > _STEPS:  # before SQL counts in 64 bits
             raise ResourceError(
                 f"the series would have {axis.steps:,} steps of {axis.freq_text}, from {stamps.shown[0]} to "
@@ -269,33 +241,29 @@ class SeriesSource:
         report.first, report.last = stamps.shown
         if before:
             self._recount(axis)
+        if not left and base is not None:
+            message = f"there is no reading at or after the first step of the model, {base.stamps(0, 1)[0]}"
+            raise InputError(message, role="series", help="check the query, or start over with CREATE OR REPLACE MODEL")
         if not left:
-            raise OptionError(f"no reading lies at or after start = {start}", key="start", help="choose an earlier one")
+            raise OptionError(
+                f"there is no reading at or after start = {start}", key="start", help="choose an earlier one"
+            )
         return axis
 
-    def estimate(self, axis: TimeAxis, sizes: list[int]) -> SeriesEstimate:
-        """The estimate once sizes are known."""
-        report = self.report
-        cells = axis.steps * int(np.prod([int(n) for n in sizes], dtype=object))
-        used = report.rows - report.null_rows - report.before_start - report.null_values - report.nonfinite_values
-        return SeriesEstimate(
-            rows=report.rows,
-            steps=axis.steps,
-            modes=dict(zip(self.modes, map(int, sizes), strict=True)),
-            density=min(1.0, used / cells),
-            bytes=4 * cells,
-            freq=axis.freq_text,
-        )
+    def count_keys(self, axis: TimeAxis) -> list[int]:
+        """The number of distinct keys on the axis, by mode."""
+        counts = (f"(SELECT count(*) FROM (SELECT DISTINCT {key} FROM {self.covered(axis)}))" for key in self.keys)
+        return list(self.execute(f"SELECT {', '.join(counts)}")[0]) if self.keys else []
 
     def _recount(self, axis: TimeAxis) -> None:
-        """Values before the start are no values at all: count them as dropped rows only."""
+        """Count NULL and non-finite values again, only on the axis, because rows before it are counted as dropped."""
         counts = (f"count(*) FILTER ({value})" for value in (f"{self.value} IS NULL", f"NOT isfinite({self.value})"))
         self.report.null_values, self.report.nonfinite_values = self.execute(
             f"SELECT {', '.join(counts)} FROM {self.covered(axis)}"
         )[0]
 
     def _start(self, start: Any) -> tuple[int, int]:
-        """The tick of the declared start, and the same of the local clock."""
+        """The tick of the declared start, absolute and of the local clock."""
         local = tick_sql("stamp", self.type, local=self.type == WITH_ZONE)
         try:
             found = self.cursor.execute(
@@ -304,10 +272,12 @@ class SeriesSource:
             ).fetchall()[0]
         except (duckdb.ConversionException, duckdb.BinderException, duckdb.NotImplementedException) as error:
             raise OptionError(
-                f"start = {start} is no {self.type}", key="start", help=f"give it as {self.time_name} is written"
+                f"start = {start} is not of type {self.type}",
+                key="start",
+                help=f"write it like the values of {self.time_name}",
             ) from error
         if found[0] is None:
-            raise OptionError(f"start = {start} is no point in time", key="start", help="give it a finite time")
+            raise OptionError(f"start = {start} is not a point in time", key="start", help="give a finite time")
         return int(found[0]), int(found[1])
 
     def _stamps(self, given: tuple[int, int] | None) -> Stamps:
@@ -318,7 +288,7 @@ class SeriesSource:
         ends = f"max({tick}), max({local}), min({self.time})::VARCHAR, max({self.time})::VARCHAR"
         last, last_local, first_text, last_text = self.execute(f"SELECT {ends} {where}")[0]
         if last is None:
-            raise OptionError("no reading lies at or after start", key="start", help="choose an earlier start")
+            raise OptionError("there is no reading at or after start", key="start", help="choose an earlier start")
         query = (
             f"SELECT {tick} AS tick, {local} AS local, count(*) AS n {where} "
             f"GROUP BY ALL ORDER BY 1 ASC LIMIT {_STAMPS}"
@@ -337,8 +307,13 @@ class SeriesSource:
         )
 
 
+def no_rows() -> InputError:
+    """The error for an empty query."""
+    return InputError("the query has no rows", role="series", help="check its WHERE clause and the path of its files")
+
+
 def _zone(cursor: duckdb.DuckDBPyConnection) -> str:
-    """The session's time zone, which Arrow must know too."""
+    """The session's time zone. Raises OptionError if Arrow does not know it."""
     zone = str(cursor.execute("SELECT current_setting('TimeZone')").fetchall()[0][0])
     try:
         pc.local_timestamp(pa.array([0], pa.timestamp("us", tz=zone)))

@@ -1,4 +1,4 @@
-"""From stamps to an axis: what a declared step means, which step undeclared stamps have, and where the axis begins."""
+"""From time stamps to an axis: parsing freq, inferring the step without it, and finding the start of the axis."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from graphlearn.storage.columns import literal
 from graphlearn.storage.series.axis import DAY, INTEGERS, WITH_ZONE, Freq, Ticks, TimeAxis, days_of_month
 
 REGULAR = 0.5
-"""This part of the stamps must lie on an inferred axis."""
+"""The share of the stamps that must lie on an inferred axis."""
 OCCUPIED = 0.05
-"""And this part of its steps must hold a stamp."""
+"""The share of its steps that must have a stamp."""
 
 _WEEK = 7 * DAY
 
@@ -25,8 +25,8 @@ _WEEK = 7 * DAY
 class Stamps:
     """The distinct stamps of a series in time order, with the rows of each. shape: ticks, local, rows: [n]
 
-    `local` are the ticks of the local clock, the same as `ticks` where the type has no zone. `last` is the end of the
-    whole series, of which the arrays may be the beginning only. `shown` are first and last for people.
+    `local`: ticks of the local clock, equal to `ticks` for types without a zone. `last`: the end of the whole series,
+    of which the arrays may lack later stamps. `shown`: the first and last stamp as text.
     """
 
     type: str
@@ -40,30 +40,30 @@ class Stamps:
 
 
 def read_freq(cursor: duckdb.DuckDBPyConnection, freq: Any, type_name: str) -> Freq:
-    """The step that an option says: an interval's text ('1 month'), a timedelta, Arrow's month-day-nano, or a number.
+    """The step that freq gives: an interval's text ('1 month'), a timedelta, Arrow's month-day-nano, or a number.
 
-    Raises OptionError (key "freq") when it is zero, negative, of the wrong kind for the time type, or mixes months and
+    Raises OptionError (key "freq") if it is zero, negative, of the wrong kind for the time type, or mixes months and
     days.
     """
-    help = "give freq a length, e.g. INTERVAL 5 MINUTE, INTERVAL 1 DAY or INTERVAL 1 MONTH"
+    help = "set freq to a duration, e.g. INTERVAL 5 MINUTE, INTERVAL 1 DAY or INTERVAL 1 MONTH"
     if type_name in INTEGERS:
         if isinstance(freq, bool) or not isinstance(freq, int):
-            raise OptionError(f"time is {type_name}, but freq = {freq}", key="freq", help="give freq a whole number")
+            raise OptionError(f"time is {type_name}, but freq = {freq}", key="freq", help="set freq to a whole number")
         if freq <= 0:
-            raise OptionError(f"freq = {freq} must be positive", key="freq", help="give freq at least 1")
+            raise OptionError(f"freq = {freq} must be positive", key="freq", help="set freq to 1 or more")
         return Freq(ticks=freq)
     if isinstance(freq, str):
         try:
             table = cursor.sql(f"SELECT {literal(freq)}::INTERVAL AS freq").to_arrow_table()
         except duckdb.ConversionException as error:
-            raise OptionError(f"freq = '{freq}' is no interval", key="freq", help=help) from error
+            raise OptionError(f"freq = '{freq}' is not an interval", key="freq", help=help) from error
         freq = table.column("freq")[0].as_py()
     if isinstance(freq, datetime.timedelta):
         months, days, micros = 0, 0, freq // datetime.timedelta(microseconds=1)
     elif all(hasattr(freq, part) for part in ("months", "days", "nanoseconds")):
         months, days, micros = freq.months, freq.days, freq.nanoseconds // 1000
     else:
-        raise OptionError(f"time is {type_name}, but freq = {freq} is no interval", key="freq", help=help)
+        raise OptionError(f"time is {type_name}, but freq = {freq} is not an interval", key="freq", help=help)
     ticks = days * DAY + micros
     if months and ticks:
         raise OptionError("freq mixes months with days", key="freq", help="use months or days, not both")
@@ -90,17 +90,17 @@ def infer_freq(stamps: Stamps) -> Freq:
 
 
 def axis_type(type_name: str, freq: Freq) -> str:
-    """The type of the steps: that of the stamps, or TIMESTAMP where it is too coarse for the step."""
+    """The type of the steps: that of the stamps, or TIMESTAMP if that type is too coarse for the step."""
     unit = {"DATE": DAY, "TIMESTAMP_S": 1_000_000, "TIMESTAMP_MS": 1000}.get(type_name, 1)
     return "TIMESTAMP" if freq.ticks % unit else type_name
 
 
 def make_axis(stamps: Stamps, freq: Freq, *, given: tuple[int, int] | None, inferred: bool) -> TimeAxis:
-    """The axis of the stamps; `given` (a tick, and the same of the local clock) fixes its origin.
+    """The axis of the stamps. `given` (a tick, and the same tick of the local clock) fixes its origin.
 
-    Otherwise the axis lies as most stamps do (every hour at :03, say); where no half of them agree, on the natural
-    grid: midnights, Mondays, firsts of months. Raises OptionError (key "freq") for a step so long that all stamps fall
-    into one, InputError for an inferred step that does not fit the stamps.
+    Without it, the axis is aligned with the majority of stamps (every hour at :03, say) or, if there is none, with the
+    natural grid: midnights, Mondays, firsts of months. Raises OptionError (key "freq") if all stamps fall into a single
+    step, InputError for an inferred step that does not fit the stamps.
     """
     day = DAY * (1000 if stamps.type == "TIMESTAMP_NS" else 1)
     months = bool(freq.months)
@@ -130,10 +130,36 @@ def make_axis(stamps: Stamps, freq: Freq, *, given: tuple[int, int] | None, infe
     return axis
 
 
+def continue_axis(base: TimeAxis, stamps: Stamps) -> TimeAxis:
+    """The axis of an earlier version, from its start to the last of the stamps.
+
+    Raises InputError (role "series") for stamps of another type, for a session in another time zone if steps are days
+    or months of the local clock, and if fewer than two steps are left.
+    """
+    or_replace = "or start over with CREATE OR REPLACE MODEL"
+    if axis_type(stamps.type, base.freq) != base.type:
+        message = f"the time column is {stamps.type}, but the steps of the model are {base.type}"
+        raise InputError(message, role="series", help=f"cast it to {base.type} in the query, {or_replace}")
+    if base.local and stamps.zone != base.zone:
+        message = f"the model uses the time zone {base.zone}, but that of the session is {stamps.zone}"
+        raise InputError(message, role="series", help=f"SET TimeZone = '{base.zone}', {or_replace}")
+    last = stamps.last_local if base.local else stamps.last
+    if base.freq.months:
+        day = DAY * (1000 if stamps.type == "TIMESTAMP_NS" else 1)
+        final = int(_months(np.array([last]), base.day, base.time, day)[0][0])
+        steps = (final - base.start) // base.freq.months + 1
+    else:
+        steps = (last - base.start) // base.freq.ticks + 1
+    if steps < 2:
+        message = f"the last reading ({stamps.shown[1]}) is before the second step of the model, {base.stamps(1, 1)[0]}"
+        raise InputError(message, role="series", help=f"check the WHERE clause, {or_replace}")
+    return replace(base, steps=steps)
+
+
 def _check_axis(axis: TimeAxis, stamps: Stamps, on: np.ndarray[Any, Any], inferred: bool) -> None:
     begin, end = stamps.shown
     if axis.steps < 1:
-        raise OptionError(f"start lies after the last reading ({end})", key="start", help="choose an earlier start")
+        raise OptionError(f"start is after the last reading ({end})", key="start", help="choose an earlier start")
     if axis.steps == 1:
         raise OptionError(
             f"all readings ({begin} to {end}) fall into one step of freq = {axis.freq_text}",
@@ -150,7 +176,9 @@ def _check_axis(axis: TimeAxis, stamps: Stamps, on: np.ndarray[Any, Any], inferr
     occupied = len(on) / max(1, int(stamps.ticks[-1] - stamps.ticks[0]) // span)
     if fits < REGULAR or occupied < OCCUPIED:
         what = (
-            f"only {fits:.0%} of the stamps fit it" if fits < REGULAR else f"it leaves {1 - occupied:.0%} steps empty"
+            f"only {fits:.0%} of the stamps fit it"
+            if fits < REGULAR
+            else f"it leaves {1 - occupied:.0%} of the steps empty"
         )
         raise InputError(
             f"the stamps are irregular: their most common distance is {axis.freq_text}, but from {begin} to {end} "
@@ -168,12 +196,12 @@ def _refuse_thirty_days(axis: TimeAxis, stamps: Stamps, on: np.ndarray[Any, Any]
         raise OptionError(
             f"freq is {axis.freq_text}, but the stamps are {months.text(stamps.type)} apart",
             key="freq",
-            help=f"say freq = '{months.text(stamps.type)}' (a Python timedelta cannot hold months)",
+            help=f"use freq = '{months.text(stamps.type)}' (a Python timedelta cannot represent months)",
         )
 
 
 def _distance(ticks: Ticks) -> int:
-    """The most common distance of neighbours, the smallest of equally common ones."""
+    """The most common distance between neighbours, the smallest of several equally common ones."""
     distances = np.diff(ticks)
     found, counts = np.unique(distances[distances > 0], return_counts=True)  # beyond 2^63 they wrap around
     if not len(found):
@@ -182,7 +210,7 @@ def _distance(ticks: Ticks) -> int:
 
 
 def _phase(ticks: Ticks, rows: Ticks, step: int, natural: int) -> int:
-    """The remainder modulo the step that at least half of the rows have, or the natural one."""
+    """The remainder modulo the step that at least half of the rows share, or the natural one."""
     found, inverse = np.unique(ticks % step, return_inverse=True)
     weights = np.bincount(inverse, rows)
     best = int(weights.argmax())
@@ -203,7 +231,7 @@ def _month_of(tick: int, day: int) -> int:
 
 
 def _months(ticks: Ticks, anchor: int, moment: int, day: int) -> tuple[Ticks, np.ndarray[Any, Any]]:
-    """The months whose steps hold the ticks, and whether each tick begins its step. shape: [n] -> [n], [n]"""
+    """The months whose steps contain the ticks, and whether each tick begins its step. shape: [n] -> [n], [n]"""
     days, within = np.divmod(ticks, day)
     months = days.astype("datetime64[D]").astype("datetime64[M]")
     since = (days - months.astype("datetime64[D]").astype(np.int64)) * day + within
@@ -212,7 +240,7 @@ def _months(ticks: Ticks, anchor: int, moment: int, day: int) -> tuple[Ticks, np
 
 
 def _anchor(ticks: Ticks, rows: Ticks, day: int) -> tuple[int, int, float]:
-    """Day of the month and time of the day where at least half of the rows lie, else (1, 0); the part of the rows."""
+    """Day of the month and time of day of at least half of the rows, else (1, 0); their share of the rows."""
     days, within = np.divmod(ticks, day)
     months = days.astype("datetime64[D]").astype("datetime64[M]")
     number = days - months.astype("datetime64[D]").astype(np.int64) + 1
@@ -227,7 +255,7 @@ def _anchor(ticks: Ticks, rows: Ticks, day: int) -> tuple[int, int, float]:
 
 
 def _as_months(stamps: Stamps, day: int) -> Freq | None:
-    """The step in months, when nine of ten stamps lie on one day and time of their months and most are equally far."""
+    """The step in months, if 90 % of the stamps are on one day and time of the month and most are equally far apart."""
     anchor, moment, part = _anchor(stamps.local, np.ones_like(stamps.rows), day)
     months = np.unique(_months(stamps.local, anchor, moment, day)[0])
     if part < 0.9 or len(months) < 2:

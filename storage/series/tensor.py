@@ -1,7 +1,7 @@
-"""A series as one dense array with the axis and the keys that give users their stamps and keys back; as files, too.
+"""A series as a dense array, with the axis and keys to translate positions back to stamps and keys; also as files.
 
 series.npy      float32 [T, N1, ..., NM], NaN where not observed      time.parquet    (id, key) the stamps
-mode_<i>.parquet   (id, key) the keys of a mode, in key order         series.json     everything else
+mode_<i>.parquet   (id, key) the keys of a mode, by id                series.json     everything else
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from graphlearn.storage.dictionary import Dictionary
 from graphlearn.storage.files import disk_errors, read_json, write_json
 from graphlearn.storage.series.axis import TimeAxis
 from graphlearn.storage.series.report import SeriesReport
-from graphlearn.types import FloatArray
+from graphlearn.types import FloatArray, Json
 
 VALUES = "series.npy"
 TIMES = "time.parquet"
 SERIES = "series.json"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,9 @@ class Mode:
 class SeriesTensor:
     """A dense series: `values` [T, N1, ..., NM], float32, NaN where not observed; read-only, mapped from a file.
 
-    A series without keys has one mode of size 1 whose name is None. The array and the keys wait in unnamed temporary
-    files (nothing is left behind, however the process ends) until `write`.
+    A series without keys has one mode of size 1 whose name is None. Until `write`, the array and the keys are in
+    unnamed temporary files, which disappear with the process. `borders`: the first steps of the validation and test
+    splits, once they are known; later versions keep them.
     """
 
     values: FloatArray
@@ -61,6 +62,7 @@ class SeriesTensor:
     value_name: str
     report: SeriesReport
     fingerprint: str
+    borders: tuple[int, int] | None = None
     _file: IO[bytes] | None = field(default=None, repr=False, compare=False)
 
     def mode(self, name: str) -> int:
@@ -93,20 +95,25 @@ class SeriesTensor:
                     "value": self.value_name,
                     "report": self.report.to_json(),
                     "fingerprint": self.fingerprint,
+                    "borders": self.borders,
                 },
             )
 
+    def manifest(self) -> Json:
+        """The keys that it adds to a version's manifest."""
+        return {"data_fingerprint": self.fingerprint, "counts": self.report.to_json()}
+
     def close(self) -> None:
-        """Release the temporary files; `write` is impossible afterwards, `values` stay until they are forgotten."""
+        """Release the temporary files, which `write` needs; `values` remain valid."""
         for file in (self._file, *(mode._file for mode in self.modes)):
             if file is not None:
                 file.close()
 
 
 def read_series(folder: Path) -> SeriesTensor:
-    """The series that `SeriesTensor.write` stored, its values mapped read-only: opening reads no value.
+    """Read a series written by `SeriesTensor.write`, with its values mapped read-only.
 
-    Raises ArtifactError when a file is missing, damaged or of a newer version.
+    Raises ArtifactError if a file is missing, damaged or of a newer version.
     """
     try:
         stored = read_json(folder / SERIES)
@@ -119,6 +126,9 @@ def read_series(folder: Path) -> SeriesTensor:
         axis = TimeAxis.from_json(stored["axis"])
         if values.dtype != np.float32 or values.shape != (len(axis), *(len(mode) for mode in modes)):
             raise ValueError(f"{VALUES} holds {values.dtype} {values.shape}")
+        borders = stored["borders"]
+        if borders is not None and len(borders) != 2:
+            raise ValueError(f"borders are {borders}")
         return SeriesTensor(
             values=values,
             axis=axis,
@@ -127,6 +137,7 @@ def read_series(folder: Path) -> SeriesTensor:
             value_name=stored["value"],
             report=SeriesReport.from_json(stored["report"]),
             fingerprint=stored["fingerprint"],
+            borders=None if borders is None else (int(borders[0]), int(borders[1])),
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ArtifactError(

@@ -1,10 +1,15 @@
-"""Ingest: any query with head, relation and tail becomes dense id arrays, split into train, valid and test.
+"""Ingest: turns a query with head, relation and tail into dense id arrays, split into train, valid and test.
 
-The way: the query is materialised once in a temporary table, with a 64-bit hash beside each key; the distinct keys,
-numbered in key order, are the dictionaries; joins translate keys to ids, by hash alone when no two keys of a dictionary
-share one (else by key); a sort by (relation, head, tail) makes the result independent of the order of the rows. All of
-it is DuckDB's, on all its threads, and spills to `temp_directory` above `memory_limit`; only the finished ids (13 bytes
-a row) and masks come to numpy. Duplicates, leaks and hold-out are settled on the ids.
+1. The query is materialised once, in a temporary table with a 64-bit hash of each key.
+2. The distinct keys, numbered in key order, become the dictionaries.
+3. Joins translate keys to ids: by hash if the keys of a dictionary have distinct hashes, else by key.
+4. Sorting by (relation, head, tail) makes the result independent of the order of the rows.
+5. Duplicates, leaks and hold-out are processed on the ids, in numpy.
+
+DuckDB does steps 1 to 4, on all its threads, and spills to `temp_directory` above `memory_limit`. Only ids (13 bytes
+per row) and masks are copied to numpy.
+
+A new version of a model continues a base: its keys keep their ids, and its facts, found by a join, their splits.
 """
 
 from __future__ import annotations
@@ -37,16 +42,17 @@ from graphlearn.storage.columns import (
     quoted,
     subquery,
 )
-from graphlearn.storage.dictionary import write_dictionary
+from graphlearn.storage.dictionary import numbered, widened, write_dictionary
 from graphlearn.storage.files import disk_errors
 from graphlearn.storage.fingerprint import digest, row_hash
 from graphlearn.storage.interrupt import interruptible
 from graphlearn.storage.memory import bounded_memory
+from graphlearn.storage.triples.base import TripleBase
 from graphlearn.storage.triples.report import IngestReport
-from graphlearn.storage.triples.snapshot import ENTITIES, RELATIONS, SNAPSHOT, write_snapshot
-from graphlearn.storage.triples.splits import deduplicate, divide, hold_out, keep_seen
+from graphlearn.storage.triples.snapshot import ENTITIES, RELATIONS, SNAPSHOT, Codes, write_snapshot
+from graphlearn.storage.triples.splits import deduplicate, divide, hold_out, keep_seen, seen
 from graphlearn.text import counted
-from graphlearn.types import IdArray, Split, Triples
+from graphlearn.types import BoolArray, IdArray, Json, Split, Triples
 
 __all__ = [
     "EncodedTriples",
@@ -56,7 +62,7 @@ __all__ = [
 BATCH_ROWS = 1 << 20
 KEY_HASH = "hash({})"
 INT32_IDS = 1 << 31
-"""Up to this many entities ids are int32, above int64."""
+"""Ids are int32 up to this many entities, int64 above."""
 
 _SPLIT_WORDS = {"train": 0, "valid": 1, "validation": 1, "dev": 1, "test": 2}
 _UNKNOWN_SPLIT = 9
@@ -64,10 +70,12 @@ _UNKNOWN_SPLIT = 9
 
 @dataclass(frozen=True, kw_only=True)
 class EncodedTriples:
-    """Triples as ids, with everything needed to give users their keys back.
+    """Triples as ids, and the dictionaries to translate them back to keys.
 
-    Within a split, triples are unique and ordered by (relation, head, tail). Ids run from 0 in key order. The two
-    dictionaries wait in unnamed temporary files (nothing is left behind, however the process ends) until `write`.
+    Within a split, triples are unique and ordered by (relation, head, tail). Ids start at 0, or after those of the
+    base, in key order. `alive`: whether an entity occurs in a fact; the others occur only in earlier versions and are
+    not candidates. shape: alive: [E]. Until `write`, the dictionaries are in unnamed temporary files, which disappear
+    with the process.
     """
 
     report: IngestReport
@@ -77,6 +85,8 @@ class EncodedTriples:
     entity_type: str
     relation_type: str
     fingerprint: str
+    alive: BoolArray
+    _removed: dict[Split, Triples] = field(repr=False, compare=False)
     _entities: IO[bytes] = field(repr=False, compare=False)
     _relations: IO[bytes] = field(repr=False, compare=False)
 
@@ -89,10 +99,19 @@ class EncodedTriples:
             with disk_errors(folder / name), open(folder / name, "wb") as target:
                 source.seek(0)
                 shutil.copyfileobj(source, target, 1 << 22)
-        write_snapshot(folder / SNAPSHOT, self.splits)
+        write_snapshot(folder / SNAPSHOT, self.splits, self._removed)
+
+    def manifest(self) -> Json:
+        """The keys that it adds to a version's manifest."""
+        return {
+            "data_fingerprint": self.fingerprint,
+            "entity_type": self.entity_type,
+            "relation_type": self.relation_type,
+            "counts": self.report.to_json(),
+        }
 
     def close(self) -> None:
-        """Release the temporary files; `write` is impossible afterwards."""
+        """Release the temporary files, which `write` needs."""
         self._entities.close()
         self._relations.close()
 
@@ -103,19 +122,23 @@ def encode_triples(
     *,
     holdout: tuple[float, float] = (0.05, 0.05),
     seed: int = 0,
+    base: TripleBase | None = None,
     memory_limit: int | None = None,
     emit: Emit,
 ) -> EncodedTriples:
-    """Read a query of triples (columns head, relation, tail and perhaps split) into id arrays.
+    """Read a query of triples (columns head, relation, tail and, optionally, split) into id arrays.
 
-    The same rows in any order give the same ids and splits. Rows with a NULL key are dropped and counted; of equal
-    triples one is kept, the train row before the valid row before the test row. Without a split column `holdout` =
-    (valid, test) fractions are held out by a hash of keys and `seed`, so a triple stays where it is when others are
-    added; held-out triples whose head, tail or relation would not occur in train go to train.
+    Ids and splits do not depend on the order of the rows. Rows with a NULL key are dropped and counted. Of equal
+    triples one is kept, preferably in train, else in valid. Without a split column, the fractions `holdout` = (valid,
+    test) are held out by a hash of keys and `seed`, so that a triple stays in its split when others are added; held-out
+    triples whose head, tail or relation would be missing in train are moved to train.
 
-    `memory_limit` bounds DuckDB's memory in bytes while it works (see `bounded_memory`); the arrays come on top.
-    Raises InputError for a query that is empty, lacks columns or holds unusable values; OptionError for impossible
-    fractions; ResourceError and WorkspaceError when memory or the disk is exhausted; duckdb.Error as the query does.
+    With a `base`, its keys keep their ids, new keys are appended in key order, and its facts keep their splits, even if
+    they were removed and return. Only new facts are held out, moved, or placed by a split column.
+
+    `memory_limit` limits DuckDB's memory in bytes (see `bounded_memory`), not that of the arrays.
+    Raises InputError for a query that is empty, lacks columns or has unusable values; OptionError for invalid
+    fractions; ResourceError or WorkspaceError if memory or disk space is exhausted; the duckdb.Error of the query.
     """
     valid, test = holdout
     if not (valid >= 0 and test >= 0 and valid + test < 1):
@@ -125,7 +148,7 @@ def encode_triples(
     columns = describe(cursor, sql)
     check_columns(columns)
     with bounded_memory(cursor, memory_limit), disk_errors("DuckDB's temporary files"):
-        ingest = _Ingest(cursor, columns, emit)
+        ingest = _Ingest(cursor, columns, base, emit)
         try:
             return ingest.run(sql, holdout, seed)
         finally:
@@ -133,20 +156,26 @@ def encode_triples(
 
 
 class _Ingest:
-    """One run of `encode_triples`: its temporary tables and what was counted."""
+    """One call of `encode_triples`: its temporary tables and counts."""
 
-    def __init__(self, cursor: duckdb.DuckDBPyConnection, columns: dict[str, str], emit: Emit) -> None:
+    def __init__(
+        self, cursor: duckdb.DuckDBPyConnection, columns: dict[str, str], base: TripleBase | None, emit: Emit
+    ) -> None:
         self.cursor = cursor
         self.columns = columns
+        self.base = base
         self.emit = emit
         self.report = IngestReport()
         token = secrets.token_hex(6)
         self.raw, self.entities, self.relations = (
             f"temp.main.graphlearn_{name}_{token}" for name in ("raw", "entities", "relations")
         )
+        self.facts = f"graphlearn_facts_{token}"
         types = {name: columns[str(find_column(columns, name))] for name in REQUIRED}
-        self.entity_type = common_type(cursor, [types["head"], types["tail"]])
-        self.relation_type = common_type(cursor, [types["relation"]])
+        self.known = (base.entities, base.relations) if base is not None else (None, None)
+        ends = common_type(cursor, [types["head"], types["tail"]])
+        self.entity_type = widened(cursor, self.known[0], ends, "head and tail")
+        self.relation_type = widened(cursor, self.known[1], common_type(cursor, [types["relation"]]), "relation")
         self.split = find_column(columns, "split")
         self.by_hash = True
 
@@ -163,14 +192,28 @@ class _Ingest:
         self.number_keys()
         r_type = "INTEGER" if self.report.relations <= INT32_IDS else "BIGINT"
         e_type = "INTEGER" if self.report.entities <= INT32_IDS else "BIGINT"
-        triples, codes = self.ids(e_type, r_type)
+        triples, codes, rows = self.ids(e_type, r_type)
         self.execute(f"DROP TABLE {self.raw}")
-        triples, codes = deduplicate(triples, codes, self.report)
-        if self.split is None and max(holdout) > 0:
+        kept = deduplicate(triples, codes, self.report)
+        triples, codes = triples[kept], codes[kept]
+        sizes = self.report.entities, self.report.relations
+        drawn = self.split is None and max(holdout) > 0
+        if drawn:
             codes = hold_out(triples, self.key_hashes(self.entities), self.key_hashes(self.relations), holdout, seed)
-            self.report.moved_to_train = keep_seen(triples, codes, self.report.entities, self.report.relations)
-        splits = divide(triples, codes, self.report, covered=self.split is None)
-        del triples, codes
+        alive, removed = np.ones(self.report.entities, np.bool_), {}
+        if self.base is not None:
+            rows = rows[kept]
+            codes, removed = self.settle(rows, codes), self.base.without(rows)
+            alive = self.count_vanished(triples, removed)
+        if drawn:
+            self.report.moved_to_train = keep_seen(triples, codes, *sizes, None if self.base is None else rows < 0)
+        if self.base is not None and self.split is None and codes.all():
+            raise InputError(
+                "all remaining facts were held out by an earlier version, so there is none to train on",
+                help="check the query, or start over with CREATE OR REPLACE MODEL",
+            )
+        splits = divide(triples, codes, self.report, covered=self.split is None and self.base is None)
+        del triples, codes, rows
         files = [
             self.store(self.entities, self.entity_type, e_type),
             self.store(self.relations, self.relation_type, r_type),
@@ -185,12 +228,14 @@ class _Ingest:
             entity_type=self.entity_type,
             relation_type=self.relation_type,
             fingerprint=digest,
+            alive=alive,
+            _removed=removed,
             _entities=files[0],
             _relations=files[1],
         )
 
     def materialise(self, sql: str) -> str:
-        """Run the query once, into the raw table; count and check its rows. Returns the fingerprint."""
+        """Run the query once, into the raw table, and count and check its rows. Returns the fingerprint."""
         keys = {name: self.relation_type if name == "relation" else self.entity_type for name in REQUIRED}
         parts = [f"{key_sql(str(find_column(self.columns, name)), type_)} AS {name}" for name, type_ in keys.items()]
         if self.split is not None:
@@ -246,16 +291,14 @@ class _Ingest:
         return " WHERE head IS NOT NULL AND relation IS NOT NULL AND tail IS NOT NULL"
 
     def number_keys(self) -> None:
-        """Make the dictionaries: distinct keys numbered from 0 in key order."""
+        """Create the dictionaries: distinct keys, numbered in key order from 0 or after those of the base."""
         ends = " UNION ALL ".join(f"SELECT {end} AS key FROM {self.raw}{self.where}" for end in ("head", "tail"))
+        links = f"SELECT relation AS key FROM {self.raw}{self.where}"
         for table, keys in (
-            (self.entities, ends),
-            (self.relations, f"SELECT relation AS key FROM {self.raw}{self.where}"),
+            (self.entities, numbered(ends, self.entity_type, self.known[0])),
+            (self.relations, numbered(links, self.relation_type, self.known[1])),
         ):
-            self.execute(
-                f"CREATE TEMP TABLE {table} AS SELECT key, row_number() OVER (ORDER BY key ASC) - 1 AS id, "
-                f"{KEY_HASH.format('key')} AS hash FROM (SELECT DISTINCT key FROM ({keys}))"
-            )
+            self.execute(f"CREATE TEMP TABLE {table} AS SELECT id, key, {KEY_HASH.format('key')} AS hash FROM ({keys})")
         counts = [
             self.execute(f"SELECT count(*), count(DISTINCT hash) FROM {table}")[0]
             for table in (self.entities, self.relations)
@@ -263,8 +306,11 @@ class _Ingest:
         self.report.entities, self.report.relations = (keys for keys, _ in counts)
         self.by_hash = all(keys == hashes for keys, hashes in counts)
 
-    def ids(self, e_type: str, r_type: str) -> tuple[Triples, npt.NDArray[np.uint8]]:
-        """Translate keys to ids, ordered by (relation, head, tail, split). shape: [rows] each"""
+    def ids(self, e_type: str, r_type: str) -> tuple[Triples, Codes, IdArray]:
+        """Triples as ids and their split codes, ordered by (relation, head, tail, split), and positions in the base.
+
+        The position of a new fact is -1; without a base, the array of positions is empty. shape: [rows] each
+        """
         n = self.report.rows - self.report.null_rows
         code = "split" if self.split is not None else "0::UTINYINT"
         joins = " ".join(
@@ -275,28 +321,55 @@ class _Ingest:
                 (self.relations, "r", "relation"),
             )
         )
+        place = ""
+        if self.base is not None:
+            place = ", coalesce(b.row, -1) AS b"
+            joins += f" LEFT JOIN {self.facts} b ON known_head = h.id AND known_relation = r.id AND known_tail = t.id"
         query = (
-            f"SELECT h.id::{e_type} AS h, r.id::{r_type} AS r, t.id::{e_type} AS t, {code} AS s FROM {self.raw} "
+            f"SELECT h.id::{e_type} AS h, r.id::{r_type} AS r, t.id::{e_type} AS t, {code} AS s{place} FROM {self.raw} "
             f"{joins}{self.where} ORDER BY r ASC, h ASC, t ASC, s ASC"
         )
         heads, relations, tails = _empty_ids(n, e_type), _empty_ids(n, r_type), _empty_ids(n, e_type)
-        codes = np.empty(n, np.uint8)
+        codes, rows = np.empty(n, np.uint8), _empty_ids(n if self.base is not None else 0, "BIGINT")
 
         def read() -> int:
             start = 0
             reader: pa.RecordBatchReader = self.cursor.sql(query).to_arrow_reader(BATCH_ROWS)
             try:
                 for batch in reader:
-                    for target, column in zip((heads, relations, tails, codes), batch.columns, strict=True):
+                    for target, column in zip((heads, relations, tails, codes, rows), batch.columns, strict=False):
                         target[start : start + len(column)] = column.to_numpy(zero_copy_only=True)
                     start += batch.num_rows
             finally:
                 reader.close()
             return start
 
-        rows = interruptible(self.cursor, read)
-        assert rows == n, (rows, n)
-        return Triples(heads, relations, tails), codes
+        if self.base is not None:
+            self.cursor.register(self.facts, self.base.table())
+        try:
+            count = interruptible(self.cursor, read)
+        finally:
+            if self.base is not None:
+                self.cursor.unregister(self.facts)
+        assert count == n, (count, n)
+        return Triples(heads, relations, tails), codes, rows
+
+    def settle(self, rows: IdArray, codes: Codes) -> Codes:
+        """The split codes; facts of the base keep theirs. shape: [n], [n] -> [n]"""
+        assert self.base is not None
+        settled = self.base.settle(rows, codes)
+        if self.split is not None:
+            self.report.kept_split = int(np.count_nonzero(settled != codes))
+        return settled
+
+    def count_vanished(self, triples: Triples, removed: dict[Split, Triples]) -> BoolArray:
+        """Count keys and facts of the base that no longer occur; returns which entities occur in a fact. shape: [E]"""
+        report = self.report
+        entities, relations = seen(triples, report.entities, report.relations)
+        report.removed = sum(map(len, removed.values()))
+        report.vanished_entities = int(np.count_nonzero(~entities))
+        report.vanished_relations = int(np.count_nonzero(~relations))
+        return entities
 
     def key_hashes(self, table: str) -> npt.NDArray[np.uint64]:
         """A hash of every key, in id order, that does not depend on the version of DuckDB. shape: [keys]"""
@@ -304,7 +377,7 @@ class _Ingest:
         return np.asarray(self.cursor.sql(query).fetchnumpy()["hash"])
 
     def store(self, table: str, key_type: str, id_type: str) -> IO[bytes]:
-        """The dictionary as a Parquet file without a name, which vanishes with the process."""
+        """The dictionary as an unnamed Parquet file, which disappears with the process."""
         with tempfile.TemporaryDirectory(prefix="graphlearn-") as folder:
             path = Path(folder) / "keys.parquet"
             write_dictionary(self.cursor, f"SELECT id::{id_type} AS id, key FROM {table}", key_type, path)

@@ -1,34 +1,47 @@
-"""What a model was trained on: id triples and the two dictionaries, as Parquet files anyone can query.
+"""The data that a model was trained on: id triples and two dictionaries, as Parquet files.
 
-entities.parquet   (id, key)   relations.parquet   (id, key)      sorted by id, which is key order
-snapshot.parquet   (head, relation, tail, split)                  sorted by split, relation, head, tail
+entities.parquet   (id, key)   relations.parquet   (id, key)      sorted by id
+snapshot.parquet   (head, relation, tail, split, present)         sorted by split, relation, head, tail
+
+Facts of earlier versions that are no longer in the input follow at the end, with `present` = false, so that they keep
+their split if they return.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from graphlearn.errors import ArtifactError
 from graphlearn.storage.files import disk_errors
-from graphlearn.types import IdArray, Split, Triples
+from graphlearn.types import BoolArray, IdArray, Split, Triples
 
 ENTITIES = "entities.parquet"
 RELATIONS = "relations.parquet"
 SNAPSHOT = "snapshot.parquet"
-SPLIT_CODES = {Split.TRAIN: 0, Split.VALID: 1, Split.TEST: 2}
+Codes: TypeAlias = npt.NDArray[np.uint8]
 
 _ROWS = 1 << 20
 
 
-def write_snapshot(path: Path, splits: dict[Split, Triples]) -> None:
-    """Write triples as one Parquet file. Raises WorkspaceError when the disk is full or not writable."""
-    wide = any(t.heads.dtype == np.int64 for t in splits.values())
+def write_snapshot(path: Path, splits: dict[Split, Triples], removed: dict[Split, Triples] | None = None) -> None:
+    """Write triples to a Parquet file. Raises WorkspaceError when the disk is full or not writable."""
+    parts = [
+        (split.code, present, found[split])
+        for found, present in ((splits, True), (removed or {}, False))
+        for split in Split
+        if split in found
+    ]
+    wide = any(triples.heads.dtype == np.int64 for _, _, triples in parts)
     ids = pa.int64() if wide else pa.int32()
-    schema = pa.schema([("head", ids), ("relation", ids), ("tail", ids), ("split", pa.uint8())])
+    schema = pa.schema(
+        [("head", ids), ("relation", ids), ("tail", ids), ("split", pa.uint8()), ("present", pa.bool_())]
+    )
     with (
         disk_errors(path),
         pq.ParquetWriter(
@@ -39,30 +52,37 @@ def write_snapshot(path: Path, splits: dict[Split, Triples]) -> None:
             column_encoding={"head": "DELTA_BINARY_PACKED", "tail": "DELTA_BINARY_PACKED"},
         ) as writer,
     ):
-        for split, code in SPLIT_CODES.items():
-            triples = splits.get(split)
-            for start in range(0, 0 if triples is None else len(triples), _ROWS):
-                assert triples is not None
+        for code, present, triples in parts:
+            for start in range(0, len(triples), _ROWS):
                 part = triples[start : start + _ROWS]
                 columns = [pa.array(c, ids) for c in (part.heads, part.relations, part.tails)]
                 columns.append(pa.array(np.full(len(part), code, np.uint8)))
+                columns.append(pa.array(np.full(len(part), present)))
                 writer.write_batch(pa.record_batch(columns, schema=schema), row_group_size=_ROWS)
 
 
 def read_snapshot(folder: Path) -> dict[Split, Triples]:
-    """The triples a model was trained on, per split, in the order they were written.
+    """The triples of the current input by split, in stored order.
 
-    Raises ArtifactError when the file is missing or damaged.
+    Raises ArtifactError if the file is missing or damaged.
+    """
+    facts, codes, present = read_facts(folder)
+    count = int(np.count_nonzero(present))
+    bounds = np.searchsorted(codes[:count], np.arange(len(Split) + 1))
+    return {split: facts[bounds[split.code] : bounds[split.code + 1]] for split in Split}
+
+
+def read_facts(folder: Path) -> tuple[Triples, Codes, BoolArray]:
+    """All triples of the snapshot, their split codes, and whether they are present. shape: [n] each
+
+    Raises ArtifactError if the file is missing or damaged.
     """
     path = folder / SNAPSHOT
     try:
         table = pq.read_table(path)
         columns: list[IdArray] = [table.column(name).to_numpy() for name in ("head", "relation", "tail")]
-        codes = table.column("split").to_numpy()
+        return Triples(*columns), table.column("split").to_numpy(), table.column("present").to_numpy()
     except (OSError, KeyError, pa.ArrowException) as error:
         raise ArtifactError(
             f"the snapshot {path} is missing or damaged: {error}", help="train the model again with --force"
         ) from error
-    bounds = np.searchsorted(codes, np.arange(len(SPLIT_CODES) + 1))
-    everything = Triples(*columns)
-    return {split: everything[bounds[code] : bounds[code + 1]] for split, code in SPLIT_CODES.items()}

@@ -1,7 +1,7 @@
-"""Duplicates, leaks and hold-out, settled on ids.
+"""Duplicates, leaks and hold-out, on ids.
 
-Everywhere here, triples are ordered by (relation, head, tail), and `codes` are split codes (0 train, 1 valid, 2 test)
-beside them. The functions count what they find in the report. shape: triples, codes: [n]
+In this file, triples are ordered by (relation, head, tail), and `codes` are their split codes (0 train, 1 valid, 2
+test). Functions that take a report add their counts to it. shape: triples, codes: [n]
 """
 
 from __future__ import annotations
@@ -13,36 +13,35 @@ import numpy.typing as npt
 
 from graphlearn.errors import InputError
 from graphlearn.storage.triples.report import IngestReport
-from graphlearn.storage.triples.snapshot import SPLIT_CODES
-from graphlearn.types import BoolArray, Split, Triples
+from graphlearn.storage.triples.snapshot import Codes
+from graphlearn.types import BoolArray, IdArray, Split, Triples
 
-Codes: TypeAlias = npt.NDArray[np.uint8]
 Hashes: TypeAlias = npt.NDArray[np.uint64]
 
 _BLOCK = 1 << 20
 
 
-def deduplicate(triples: Triples, codes: Codes, report: IngestReport) -> tuple[Triples, Codes]:
-    """Keep the first row of every run of equal triples. Runs must be ordered by code, so train goes before valid."""
+def deduplicate(triples: Triples, codes: Codes, report: IngestReport) -> slice | IdArray:
+    """The first row of every run of equal triples. Within a run, rows must be ordered by code."""
     same = np.ones(len(triples) - 1, np.bool_)
     for column in (triples.heads, triples.tails, triples.relations):
         same &= column[1:] == column[:-1]
     repeats = np.flatnonzero(same) + 1
     if not len(repeats):
-        return triples, codes
+        return slice(None)
     keep: BoolArray = np.ones(len(triples), np.bool_)
     keep[repeats] = False
     firsts = np.flatnonzero(keep)
     first_of = firsts[np.searchsorted(firsts, repeats, "right") - 1]
     report.leaked_rows = int(np.count_nonzero(codes[repeats] != codes[first_of]))
     report.duplicate_rows = len(repeats) - report.leaked_rows
-    return triples[firsts], codes[firsts]
+    return firsts
 
 
 def hold_out(
     triples: Triples, entity_hash: Hashes, relation_hash: Hashes, holdout: tuple[float, float], seed: int
 ) -> Codes:
-    """Draw (valid, test) fractions by a hash of the triple's keys and the seed: the same triple, the same draw.
+    """Hold out (valid, test) fractions by a hash of keys and seed, so that the split depends on the triple alone.
 
     shape: entity_hash: [E], relation_hash: [R] -> [n]
     """
@@ -58,10 +57,15 @@ def hold_out(
     return codes
 
 
-def keep_seen(triples: Triples, codes: Codes, n_entities: int, n_relations: int) -> int:
-    """Move held-out triples whose head, tail or relation train would lack to train, in place; returns how many."""
-    entities, relations = _seen(triples, n_entities, n_relations, codes)
-    held = np.flatnonzero(codes)
+def keep_seen(
+    triples: Triples, codes: Codes, n_entities: int, n_relations: int, movable: BoolArray | None = None
+) -> int:
+    """Move held-out triples whose head, tail or relation is missing in train there, in place; returns how many.
+
+    `movable`: the triples that may be moved, None for all. shape: [n]
+    """
+    entities, relations = seen(triples, n_entities, n_relations, codes)
+    held = np.flatnonzero(codes if movable is None else movable & (codes > 0))
     part = triples[held]
     lost = ~(entities[part.heads] & entities[part.tails] & relations[part.relations])
     codes[held[lost]] = 0
@@ -69,31 +73,31 @@ def keep_seen(triples: Triples, codes: Codes, n_entities: int, n_relations: int)
 
 
 def divide(triples: Triples, codes: Codes, report: IngestReport, *, covered: bool) -> dict[Split, Triples]:
-    """The triples of each split, their order kept. Raises InputError when train would be empty.
+    """The triples of each split, in order. Raises InputError if train would be empty.
 
-    `covered`: train is known to hold every entity and relation, so none needs to be looked for.
+    `covered`: train is known to contain every entity and relation, so unseen ones need not be counted.
     """
     report.self_loops = int(np.count_nonzero(triples.heads == triples.tails))
-    bounds = [0, *np.cumsum(np.bincount(codes, minlength=len(SPLIT_CODES))).tolist()]
+    bounds = [0, *np.cumsum(np.bincount(codes, minlength=len(Split))).tolist()]
     if bounds[1] < len(triples):
         triples = triples[np.argsort(codes, kind="stable")]
-    splits = {split: triples[bounds[code] : bounds[code + 1]] for split, code in SPLIT_CODES.items()}
-    report.train, report.valid, report.test = (len(splits[split]) for split in SPLIT_CODES)
+    splits = {split: triples[bounds[split.code] : bounds[split.code + 1]] for split in Split}
+    report.train, report.valid, report.test = (len(splits[split]) for split in Split)
     if not report.train:
         raise InputError("no row has split = 'train'", help="mark rows as 'train', or leave the split column out")
     if not covered and (report.valid or report.test):
-        entities, relations = _seen(splits[Split.TRAIN], report.entities, report.relations)
-        report.unseen_entities = int(np.count_nonzero(~entities))
-        report.unseen_relations = int(np.count_nonzero(~relations))
+        entities, relations = seen(splits[Split.TRAIN], report.entities, report.relations)
+        report.unseen_entities = int(np.count_nonzero(~entities)) - report.vanished_entities
+        report.unseen_relations = int(np.count_nonzero(~relations)) - report.vanished_relations
     return splits
 
 
-def _seen(
+def seen(
     triples: Triples, n_entities: int, n_relations: int, codes: Codes | None = None
 ) -> tuple[BoolArray, BoolArray]:
-    """Masks of the entities and relations that occur (with `codes`, in train). shape: [E], [R]"""
+    """Masks of the entities and relations that occur, with `codes` only in train. shape: [E], [R]"""
     entities, relations = np.zeros(n_entities, np.bool_), np.zeros(n_relations, np.bool_)
-    for start in range(0, len(triples), _BLOCK):  # blocks stay in the cache
+    for start in range(0, len(triples), _BLOCK):  # blocks fit in the cache
         part = triples[start : start + _BLOCK]
         if codes is not None:
             part = part[np.flatnonzero(codes[start : start + _BLOCK] == 0)]
@@ -104,7 +108,7 @@ def _seen(
 
 
 def _mix(x: Hashes) -> Hashes:
-    """splitmix64's finaliser, element by element, modulo 2^64."""
+    """The finaliser of splitmix64, elementwise, modulo 2^64."""
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))

@@ -1,1 +1,1 @@
-"""Small graphs, workspaces and requests that tests share."""
+"""Small graphs, workspaces, requests and helpers that tests share."""

@@ -1,10 +1,12 @@
-"""Small graphs of several node types for the tests of DHAN."""
+"""Small graphs with several node types for the tests of DHAN."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from graphlearn.models.hetero.graph import Classification, Features, HeteroGraph, NodeType, Relation, random_split
+from graphlearn.models.hetero.graph import Features, HeteroGraph, NodeType, Relation
+from graphlearn.models.hetero.splits import random_split
+from graphlearn.models.hetero.tasks import Classification
 
 
 def sparse_features(rng: np.random.Generator, count: int, width: int, each: int = 4) -> Features:
@@ -46,7 +48,7 @@ def small_task(graph: HeteroGraph, seed: int = 0) -> Classification:
 
 
 def blocks_graph(seed: int = 0, count: int = 300, classes: int = 3) -> tuple[HeteroGraph, Classification]:
-    """Nodes whose hubs and friends are of their class; their words say little."""
+    """Nodes with hubs and friends of their own class, and words that carry little information."""
     rng = np.random.default_rng(seed)
     labels = rng.integers(classes, size=count)
     word = np.where(rng.random((count, 3)) < 0.25, labels[:, None] * 10, rng.integers(classes, size=(count, 3)) * 10)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from graphlearn.jobs.create import ModelRequest
-from graphlearn.jobs.families import family
+from graphlearn.jobs.registry import family
+from graphlearn.jobs.request import ModelRequest
 from graphlearn.storage.workspace import Workspace
 
 FAMILY_TREE = """

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from graphlearn.jobs.kge.dataflow import SCORERS, scorer_type
 from graphlearn.models.kge.scorer import Scorer
+from graphlearn.models.kge.scorers.registry import SCORERS, scorer_type
 from graphlearn.types import Triples
 
 MODELS = sorted(SCORERS)

@@ -1,4 +1,4 @@
-"""Where the tests find things, whatever folder they lie in."""
+"""Paths for tests, independent of the folder that a test file is in."""
 
 from __future__ import annotations
 
@@ -8,4 +8,4 @@ TESTS = Path(__file__).parents[1].resolve()
 ROOT = TESTS.parent
 FIXTURES = TESTS / "fixtures"
 DATA = ROOT.parent / "shared" / "data"
-"""Real data sets, present on some machines only."""
+"""Real data sets, available on some machines only."""

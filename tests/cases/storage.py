@@ -1,7 +1,9 @@
-"""Ways to break a disk or a process that the storage tests share."""
+"""Shared by storage tests: simulated failures of disks and processes."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import resource
 import signal
@@ -9,12 +11,13 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 
 @contextmanager
 def limited_file_size(size: int) -> Iterator[None]:
-    """Inside the block no file may grow beyond `size` bytes: what a full disk does, without filling one."""
+    """Inside the block, no file can grow beyond `size` bytes, which simulates a full disk."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
@@ -25,11 +28,23 @@ def limited_file_size(size: int) -> Iterator[None]:
         signal.signal(signal.SIGXFSZ, before)
 
 
+def write_format_1(models: Path, model: str) -> Path:
+    """A version in the first stored format: one file, and a manifest without its own digest."""
+    folder = models / model / "1"
+    folder.mkdir(parents=True)
+    (folder / "weights.safetensors").write_bytes(b"weights")
+    files = {"weights.safetensors": {"bytes": 7, "sha256": hashlib.sha256(b"weights").hexdigest()}}
+    manifest = {"format_version": 1, "model": model, "version": 1, "family": "complex", "options": {}, "files": files}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    (folder.parent / "model.json").write_text(json.dumps({"model": model, "current": 1}))
+    return folder
+
+
 _TOUCHES_DISK = {"open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.truncate", "os.link", "shutil.rmtree"}
 
 
 def die_at(step: int, work: Callable[[], Any]) -> bool:
-    """Do the work in a child that kills itself with SIGKILL before its `step`-th file operation; False once it ends."""
+    """Do the work in a child that is killed before its `step`-th file operation; False if it finishes earlier."""
     child = os.fork()
     if child == 0:
         try:
@@ -55,7 +70,7 @@ def die_at(step: int, work: Callable[[], Any]) -> bool:
 
 @contextmanager
 def in_child(hold: Callable[[], Any]) -> Iterator[int]:
-    """Run `hold` in a child process, which then waits, keeping what it made, until the end of the block; its pid."""
+    """Run `hold` in a child process, which keeps the result until the end of the block; yields its pid."""
     ready, done = os.pipe(), os.pipe()
     child = os.fork()
     if child == 0:

@@ -1,4 +1,4 @@
-"""The examples of graphs are jobs that run, on small data of the same form."""
+"""The example jobs on graphs run, on small data with the same columns."""
 
 from __future__ import annotations
 

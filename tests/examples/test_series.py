@@ -1,4 +1,4 @@
-"""The examples of series: the generator of the small one, and that all of them are jobs that can start."""
+"""The examples of time series: the generator of the small one works, and all jobs can start."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cases.paths import ROOT
 
 import graphlearn
 from graphlearn.events import silent
-from graphlearn.jobs.create import ModelResult
+from graphlearn.jobs.request import ModelResult
 
 EXAMPLES = ROOT / "examples"
 SCRIPT = EXAMPLES / "us_income.py"

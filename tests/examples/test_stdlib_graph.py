@@ -1,4 +1,4 @@
-"""The example's generator: what it claims about a source tree is what the tree says."""
+"""The example's generator: the facts it extracts from a source tree are correct."""
 
 from __future__ import annotations
 

@@ -12,17 +12,31 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import numpy as np
 import pytest
 from cases.jobs import request, workspace
 from cases.paths import TESTS
 
-from graphlearn.errors import InputError, Interrupted, OptionError, ResourceError, TrainingDiverged, UserError
+from graphlearn.errors import (
+    InputError,
+    Interrupted,
+    OptionError,
+    ResourceError,
+    TrainingDiverged,
+    UserError,
+    WorkspaceError,
+)
 from graphlearn.events import Evaluated, Event, JobFinished, Note, Step, silent
 from graphlearn.jobs import create
-from graphlearn.jobs.create import create_model, fingerprint_request, plan_model
+from graphlearn.jobs.create import create_model, measure
+from graphlearn.jobs.dataflow import Dataflow
+from graphlearn.jobs.machine import Machine
+from graphlearn.jobs.registry import family
+from graphlearn.jobs.request import ModelRequest
 from graphlearn.storage.artifacts import ArtifactStore
 from graphlearn.storage.runs import RunFolder, list_runs
+from graphlearn.storage.workspace import Workspace
 from graphlearn.types import Json
 
 CHILD = """
@@ -31,8 +45,8 @@ sys.path.insert(0, {tests!r})
 from cases.jobs import request
 from graphlearn.storage.workspace import Workspace
 from graphlearn.jobs.create import create_model
-from graphlearn.jobs.kge import dataflow as kge
-from graphlearn.models.kge.fused import FusedEngine
+from graphlearn.jobs.train import Publish
+from graphlearn.models.kge.engines.fused import FusedEngine
 from graphlearn.events import name_of
 
 kind, count, resume = sys.argv[1], int(sys.argv[2]), sys.argv[3] or None
@@ -55,14 +69,22 @@ if kind == "batch":
         return plain(self, batch, rate)
     FusedEngine.step = step
 if kind == "committed":
-    plain = kge._Kge.publish
-    def publish(self, data, emit):
-        plain(self, data, emit)
+    plain = Publish.run
+    def publish(self, data, context):
+        plain(self, data, context)
         die()
-    kge._Kge.publish = publish
+    Publish.run = publish
 with Workspace.open({database!r}) as w:
     print(create_model(w, request(**{options!r}), emit=emit, resume=resume))
 """
+
+
+def fingerprint(cursor: duckdb.DuckDBPyConnection, wanted: ModelRequest) -> str:
+    return wanted.fingerprint(measure(cursor, wanted).fingerprints)
+
+
+def planned(cursor: duckdb.DuckDBPyConnection, wanted: ModelRequest) -> Dataflow:
+    return family(wanted.family).plan(wanted, measure(cursor, wanted))
 
 
 def child(path: Path, kind: str, count: int, resume: str | None, options: Json) -> subprocess.CompletedProcess[str]:
@@ -138,7 +160,7 @@ def test_interrupt_saves_and_names_the_run(tmp_path: Path, undisturbed: tuple[di
         assert run is not None
         assert f"--resume {run}" in str(caught.value.help)
         assert list_runs(w.folder)[0]["status"] == "interrupted"
-        # checkpoint_seconds is part of the job, so the run resumes with the job it was
+        # checkpoint_seconds is part of the job's definition, so it must be the same when the run resumes
         create_model(w, request(**options), emit=silent, resume=run)
     assert outcome(tmp_path)[:2] == undisturbed[:2]
 
@@ -150,22 +172,22 @@ def test_result_and_events(tmp_path: Path) -> None:
         assert (result.version, result.status, result.family) == (1, "done", "complex")
         assert 0 < result.metrics["mrr"] <= 1
         assert create_model(w, request(seed=1), emit=silent).version == 2
-    assert sum(isinstance(e, Evaluated) for e in events) == 4  # twice while training, valid and test at the end
+    assert sum(isinstance(e, Evaluated) for e in events) == 4  # twice during training, valid and test at the end
     finished = events[-1]
     assert isinstance(finished, JobFinished)
     assert finished.metrics == result.metrics
 
 
-def test_fingerprint_sees_options_and_rows_but_not_their_order(tmp_path: Path) -> None:
+def test_the_fingerprint_depends_on_options_and_rows_but_not_their_order(tmp_path: Path) -> None:
     with workspace(tmp_path) as w:
         c = w.cursor()
-        same = fingerprint_request(c, request())
-        assert fingerprint_request(c, request(sql="FROM triples")) == same
-        assert fingerprint_request(c, request(seed=3)) != same
+        same = fingerprint(c, request())
+        assert fingerprint(c, request(sql="FROM triples")) == same
+        assert fingerprint(c, request(seed=3)) != same
         c.execute("CREATE OR REPLACE TABLE triples AS FROM triples ORDER BY tail")
-        assert fingerprint_request(c, request()) == same
+        assert fingerprint(c, request()) == same
         c.execute("DELETE FROM triples WHERE tail = 'p1'")
-        assert fingerprint_request(c, request()) != same
+        assert fingerprint(c, request()) != same
 
 
 def test_resume_refuses_another_job(tmp_path: Path) -> None:
@@ -227,7 +249,7 @@ def test_unusable_inputs(tmp_path: Path, sql: str, message: str) -> None:
     ],
     ids=["one triple", "self-loops", "integers", "one relation", "unicode", "10 MB keys", "only in test"],
 )
-def test_strange_graphs_train(tmp_path: Path, sql: str) -> None:
+def test_unusual_graphs_train(tmp_path: Path, sql: str) -> None:
     with workspace(tmp_path) as w:
         result = create_model(w, request(sql=sql, epochs=2), emit=silent)
         assert result.version == 1
@@ -285,7 +307,7 @@ def test_without_held_out_triples_there_are_no_metrics(tmp_path: Path) -> None:
     assert result.metrics == {}
 
 
-def test_cuda_without_a_gpu_is_one_clear_error(tmp_path: Path) -> None:
+def test_cuda_without_a_gpu_gives_one_clear_error(tmp_path: Path) -> None:
     import torch
 
     if torch.cuda.is_available():
@@ -296,24 +318,33 @@ def test_cuda_without_a_gpu_is_one_clear_error(tmp_path: Path) -> None:
 
 def test_plan_is_a_graph_with_estimates(tmp_path: Path) -> None:
     with workspace(tmp_path) as w:
-        plan = plan_model(w.cursor(), request())
-        table = plan.table().to_pylist()
+        plan = planned(w.cursor(), request())
+        table = plan.table(Machine(1e9)).to_pylist()
         assert [row["operator"] for row in table] == ["scan", "encode", "split", "train", "evaluate", "publish"]
         assert list(plan.graph.successors("scan")) == ["encode"]
         assert all(row["rows"] is not None for row in table)
         assert table[3]["flops"] > 0
-        bigger = plan_model(w.cursor(), replace(request(), options=request(dim=16).options))
-        assert bigger.table().to_pylist()[3]["flops"] == pytest.approx(2 * table[3]["flops"])
+        bigger = planned(w.cursor(), replace(request(), options=request(dim=16).options))
+        assert bigger.table(Machine(1e9)).to_pylist()[3]["flops"] == pytest.approx(2 * table[3]["flops"])
         assert not (w.folder / "runs").exists()
-        assert "└─ train" in plan.text()
+        assert "└─ train" in plan.text(Machine(1e9))
 
 
 @pytest.mark.parametrize("tail", ["(i + 3000)::INTEGER", "i + 3000", "(i + 3000)::HUGEINT"])
 def test_a_plan_counts_the_entities_of_both_ends(tmp_path: Path, tail: str) -> None:
     sql = f"SELECT i AS head, 'r' || i % 3 AS relation, {tail} AS tail FROM range(3000) t(i)"
     with workspace(tmp_path) as w:
-        table = plan_model(w.cursor(), request(sql=sql)).table().to_pylist()
+        table = planned(w.cursor(), request(sql=sql)).table(Machine(1e9)).to_pylist()
     found = re.search(r"about ([\d,]+) entities, about 3 relations", table[1]["detail"])
     assert found, table[1]["detail"]
     assert int(found[1].replace(",", "")) == pytest.approx(6000, rel=0.1)
     assert table[0]["rows"] == 3000
+
+
+def test_a_read_only_workspace_trains_nothing(tmp_path: Path) -> None:
+    with workspace(tmp_path):
+        pass
+    with Workspace.open(tmp_path / "kg.duckdb", read_only=True) as w:
+        with pytest.raises(WorkspaceError, match="is open read-only"):
+            create_model(w, request(), emit=silent)
+        assert not (w.folder / "runs").exists()

@@ -1,4 +1,4 @@
-"""Finding table functions over models in SQL."""
+"""Finding calls of table functions on models in SQL."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_a_call_in_full() -> None:
         "SUMMARIZE predict('m', q)",
     ],
 )
-def test_where_a_call_can_stand(text: str) -> None:
+def test_calls_are_found(text: str) -> None:
     assert [call.function for call in calls(text)] == ["predict"]
 
 
@@ -75,7 +75,7 @@ def test_where_a_call_can_stand(text: str) -> None:
         "INSERT INTO predict VALUES ('m')",
     ],
 )
-def test_where_it_cannot(text: str) -> None:
+def test_other_text_is_not_a_call(text: str) -> None:
     assert calls(text) == []
 
 
@@ -104,7 +104,7 @@ def test_where_it_cannot(text: str) -> None:
         ("WITH a AS (SELECT 1) SELECT (SELECT max(s) FROM predict('m', a))", ["WITH a AS (SELECT 1) FROM a"]),
     ],
 )
-def test_the_relation_stands_alone(text: str, expected: list[str | None]) -> None:
+def test_the_relation_is_a_self_contained_query(text: str, expected: list[str | None]) -> None:
     assert questions(text) == expected
 
 
@@ -148,7 +148,7 @@ def test_alias(text: str, alias: bool) -> None:
         "FROM predict('m', q",
     ],
 )
-def test_arguments_that_make_no_sense(text: str) -> None:
+def test_invalid_arguments(text: str) -> None:
     with pytest.raises(SqlError) as caught:
         calls(text)
     assert caught.value.place is not None

@@ -105,7 +105,7 @@ def test_values(connection: duckdb.DuckDBPyConnection, sql: str, key: str, value
         ("colour = 'rd'", "'rd'", "colour takes one of 'red'"),
         ("maybe = 'x'", "'x'", "maybe takes a whole number or NULL"),
         ("many = 'a'", "'a'", "many takes a list"),
-        ("many = [1]", "[1]", "many takes a list, each of its values text"),
+        ("many = [1]", "[1]", "many takes a list in which each value is text"),
         ("pair = [1]", "[1]", "pair takes a list of 2 values"),
         ("span = 3", "3", "span takes text"),
         ("hole = 3", "hole", "complex has no option hole"),
@@ -165,6 +165,6 @@ def test_errors_do_not_stay_json(connection: duckdb.DuckDBPyConnection) -> None:
 
 
 @pytest.mark.parametrize("hint", [int, float, bool, str, Literal["a"], tuple[int, ...], int | str, dict[str, int]])
-def test_null_needs_permission(hint: Any) -> None:
+def test_null_is_accepted_only_by_optional_fields(hint: Any) -> None:
     with pytest.raises(ValueError, match=r"\w+"):
         convert(None, hint)

@@ -180,7 +180,7 @@ def test_reserved_words_are_those_of_duckdb() -> None:
     assert {word for word, category in rows if category in ("reserved", "type_function")} == NO_ALIAS
 
 
-def test_rewritten_finds_its_way_back() -> None:
+def test_rewritten_maps_back_to_the_text() -> None:
     source = Source("f", "SELECT 'ü' FROM predict('m') WHERE x")
     query = "EXPLAIN " + Rewritten.verbatim(source, 0, len(source.text)).replace(16, 28, "__p AS predict") + " LIMIT 1"
     assert query.text == "EXPLAIN SELECT 'ü' FROM __p AS predict WHERE x LIMIT 1"

@@ -1,8 +1,9 @@
-"""Wrong jobs and the exact text a user sees, side by side in tests/fixtures/wrong_jobs.
+"""Wrong jobs and the exact text that a user sees, in tests/fixtures/wrong_jobs.
 
-A file is `-- job`, the job, `-- expected`, the text. Words behind `-- job` change how it is run: `crlf` (line ends),
-`bom` (a byte order mark in front), `set key=value` (an override). The folder it runs in is written <folder>.
-After a wanted change of words: python tests/sql/test_wrong_jobs.py writes the expected texts anew; read the difference.
+A file consists of `-- job`, the job, `-- expected` and the text. Words after `-- job` change how it runs: `crlf` (line
+ends), `bom` (a byte order mark in front), `set key=value` (an override). <folder> stands for the current folder.
+After an intended change of a message, regenerate the expected texts and read the diff:
+PYTHONPATH=tests python tests/sql/test_wrong_jobs.py
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ class WrongJob:
         return cls(path, header.removeprefix("-- job").strip(), job, expected.rstrip("\n"))
 
     def run(self, session: Session) -> str:
-        """What the user sees. The current folder must be a scratch one."""
+        """What the user sees. The current folder must be a temporary one."""
         text = self.job.replace("\n", "\r\n") if "crlf" in self.flags else self.job
         Path("job.sql").write_bytes((b"\xef\xbb\xbf" if "bom" in self.flags else b"") + text.encode())
         _, _, setting = self.flags.partition("set ")
@@ -72,7 +73,7 @@ def wrong_jobs() -> list[WrongJob]:
 
 @contextmanager
 def workspace() -> Iterator[Session]:
-    """A session with the tables and the model that the jobs are about, in a scratch folder."""
+    """A session with the tables and the model that the jobs use, in a temporary folder."""
     before = Path.cwd()
     with tempfile.TemporaryDirectory() as folder, connect(emit=silent) as session:
         os.chdir(Path(folder).resolve())
@@ -101,7 +102,7 @@ def test_there_are_enough() -> None:
     assert len(wrong_jobs()) >= 45
 
 
-def test_every_caret_stands_under_something() -> None:
+def test_every_caret_is_under_text() -> None:
     for job in wrong_jobs():
         lines = job.expected.splitlines()
         for shown, carets in pairwise(lines):
@@ -112,14 +113,14 @@ def test_every_caret_stands_under_something() -> None:
 
 
 def state(session: Session) -> list[object]:
-    """What a refused job must leave as it was."""
+    """Everything that a refused job must not change."""
     settings = "SELECT name, value FROM duckdb_settings() WHERE name NOT LIKE '%memory%' ORDER BY name"
     models = [(a.model, a.version) for a in ArtifactStore(session.workspace.folder).models()]
     return [models, *(session.connection.execute(q).fetchall() for q in ("SHOW TABLES", settings))]
 
 
 def main() -> None:
-    """Write the expected texts anew."""
+    """Regenerate the expected texts."""
     with workspace() as session:
         for job in wrong_jobs():
             text = f"-- job {job.flags}".rstrip() + f"\n{job.job}\n-- expected\n{job.run(session)}\n"

@@ -1,4 +1,4 @@
-"""Stored models: whole or absent, verified, named as DuckDB names things."""
+"""Stored models: complete or absent, verified, with names compared as in DuckDB."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from cases.storage import die_at, limited_file_size
+from cases.storage import die_at, limited_file_size, write_format_1
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -48,7 +48,7 @@ def test_a_version_is_stored_listed_and_loaded(store: ArtifactStore) -> None:
     assert (artifact.model, artifact.version, artifact.damage) == ("kg.medical", 2, None)
     assert artifact.path == store.folder / "kg.medical" / "2"
     assert (artifact.path / "weights.bin").read_bytes() == b"better"
-    assert artifact.manifest["format_version"] == 1
+    assert artifact.manifest["format_version"] == 2
     assert artifact.manifest["family"] == "complex"
     assert artifact.manifest["loss"] is None
     assert {name: file["bytes"] for name, file in artifact.manifest["files"].items()} == {
@@ -72,11 +72,11 @@ def test_staged_files_vanish_unless_committed(store: ArtifactStore) -> None:
     assert left_over(store) == []
     with store.stage("m") as staged:
         staged.commit({})
-        with pytest.raises(RuntimeError, match="committed already"):
+        with pytest.raises(RuntimeError, match="already committed"):
             staged.commit({})
 
 
-def test_two_stages_at_once_get_versions_of_their_own(store: ArtifactStore) -> None:
+def test_two_stages_at_once_get_different_versions(store: ArtifactStore) -> None:
     with store.stage("m") as first, store.stage("m") as second:
         (first.path / "x").write_text("first")
         (second.path / "x").write_text("second")
@@ -88,7 +88,7 @@ def test_two_stages_at_once_get_versions_of_their_own(store: ArtifactStore) -> N
 
 
 @given(st.lists(st.text(min_size=1, max_size=60).filter(lambda name: "\0" not in name), min_size=2, max_size=2))
-def test_models_share_a_folder_only_when_duckdb_takes_them_for_one(names: list[str]) -> None:
+def test_models_share_a_folder_only_if_duckdb_considers_their_names_equal(names: list[str]) -> None:
     folders = [folder_name(name) for name in names]
     fold = [artifacts.fold(name) for name in names]
     assert (folders[0] == folders[1]) == (fold[0] == fold[1])
@@ -181,10 +181,10 @@ def reword(path: Path) -> None:
         (lambda path: (path / "manifest.json").write_text("{}"), "manifest.json lacks format_version"),
         (
             lambda path: (path / "manifest.json").write_text('{"format_version": 9, "files": {}}'),
-            "its format 9 is newer than this GraphLearn reads (1)",
+            "its format 9 is newer than this version of GraphLearn reads (2)",
         ),
         (
-            lambda path: (path / "manifest.json").write_text('{"format_version": 1, "files": {"weights.bin": 3}}'),
+            lambda path: (path / "manifest.json").write_text('{"format_version": 2, "files": {"weights.bin": 3}}'),
             "manifest.json has changed since it was written",
         ),
     ],
@@ -205,11 +205,32 @@ def test_a_damaged_model_is_named_and_the_others_stay(store: ArtifactStore, harm
     assert store.load("other").damage is None
     listed = {a.model: a.damage for a in store.models()}
     assert listed["other"] is None
-    # a list looks at sizes; that bytes have changed in place is seen when the model is used
+    # lists check only sizes; bytes changed in place are detected when the model is used
     assert (listed["kg.medical"] is None) == message.startswith("weights.bin has changed")
     assert put(store) == 3
     assert store.load("kg.medical").version == 3
     store.drop("kg.medical")
+
+
+def test_a_version_of_an_older_format_is_refused_by_name(store: ArtifactStore) -> None:
+    write_format_1(store.folder, "kg.medical")
+    put(store, "other")
+    for refuse in (store.load, lambda model: store.load(model, 1), lambda model: store.make_current(model, 1)):
+        with pytest.raises(ArtifactError) as caught:
+            refuse("kg.medical")
+        assert caught.value.message == (
+            'model "kg.medical" version 1 cannot be used: '
+            "its format 1 is older than this version of GraphLearn reads (2)"
+        )
+        assert caught.value.help == "train it again: graphlearn run FILE --force, or CREATE OR REPLACE MODEL"
+    listed = {artifact.model: artifact for artifact in store.models()}
+    assert listed["kg.medical"].manifest["family"] == "complex"
+    assert listed["kg.medical"].damage == "its format 1 is older than this version of GraphLearn reads (2)"
+    assert listed["other"].damage is None
+    assert put(store) == 2
+    assert store.load("kg.medical").version == 2
+    with pytest.raises(ArtifactError, match="version 1 cannot be used"):
+        store.load("kg.medical", 1)
 
 
 def test_digests_are_computed_once_until_a_file_changes(store: ArtifactStore, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -251,7 +272,7 @@ def test_a_full_disk_changes_nothing(store: ArtifactStore, size: int) -> None:
     assert store.load("kg.medical").version == 1
     assert left_over(store) == []
     with limited_file_size(0):
-        store.drop("kg.medical")  # dropping models is how one makes room
+        store.drop("kg.medical")  # dropping models must work, because it frees space
     assert store.models() == []
 
 
@@ -305,7 +326,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(folder)], check=True)
 
 
-def test_a_disk_that_is_really_full_then_read_only(small_disk: Path) -> None:
+def test_a_full_and_then_read_only_file_system(small_disk: Path) -> None:
     store = ArtifactStore(small_disk / "kg.graphlearn")
     put(store)
     with pytest.raises(WorkspaceError, match="the disk is full"):
@@ -332,7 +353,7 @@ def test_a_disk_that_is_really_full_then_read_only(small_disk: Path) -> None:
 
 @pytest.mark.parametrize("what", ["first", "second", "drop", "prune"])
 def test_killed_at_any_file_operation(tmp_path: Path, what: str) -> None:
-    """After SIGKILL before the n-th file operation, for every n: the old state or the new, and later no rest."""
+    """After SIGKILL before the n-th file operation, for every n: the old or new state, and no lasting leftovers."""
 
     def change() -> None:
         store = ArtifactStore(tmp_path / str(step))
@@ -392,7 +413,7 @@ def test_an_older_version_becomes_current_again(store: ArtifactStore) -> None:
     put(store)
     put(store, content=b"better")
     left = store.folder / "kg.medical" / "2" / "model.json"
-    left.write_text('{"model": "kg.medical", "current": 2}')  # as a crash between the two renames leaves it
+    left.write_text('{"model": "kg.medical", "current": 2}')  # the state after a crash between the two renames
     assert store.make_current("KG.medical", 1).version == 1
     assert (store.current("kg.medical").version, store.load("kg.medical").version) == (1, 1)
     assert [a.version for a in store.versions("kg.medical")] == [1, 2]
@@ -403,3 +424,43 @@ def test_an_older_version_becomes_current_again(store: ArtifactStore) -> None:
             store.make_current(*missing)
     with pytest.raises(ModelNotFound):
         store.current("other")
+
+
+HOSTILE: dict[str, object] = {
+    "files": [1],
+    "files of no size": {"weights.bin": "x"},
+    "files elsewhere": {"../../../../secret": {"bytes": 1, "sha256": ""}},
+    "files of the system": {"/etc/passwd": {"bytes": 1, "sha256": ""}},
+    "model": "../../other",
+    "model of no name": 7,
+}
+
+
+@pytest.mark.parametrize("what", HOSTILE)
+def test_a_sealed_manifest_is_still_not_believed(store: ArtifactStore, what: str) -> None:
+    put(store)
+    path = store.folder / "kg.medical" / "1" / "manifest.json"
+    manifest = json.loads(path.read_text()) | {what.partition(" ")[0]: HOSTILE[what]}
+    path.write_text(json.dumps(artifacts._sealed(manifest)))
+    (listed,) = store.models()
+    assert (listed.model, listed.damage) == ("kg.medical", f"manifest.json has an invalid {what.partition(' ')[0]}")
+    with pytest.raises(ArtifactError, match=r"cannot be used: manifest\.json has an invalid"):
+        store.load("kg.medical")
+    store.drop("kg.medical")
+    assert store.models() == []
+
+
+@pytest.mark.parametrize("key", ["options", "inputs", "metrics", "counts"])
+def test_keys_that_must_be_objects_are_checked_before_use(store: ArtifactStore, key: str) -> None:
+    with store.stage("m") as staged:
+        staged.commit({"family": "complex", key: "abc"})
+    with pytest.raises(ArtifactError, match=f"manifest.json has an invalid {key}"):
+        store.load("m")
+
+
+def test_a_manifest_nested_without_end(store: ArtifactStore) -> None:
+    put(store)
+    path = store.folder / "kg.medical" / "1" / "manifest.json"
+    path.write_text("[" * 200_000)
+    assert "is unreadable" in str(store.models()[0].damage)
+    store.drop("kg.medical")

@@ -1,4 +1,4 @@
-"""Run folders: readable while they grow and after any crash."""
+"""Run folders: readable during a run and after any crash."""
 
 from __future__ import annotations
 
@@ -29,7 +29,18 @@ def test_a_run_from_start_to_end(tmp_path: Path) -> None:
     info = run.info()
     assert (info["status"], info["pid"], info["model"], info["run"]) == ("running", os.getpid(), "kg.medical", run.id)
     run.append(Note(message="two\nlines"))
-    run.append(Step(epoch=1, epochs=2, step=5, steps=9, loss=float("nan"), triples_per_second=1.0, eta_seconds=2.0))
+    run.append(
+        Step(
+            epoch=1,
+            epochs=2,
+            step=5,
+            steps=9,
+            loss=float("nan"),
+            examples_per_second=1.0,
+            eta_seconds=2.0,
+            unit="triples",
+        )
+    )
     assert [event["event"] for event in RunFolder.open(tmp_path, run.id).events()] == ["note", "step"]
     assert [event.get("loss") for event in run.events()] == [None, None]
     run.update(epoch=1, loss=0.5)
@@ -43,7 +54,7 @@ def test_a_run_from_start_to_end(tmp_path: Path) -> None:
     assert run.info()["status"] == "done"
 
 
-def test_runs_of_one_second_have_ids_of_their_own(tmp_path: Path) -> None:
+def test_runs_in_the_same_second_have_different_ids(tmp_path: Path) -> None:
     runs = [create(tmp_path, name) for name in ("m", "m", "m", "a/b", "日本" * 60)]
     assert len({run.id for run in runs}) == 5
     started = [info["started_at"] for info in list_runs(tmp_path)]
@@ -98,7 +109,7 @@ def test_a_killed_run_is_recognised_and_can_be_resumed(tmp_path: Path) -> None:
         os.kill(pid, signal.SIGKILL)
     (info,) = list_runs(tmp_path)
     assert info["status"] == "killed"
-    assert info["message"] == f"process {pid} ended without a word"
+    assert info["message"] == f"process {pid} exited unexpectedly"
     assert latest_resumable(tmp_path, "kg.medical") is None  # nothing to continue from
     run = RunFolder.open(tmp_path, info["run"])
     assert not run.resumable

@@ -1,4 +1,4 @@
-"""Workspaces: opening, locking, closing, and every way the disk can say no."""
+"""Workspaces: opening, locking, closing, and failures of the disk."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ def test_a_file_and_its_folder(tmp_path: Path) -> None:
         assert workspace.folder == tmp_path / "kg.graphlearn"
         workspace.connection.execute("CREATE TABLE t AS SELECT 1 AS x")
         assert workspace.cursor().execute("FROM t").fetchall() == [(1,)]
-        assert not workspace.folder.exists()
+        assert [entry.name for entry in workspace.folder.iterdir()] == ["database.lock"]
         with workspace.writing() as folder:
             assert folder == workspace.folder
-            assert folder.is_dir()
+            assert (folder / "lock").is_file()
     with Workspace.open(str(path), read_only=True) as workspace:
         assert workspace.read_only
         assert workspace.connection.execute("FROM t").fetchall() == [(1,)]
@@ -129,14 +129,14 @@ def test_what_cannot_be_opened_says_why(tmp_path: Path) -> None:
             Workspace.open(path, read_only=read_only)
         assert caught.value.message.startswith(message)
         assert caught.value.help
-    with pytest.raises(WorkspaceError, match="in memory cannot be read-only"):
+    with pytest.raises(WorkspaceError, match="in-memory workspace cannot be read-only"):
         Workspace.open(read_only=True)
 
 
 # --- the writer lock ----------------------------------------------------------------------------------------------
 
 
-def test_a_second_writing_process_is_refused_and_told_whom_to_wait_for(tmp_path: Path) -> None:
+def test_a_second_writer_is_refused_and_the_first_is_named(tmp_path: Path) -> None:
     folder = tmp_path / "kg.graphlearn"
     folder.mkdir()
 
@@ -148,9 +148,9 @@ def test_a_second_writing_process_is_refused_and_told_whom_to_wait_for(tmp_path:
     with Workspace.open(tmp_path / "kg.duckdb") as workspace:
         with in_child(hold) as pid:
             with pytest.raises(WorkspaceError, match=f"process {pid} is writing to {folder} since 20") as caught:
-                workspace.writing().__enter__()
+                workspace.writing(patience=0).__enter__()
             assert caught.value.help == f"wait until it ends, or stop it: kill {pid}"
-        with workspace.writing():  # the holder is gone, and with it the lock
+        with workspace.writing():  # the holder has ended, which releases the lock
             assert holder_of(folder / "lock")["pid"] == os.getpid()
 
 
@@ -159,7 +159,7 @@ def test_writing_nests_in_a_thread_and_excludes_others(tmp_path: Path) -> None:
 
     def other() -> None:
         try:
-            with workspace.writing():
+            with workspace.writing(patience=0):
                 pass
         except WorkspaceError as error:
             refused.append(error.message)
@@ -173,11 +173,11 @@ def test_writing_nests_in_a_thread_and_excludes_others(tmp_path: Path) -> None:
         other()
         assert len(refused) == 1
         with Workspace.open(tmp_path / "kg.duckdb") as twin, workspace.writing(), pytest.raises(WorkspaceError):
-            twin.writing().__enter__()
+            twin.writing(patience=0).__enter__()
 
 
 def test_a_read_only_workspace_cannot_write(tmp_path: Path) -> None:
-    Workspace.open(tmp_path / "kg.duckdb").close()
+    duckdb.connect(str(tmp_path / "kg.duckdb")).close()
     with Workspace.open(tmp_path / "kg.duckdb", read_only=True) as workspace:
         with pytest.raises(WorkspaceError, match="open read-only"), workspace.writing():
             pass
@@ -205,7 +205,7 @@ def test_forked_children_do_not_keep_a_lock(tmp_path: Path) -> None:
     assert is_free(tmp_path / "never")
 
 
-def test_staging_removes_what_the_dead_left(tmp_path: Path) -> None:
+def test_staging_removes_the_files_of_dead_processes(tmp_path: Path) -> None:
     staging = Staging(tmp_path / "staging")
     names: list[str] = []
 
@@ -221,7 +221,7 @@ def test_staging_removes_what_the_dead_left(tmp_path: Path) -> None:
         names.append((tmp_path / "name").read_text())
         with staging.claim() as mine:
             mine.mkdir()
-            assert (staging.folder / names[0] / "half").exists()  # its process lives
+            assert (staging.folder / names[0] / "half").exists()  # its process is running
         assert not mine.exists()
     with staging.claim():
         assert not (staging.folder / names[0]).exists()
@@ -263,6 +263,6 @@ def test_json_files_are_replaced_whole(tmp_path: Path, monkeypatch: pytest.Monke
         (ValueError("x"), ValueError, "x"),
     ],
 )
-def test_failures_of_the_disk_are_told_apart(error: Exception, kind: type[BaseException], message: str | None) -> None:
+def test_disk_failures_are_distinguished(error: Exception, kind: type[BaseException], message: str | None) -> None:
     with pytest.raises(kind, match=message), disk_errors("here"):
         raise error

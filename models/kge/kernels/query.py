@@ -162,7 +162,7 @@ def swap_vjp(
 def cross(
     entities: FloatArray, prepared: FloatArray, anchors_B: IdArray, relations_B: IdArray, flip: float, q_BD: FloatArray
 ) -> None:
-    """CP: e = [head role | tail role], r of width K; only the head role of h meets the tail role of t."""
+    """CP: e = [head role | tail role], r of width K; the head role of h is compared with the tail role of t."""
     zero = np.float32(0.0)
     K = q_BD.shape[1] // 2
     role, other = (0, K) if flip > 0 else (K, 0)

@@ -1,4 +1,4 @@
-"""Compiled work on rows of the tables: gather, masks, penalties, the sparse optimiser updates, and ranks.
+"""Compiled work on rows of the tables: gather, masks, penalties, and the gradients of rows that occur several times.
 
 Names: E entities, B queries of a chunk, N shared candidates, D entity width, P relation width after `prepare`
 (see `scorer.py`), K = D / 2. A complex row of width D is [real parts (K) | imaginary parts (K)].
@@ -30,28 +30,28 @@ def mask_known(
     offsets: IdArray,
     answers: IdArray,
     candidates_N: IdArray,
-    seat_E: IdArray,
+    place_E: IdArray,
     scores_BN: FloatArray,
     value: float,
 ) -> None:
     """Overwrite the scores of candidates that are known answers of their query with `value`.
 
-    `answers[offsets[k]:offsets[k + 1]]` are the known answers of query key k; `seat_E` is a scratch array of -1 for
-    every entity and is left so. A candidate drawn twice is masked at each of its seats.
+    `answers[offsets[k]:offsets[k + 1]]` are the known answers of query key k. `place_E` is a buffer that holds -1 for
+    every entity, before and after. A candidate that was drawn twice is masked in both places.
     """
     N = candidates_N.shape[0]
     chain = np.empty(N, np.int32)
     for j in range(N):
-        chain[j] = seat_E[candidates_N[j]]
-        seat_E[candidates_N[j]] = j
+        chain[j] = place_E[candidates_N[j]]
+        place_E[candidates_N[j]] = j
     for i in range(keys_B.shape[0]):
         for p in range(offsets[keys_B[i]], offsets[keys_B[i] + 1]):
-            j = seat_E[answers[p]]
+            j = place_E[answers[p]]
             while j >= 0:
                 scores_BN[i, j] = value
                 j = chain[j]
     for j in range(N):
-        seat_E[candidates_N[j]] = -1
+        place_E[candidates_N[j]] = -1
 
 
 @compiled
@@ -103,7 +103,7 @@ def square_penalty(table: FloatArray, ids_B: IdArray, weight: float, paired: boo
 def link(ids: IdArray, first_E: IdArray, following: IdArray, unique: IdArray) -> int:
     """Chain the occurrences of each id and list the distinct ids in order of first appearance; returns their number.
 
-    `first_E` is a scratch array of -1 for every row of the table; the update kernels put it back.
+    `first_E` is a buffer that holds -1 for every row of the table; `collect` restores it.
     """
     n = 0
     for i in range(ids.shape[0]):
@@ -131,107 +131,3 @@ def collect(unique: IdArray, lo: int, hi: int, first_E: IdArray, following: IdAr
                 total[d] += other[d]
             j = following[j]
         unique[u] = i
-
-
-@compiled
-def adagrad_rows(
-    table: FloatArray, state_E: FloatArray, ids: IdArray, rows: IdArray, lo: int, hi: int, g: FloatArray, rate: float
-) -> None:
-    """Row-wise Adagrad: one accumulator a row, the mean of squared gradients (as DGL-KE and PyTorch-BigGraph)."""
-    eps = np.float32(1e-10)
-    lr = np.float32(rate)
-    D = table.shape[1]
-    for u in range(lo, hi):
-        i = rows[u]
-        e, row = ids[i], g[i]
-        total = np.float32(0.0)
-        for d in range(D):
-            total += row[d] * row[d]
-        state_E[e] += total / np.float32(D)
-        c = lr / (math.sqrt(state_E[e]) + eps)
-        weights = table[e]
-        for d in range(D):
-            weights[d] -= c * row[d]
-
-
-@compiled
-def adagrad_entries(
-    table: FloatArray, state_ED: FloatArray, ids: IdArray, rows: IdArray, lo: int, hi: int, g: FloatArray, rate: float
-) -> None:
-    """Adagrad with one accumulator an entry, on touched rows only."""
-    eps = np.float32(1e-10)
-    lr = np.float32(rate)
-    for u in range(lo, hi):
-        i = rows[u]
-        row, state, weights = g[i], state_ED[ids[i]], table[ids[i]]
-        for d in range(row.shape[0]):
-            s = state[d] + row[d] * row[d]
-            state[d] = s
-            weights[d] -= lr * row[d] / (math.sqrt(s) + eps)
-
-
-@compiled
-def adam_rows(
-    table: FloatArray,
-    mean_ED: FloatArray,
-    square_E: FloatArray,
-    ids: IdArray,
-    rows: IdArray,
-    lo: int,
-    hi: int,
-    g: FloatArray,
-    rate: float,
-    correct1: float,
-    correct2: float,
-) -> None:
-    """Row-wise Adam: the first moment an entry, the second moment a row; rows untouched in a step do not move."""
-    b1, b2, eps = np.float32(0.9), np.float32(0.999), np.float32(1e-8)
-    new1, new2 = np.float32(0.1), np.float32(0.001)  # not 1 - b2, which loses half of its digits
-    D = table.shape[1]
-    for u in range(lo, hi):
-        i = rows[u]
-        e, row = ids[i], g[i]
-        mean, weights = mean_ED[e], table[e]
-        total = np.float32(0.0)
-        for d in range(D):
-            total += row[d] * row[d]
-        square_E[e] = b2 * square_E[e] + new2 * total / np.float32(D)
-        c = np.float32(rate / correct1) / (math.sqrt(square_E[e] / np.float32(correct2)) + eps)
-        for d in range(D):
-            m = b1 * mean[d] + new1 * row[d]
-            mean[d] = m
-            weights[d] -= c * m
-
-
-@compiled
-def count_ranks(
-    scores_BE: FloatArray, targets_B: IdArray, keys_B: IdArray, offsets: IdArray, answers: IdArray, ranks_B: Any
-) -> Any:
-    """Filtered rank of each target, ties at their mean rank; returns the number of scores that are not finite.
-
-    The known answers of query key k, `answers[offsets[k]:offsets[k + 1]]`, do not compete; the target does not
-    compete with itself. A key of -1 has no known answers.
-    """
-    bad = 0
-    E = scores_BE.shape[1]
-    for i in range(scores_BE.shape[0]):
-        row = scores_BE[i]
-        target = targets_B[i]
-        s = row[target]
-        above = 0
-        level = 0
-        finite = 0
-        for e in range(E):
-            above += row[e] > s
-            level += row[e] == s
-            finite += abs(row[e]) < np.float32(3e38)
-        bad += E - finite
-        level -= 1
-        if keys_B[i] >= 0:
-            for p in range(offsets[keys_B[i]], offsets[keys_B[i] + 1]):
-                e = answers[p]
-                if e != target:
-                    above -= row[e] > s
-                    level -= row[e] == s
-        ranks_B[i] = 1.0 + above + 0.5 * level
-    return bad

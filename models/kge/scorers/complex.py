@@ -24,7 +24,7 @@ class ComplExOptions(KgeOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._even_dim("ComplEx uses dim / 2 complex numbers")
+        self.check_even_dim("ComplEx uses dim / 2 complex numbers")
 
 
 class ComplEx(Scorer):

@@ -42,7 +42,7 @@ class TuckEROptions(KgeOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._at_least(1, "relation_dim")
+        self.check_at_least(1, "relation_dim")
 
 
 class Rescal(Scorer):

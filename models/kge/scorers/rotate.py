@@ -30,7 +30,7 @@ class RotatEOptions(KgeOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._even_dim("RotatE uses dim / 2 complex numbers")
+        self.check_even_dim("RotatE uses dim / 2 complex numbers")
 
 
 class RotatE(Scorer):

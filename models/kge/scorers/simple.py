@@ -29,7 +29,7 @@ class SimplEOptions(KgeOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._even_dim("half describes an entity as head, half as tail")
+        self.check_even_dim("half describes an entity as head, half as tail")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +43,7 @@ class CPOptions(KgeOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._even_dim("half describes an entity as head, half as tail")
+        self.check_even_dim("half describes an entity as head, half as tail")
 
 
 class SimplE(Scorer):

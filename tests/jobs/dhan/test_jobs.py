@@ -1,4 +1,4 @@
-"""TYPE dhan from SQL: what its functions answer, what it survives, what it refuses; its figures against SQL."""
+"""TYPE dhan in SQL: answers, errors, plan and resuming; its metrics are compared with SQL."""
 
 from __future__ import annotations
 
@@ -10,14 +10,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import numpy as np
 import pytest
 
 import graphlearn
 from graphlearn.errors import GraphLearnError, InputError, OptionError, ResourceError, UserError
 from graphlearn.events import Event, Note, silent
-from graphlearn.jobs.families import family
-from graphlearn.jobs.functions import ask
+from graphlearn.jobs import create, functions
+from graphlearn.jobs.functions import Call
+from graphlearn.jobs.registry import family
+from graphlearn.jobs.request import ModelRequest
 from graphlearn.session import Session, connect
 from graphlearn.sql.parser import parse
 from graphlearn.sql.source import Source
@@ -44,7 +47,7 @@ ROLES = ", ".join([PAPER, AUTHOR, WRITES, SUBJECT])
 
 
 def model(options: str = "target = 'area'", roles: str = ROLES, name: str = "m") -> str:
-    """CREATE MODEL with small options, which those given stand before."""
+    """CREATE MODEL with small default options."""
     given = {part.partition("=")[0].strip() for part in options.split(", ")}
     rest = [part for part in SMALL.split(", ") if part.partition("=")[0].strip() not in given]
     return (
@@ -60,12 +63,17 @@ def columns(session: Session, call: str) -> list[tuple[str, str]]:
     return [(name, kind) for name, kind, *_ in rows(session, f"DESCRIBE FROM {call}")]
 
 
-def unborn(session: Session, statement: str, call: str, argument: str | None = None, **named: Any) -> list[Any]:
-    """The columns of a call on a model that does not exist yet, as the check of a job file sees them."""
+def request(session: Session, statement: str) -> ModelRequest:
+    """The request that a statement is bound to."""
+    return session._binder.model(parse(Source("<sql>", statement))[0]).request  # type: ignore[arg-type]
+
+
+def planned(session: Session, statement: str, call: str, argument: str | None = None, **named: Any) -> list[Any]:
+    """The columns of a call on a model that does not exist yet, as in the dry run of a job file."""
     bound = session._binder.model(parse(Source("<sql>", statement))[0])  # type: ignore[arg-type]
-    question = ask("dhan", call, argument, named, session.workspace.cursor)
+    shape = family("dhan").shape(bound.request, bound.columns)
     with session.workspace.cursor() as cursor:
-        cursor.register("answer", family("dhan").unborn(bound.request, bound.columns, question))
+        cursor.register("answer", functions.planned("dhan", shape, Call(call, argument, named, session._binder.cursor)))
         return [(name, kind) for name, kind, *_ in cursor.execute("DESCRIBE FROM answer").fetchall()]
 
 
@@ -95,7 +103,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
         yield opened
 
 
-# what the functions answer
+# answers
 
 
 def test_every_node_gets_a_class(trained: Session) -> None:
@@ -117,7 +125,7 @@ def test_k_classes_in_order(trained: Session) -> None:
     assert best == found[::3]
 
 
-def test_unknown_nodes_come_back_as_they_were_asked(trained: Session) -> None:
+def test_unknown_nodes_are_returned_unchanged(trained: Session) -> None:
     heard: list[Event] = []
     trained._binder.warn = lambda text, _: heard.append(Note(message=text))
     try:
@@ -130,7 +138,7 @@ def test_unknown_nodes_come_back_as_they_were_asked(trained: Session) -> None:
     assert "predict: area has never seen a key of 2 of 3 nodes (" in heard[0].message  # type: ignore[attr-defined]
 
 
-def test_several_classes_a_node(trained: Session) -> None:
+def test_several_classes_per_node(trained: Session) -> None:
     likely = rows(trained, "SELECT id, label, probability, rank FROM predict('tags') ORDER BY id, rank")
     assert {row[0] for row in likely} == {f"paper {i}" for i in range(90)}
     assert all(row[3] == 1 or row[2] >= 0.5 for row in likely)
@@ -174,8 +182,8 @@ def test_f1_of_several_classes_is_that_of_the_predictions(trained: Session, spli
                     FROM a FULL JOIN p USING (id, class))
               GROUP BY class)
         SELECT 2 * sum(hit) / sum(said + is_one) FROM n"""
-    told = f"SELECT micro_f1 FROM evaluate('tags') WHERE method = 'dhan' AND split = '{split}'"
-    assert rows(trained, counts)[0] == pytest.approx(rows(trained, told)[0])
+    stored = f"SELECT micro_f1 FROM evaluate('tags') WHERE method = 'dhan' AND split = '{split}'"
+    assert rows(trained, counts)[0] == pytest.approx(rows(trained, stored)[0])
 
 
 def test_an_explanation_adds_up(trained: Session) -> None:
@@ -211,37 +219,55 @@ CALLS: list[tuple[str, str, str | None, dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize(("name", "function", "argument", "named"), CALLS)
-def test_columns_are_known_before_the_model_is(
+def test_columns_are_known_before_training(
     trained: Session, name: str, function: str, argument: str | None, named: dict[str, Any]
 ) -> None:
     listed = [f"'{name}'", *([f"({argument})"] if argument else []), *(f"{k} := {v!r}" for k, v in named.items())]
     there = columns(trained, f"{function}({', '.join(listed)})")
-    assert unborn(trained, MODELS[name], function, argument, **named) == there
+    assert planned(trained, MODELS[name], function, argument, **named) == there
+
+
+def test_planned_links_have_the_node_tables_of_the_query(session: Session) -> None:
+    """Keys of both tables are whole numbers, so only `author AS source` distinguishes the tables."""
+    roles = (
+        "paper AS (SELECT i AS id, [i % 5] AS w FROM range(40) t(i)), "
+        "author AS (SELECT i::INTEGER AS id, [i % 3] AS w FROM range(30) t(i)), "
+        "writes AS (SELECT author AS source, paper AS target FROM (SELECT i % 30 AS author, i * 7 % 40 AS paper "
+        "FROM range(120) t(i)))"
+    )
+    statement, asked = model("target = 'writes', epochs = 1", roles), "SELECT 1 AS author, 2 AS paper"
+    before = planned(session, statement, "predict", asked)
+    session.sql(statement)
+    assert before == columns(session, f"predict('m', ({asked}))")
+    assert before[:2] == [("source", "INTEGER"), ("target", "BIGINT")]
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        ("predict('free')", "the model has embeddings only, it was given no target"),
+        ("predict('free')", "the model has embeddings only, because it has no target"),
         ("predict('area', (SELECT 1 AS a, 2 AS b))", "the relation has no column id"),
         ("predict('links', (SELECT 1 AS a, 2 AS b))", "the relation has no column source"),
         ("explain('area')", "explain needs a second argument"),
         ("similar('area', 'x')", "a dhan model has no similar"),
         ("predict('area', k := 0)", "k must be at least 1"),
-        ("predict('area', (SELECT 'a' AS author))", "has nodes of author, and the model is asked of paper"),
-        ("explain('links', (SELECT paper FROM paper))", "has nodes of paper, and the model is asked of author"),
+        ("predict('area', (SELECT 'a' AS author))", "has nodes of author, but the model answers for nodes of paper"),
+        (
+            "explain('links', (SELECT paper FROM paper))",
+            "has nodes of paper, but the model answers for nodes of author",
+        ),
     ],
 )
-def test_wrong_questions(trained: Session, call: str, message: str) -> None:
+def test_invalid_calls(trained: Session, call: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         trained.sql(f"FROM {call}")
 
 
-# the figures
+# the metrics
 
 
 @pytest.mark.parametrize("split", ["valid", "test"])
-def test_f1_is_what_sql_says_of_the_predictions(trained: Session, split: str) -> None:
+def test_f1_equals_that_computed_in_sql(trained: Session, split: str) -> None:
     counts = f"""
         WITH p AS (FROM predict('area') JOIN paper ON id = paper WHERE split = '{split}'),
         c AS (SELECT unnest(['theory', 'systems', 'data']) AS class),
@@ -250,19 +276,19 @@ def test_f1_is_what_sql_says_of_the_predictions(trained: Session, split: str) ->
               FROM c, p GROUP BY class)
         SELECT avg(2 * hit / (said + is_one)), 2 * sum(hit) / sum(said + is_one), (SELECT count(*) FROM p) FROM n"""
     by_sql = rows(trained, counts)[0]
-    told = "SELECT macro_f1, micro_f1, count FROM evaluate('area') WHERE method = 'dhan' AND split = '{}'"
-    np.testing.assert_allclose(rows(trained, told.format(split))[0], by_sql, rtol=1e-6)
+    stored = "SELECT macro_f1, micro_f1, count FROM evaluate('area') WHERE method = 'dhan' AND split = '{}'"
+    np.testing.assert_allclose(rows(trained, stored.format(split))[0], by_sql, rtol=1e-6)
 
 
-def test_majority_is_what_sql_says(trained: Session) -> None:
+def test_majority_equals_that_computed_in_sql(trained: Session) -> None:
     top = "(SELECT mode(area) FROM paper WHERE split = 'train')"
     by_sql = rows(trained, f"SELECT avg((area = {top})::INTEGER) FROM paper WHERE split = 'test'")[0][0]
-    told = rows(trained, "SELECT accuracy FROM evaluate('area') WHERE method = 'majority' AND split = 'test'")[0][0]
-    assert told == pytest.approx(by_sql)
+    stored = rows(trained, "SELECT accuracy FROM evaluate('area') WHERE method = 'majority' AND split = 'test'")[0][0]
+    assert stored == pytest.approx(by_sql)
 
 
 @pytest.mark.parametrize(
-    ("name", "methods", "figures"),
+    ("name", "methods", "metrics"),
     [
         ("area", {"dhan", "MLP", "majority"}, ("macro_f1", "micro_f1", "accuracy")),
         ("tags", {"dhan", "MLP", "majority"}, ("macro_f1", "micro_f1", "accuracy")),
@@ -270,19 +296,19 @@ def test_majority_is_what_sql_says(trained: Session) -> None:
         ("free", {"dhan"}, ("nmi", "ari", "auc")),
     ],
 )
-def test_baselines_stand_beside_the_model(
-    trained: Session, name: str, methods: set[str], figures: tuple[str, ...]
+def test_baselines_are_measured_like_the_model(
+    trained: Session, name: str, methods: set[str], metrics: tuple[str, ...]
 ) -> None:
-    found = rows(trained, f"SELECT method, {', '.join(figures)}, count, protocol FROM evaluate('{name}')")
+    found = rows(trained, f"SELECT method, {', '.join(metrics)}, count, protocol FROM evaluate('{name}')")
     assert {row[0] for row in found} == methods
     assert all(None not in row for row in found)
-    shown = rows(trained, f"SELECT nodes, edges, {figures[0]}, verdict FROM models WHERE model = '{name}'")[0]
+    shown = rows(trained, f"SELECT nodes, edges, {metrics[0]}, verdict FROM models WHERE model = '{name}'")[0]
     assert shown[0] == 130
     assert shown[2] is not None
     assert (shown[3] is None) == (name == "free")
 
 
-def test_result_says_it_in_a_line(session: Session) -> None:
+def test_the_result_is_one_line(session: Session) -> None:
     result = session.sql(MODELS["area"])
     assert "macro-F1" in repr(result)
     assert "baseline" in repr(result)
@@ -290,10 +316,10 @@ def test_result_says_it_in_a_line(session: Session) -> None:
     assert session.sql(MODELS["area"]).status == "unchanged"  # type: ignore[union-attr]
 
 
-# the same graph, written in other ways
+# the same graph in different forms
 
 
-def test_ways_to_write_it_are_one(session: Session) -> None:
+def test_equivalent_inputs_give_the_same_model(session: Session) -> None:
     ends = "writes AS (SELECT paper, author FROM writes)"
     cases = [ROLES, ROLES.replace(WRITES, ends)]
     found = []
@@ -303,7 +329,7 @@ def test_ways_to_write_it_are_one(session: Session) -> None:
     assert found[0] == found[1]
 
 
-def test_rows_in_another_order_train_the_same(session: Session) -> None:
+def test_the_order_of_rows_does_not_matter(session: Session) -> None:
     session.sql(model(name="a"))
     for table in ("paper", "author", "writes", "about"):
         session.connection.execute(f"CREATE OR REPLACE TABLE {table} AS FROM {table} ORDER BY hash({table})")
@@ -322,7 +348,7 @@ STRANGE = {
 
 
 @pytest.mark.parametrize("kind", STRANGE)
-def test_keys_come_back_as_they_were(session: Session, kind: str) -> None:
+def test_keys_are_returned_unchanged(session: Session, kind: str) -> None:
     key = STRANGE[kind]
     here, there = key.format("i"), key.format("(i * 7 % 30)")
     roles = (
@@ -332,7 +358,7 @@ def test_keys_come_back_as_they_were(session: Session, kind: str) -> None:
     statement = model("target = 'y', epochs = 1", roles)
     session.sql(statement)
     assert columns(session, "predict('m')")[:2] == [("id", kind), ("label", kind)]
-    assert unborn(session, statement, "predict") == columns(session, "predict('m')")
+    assert planned(session, statement, "predict") == columns(session, "predict('m')")
     found = rows(
         session, f"SELECT count(*) FROM predict('m') JOIN (SELECT {here} AS id FROM range(30) t(i)) USING (id)"
     )
@@ -342,6 +368,29 @@ def test_keys_come_back_as_they_were(session: Session, kind: str) -> None:
     assert rows(session, neighbours) == [(True,)]
     other = rows(session, f"FROM predict('m', (SELECT {key.format(77)} AS id))")
     assert other == [(*rows(session, f"SELECT {key.format(77)}")[0], None, None, None)]
+
+
+def test_keys_that_are_times_use_the_time_zone_of_the_session(session: Session) -> None:
+    stamp = "TIMESTAMPTZ '2024-01-01 12:00:00+00' + to_hours(i)"
+    roles = (
+        f"thing AS (SELECT {stamp} AS id, i % 5 AS x, i % 3 AS y FROM range(30) t(i)), "
+        f"near AS (SELECT {stamp} AS source, {stamp.replace('(i)', '(i * 7 % 30)')} AS target FROM range(30) t(i))"
+    )
+    session.sql(model("target = 'y', epochs = 1", roles))
+    found = {}
+    for zone in ("UTC", "Asia/Tokyo"):
+
+        def cursor(zone: str = zone) -> duckdb.DuckDBPyConnection:
+            made = session.workspace.cursor()
+            made.execute(f"SET SESSION TimeZone = '{zone}'")
+            return made
+
+        call = Call("predict", "SELECT TIMESTAMP '2024-01-01 12:00:00' AS id", {}, cursor)
+        with cursor() as asking:
+            asking.register("answer", functions.ModelReader(session.workspace.folder).open("m", call))
+            found[zone] = asking.execute("SELECT label IS NOT NULL, epoch(id) FROM answer").fetchall()
+    noon = 1704110400.0
+    assert found == {"UTC": [(True, noon)], "Asia/Tokyo": [(False, noon - 9 * 3600)]}
 
 
 # sizes
@@ -357,10 +406,10 @@ def test_a_plan_knows_every_relation(session: Session) -> None:
     assert "6 hubs: 90 edges (1,350 edges as pairs)" in plan["encode subject"]["detail"]
     assert plan["encode subject"]["flops"] > 0
     prepare = next(row for row in table if row["operator"] == "prepare")
-    assert "10 similar nodes for each" in prepare["detail"]
+    assert "knn relation of 10 neighbours per node" in prepare["detail"]
 
 
-def test_a_metapath_is_counted_before_it_is_made(session: Session) -> None:
+def test_a_metapath_is_counted_before_it_is_built(session: Session) -> None:
     path = "target = 'area', metapaths = {'psp': ['subject', 'subject']}"
     with pytest.raises(ResourceError) as caught:
         session.sql(model(path + ", edge_cap = 1000"))
@@ -375,9 +424,7 @@ def test_a_metapath_is_counted_before_it_is_made(session: Session) -> None:
 
 
 def test_a_job_that_does_not_fit_is_refused(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
-    from graphlearn.jobs.dhan import dataflow as dhan_dataflow
-
-    monkeypatch.setattr(dhan_dataflow, "memory_available", lambda: 600 << 20)
+    monkeypatch.setattr(create, "memory_available", lambda: 600 << 20)
     with pytest.raises(
         ResourceError, match=r"needs about .* to train, and 600\.0 MB is free; what costs most is writes"
     ):
@@ -390,42 +437,42 @@ def test_neighbours_can_be_sampled(session: Session) -> None:
     assert rows(session, "SELECT count(*) FROM predict('m')") == [(90,)]
 
 
-# what it refuses, and what it counts
+# errors and counts
 
 
-def test_notes_tell_what_was_dropped(session: Session) -> None:
+def test_notes_name_what_was_dropped(session: Session) -> None:
     heard: list[Event] = []
     session._emit = heard.append
     more = "SELECT author, paper FROM writes UNION ALL SELECT 999, 'paper 1' UNION ALL SELECT NULL, 'paper 1'"
     none = ROLES.replace("FROM writes", "FROM (SELECT author + 1000 AS author, paper FROM writes)")
     with pytest.raises(InputError) as all_lost:
         session.sql(model("target = 'area', unknown = 'drop'", none))
-    assert all_lost.value.help == "no edge would be left: are these the keys of another table?"
+    assert all_lost.value.help == "no edge would remain: are these the keys of another table?"
     session.sql(model("target = 'area', unknown = 'drop'", ROLES.replace("FROM writes", f"FROM ({more})")))
-    told = [e.message for e in heard if isinstance(e, Note)]
-    assert "writes: dropped 1 row with a NULL" in told
-    assert "writes: dropped 1 row with 1 key that no node has" in told
-    assert any("baseline" in text for text in told)
+    notes = [e.message for e in heard if isinstance(e, Note)]
+    assert "writes: dropped 1 row with a NULL" in notes
+    assert "writes: dropped 1 row with 1 unknown key" in notes
+    assert any("baseline" in text for text in notes)
 
 
 LATE = {
     "no train": (
         "SELECT * REPLACE (IF(split = 'train', NULL, split) AS split)",
-        "no nodes of paper .* in the train part",
+        "no nodes of paper .* in the train split",
     ),
     "no test": (
         "SELECT * REPLACE (IF(split = 'test', 'valid', split) AS split)",
-        "no nodes of paper .* in the test part",
+        "no nodes of paper .* in the test split",
     ),
     "one class": (
         "SELECT * REPLACE (IF(split = 'train', 'data', area) AS area)",
-        "train part of paper has one area only",
+        "train split of paper has a single area",
     ),
 }
 
 
 @pytest.mark.parametrize("case", LATE)
-def test_parts_are_checked(session: Session, case: str) -> None:
+def test_splits_are_checked(session: Session, case: str) -> None:
     query, message = LATE[case]
     session.connection.execute(f"CREATE OR REPLACE TABLE paper AS {query} FROM paper")
     with pytest.raises(InputError, match=message):
@@ -464,10 +511,10 @@ def test_options_of_the_job_change_it(session: Session) -> None:
     session._emit = heard.append
     session.sql(model("target = 'rates.good', candidates = 9", roles))
     expected = "SELECT count(*) FROM writes WHERE author % 2 = 0 AND author % 3 = 2"
-    told = rows(session, "SELECT count FROM evaluate('m') WHERE method = 'dhan' AND split = 'test'")
-    assert told == rows(session, expected)
-    assert "rates: time is read, but the model does not use it" in [e.message for e in heard if isinstance(e, Note)]
-    with pytest.raises(OptionError, match=r"target = 'rates\.god' is none of the relations of rates"):
+    stored = rows(session, "SELECT count FROM evaluate('m') WHERE method = 'dhan' AND split = 'test'")
+    assert stored == rows(session, expected)
+    assert "rates: the model does not use the column time" in [e.message for e in heard if isinstance(e, Note)]
+    with pytest.raises(OptionError, match=r"target = 'rates\.god' is not a relation of rates"):
         session.sql(model("target = 'rates.god'", roles))
 
 
@@ -493,7 +540,7 @@ with connect(sys.argv[1], emit=emit) as session:
 
 
 @pytest.mark.parametrize("kind", ["area", pytest.param("links", marks=pytest.mark.slow)])
-def test_killed_and_resumed_it_has_the_same_numbers(tmp_path: Path, kind: str) -> None:
+def test_a_killed_and_resumed_run_has_the_same_numbers(tmp_path: Path, kind: str) -> None:
     long = MODELS[kind].replace("epochs = 4", "epochs = 6").replace(" OPTIONS (", " OPTIONS (checkpoint_seconds = 0, ")
     answers = []
     for folder in ("whole", "killed"):
@@ -531,13 +578,13 @@ def test_networkx_has_every_edge_by_key(trained: Session) -> None:
     ("queries", "message"),
     [({}, "there are no queries"), ({"n": "FROM nowhere"}, "nowhere"), ({"n": "SELEC 1"}, "syntax")],
 )
-def test_queries_that_do_not_work_are_one_clear_error(session: Session, queries: dict[str, str], message: str) -> None:
+def test_failing_queries_give_one_clear_error(session: Session, queries: dict[str, str], message: str) -> None:
     with pytest.raises(GraphLearnError, match=message):
         graphlearn.to_networkx(session, queries)
 
 
 @pytest.mark.parametrize(("name", "extra"), [("to_pyg", "pyg"), ("to_dgl", "dgl")])
-def test_a_missing_library_is_one_clear_error(
+def test_a_missing_library_gives_one_clear_error(
     trained: Session, name: str, extra: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "torch_geometric", None)

@@ -1,4 +1,4 @@
-"""Pictures, lists and exports of models of graphs."""
+"""Pictures, lists and exports of graph models."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def command(workspace: Session, *arguments: str) -> str:
     return done.output
 
 
-def test_lists_know_graphs(workspace: Session) -> None:
+def test_lists_show_graph_models(workspace: Session) -> None:
     models = command(workspace, "models")
     assert "learns" in models
     assert "macro-F1" in models
@@ -85,7 +85,7 @@ def test_lists_know_graphs(workspace: Session) -> None:
 
 
 class FakeGraph:
-    """What dgl.heterograph was given."""
+    """Records the arguments of dgl.heterograph."""
 
     def __init__(self, pairs: Any, num_nodes_dict: dict[str, int]) -> None:
         self.pairs, self.counts = pairs, num_nodes_dict

@@ -15,9 +15,8 @@ from graphlearn.errors import ArtifactError, InputError, ModelNotFound, OptionEr
 from graphlearn.events import silent
 from graphlearn.jobs import functions
 from graphlearn.jobs.create import create_model
-from graphlearn.jobs.families import family
-from graphlearn.jobs.functions import ArrowSource, ModelReader
-from graphlearn.jobs.kge.questions import BATCH
+from graphlearn.jobs.functions import BATCH, ArrowSource, Call, ModelReader
+from graphlearn.jobs.registry import family
 from graphlearn.storage.workspace import Workspace
 
 
@@ -36,7 +35,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
 
 
 def ask(w: Workspace, function: Any, model: str, argument: str | None = None, **named: Any) -> ArrowSource:
-    return ModelReader(w.folder).open(function, model, argument, named, w.cursor)
+    return ModelReader(w.folder).open(model, Call(function, argument, named, w.cursor))
 
 
 def rows(w: Workspace, source: ArrowSource, sql: str = "FROM answer") -> list[tuple[Any, ...]]:
@@ -88,7 +87,7 @@ def test_known_and_exclude_known(trained: Workspace) -> None:
     assert {r[:3] for r in new} == {r[:3] for r in everything if not r[3]}
 
 
-def test_question_columns_come_along_and_collisions_are_named(trained: Workspace) -> None:
+def test_question_columns_are_kept_and_collisions_are_named(trained: Workspace) -> None:
     source = ask(trained, "predict", "m", "SELECT 7 AS id, 'p7' AS HEAD, 'knows' AS relation, [1, 2] AS list", k=1)
     assert source.schema.names == ["id", "head", "relation", "list", "tail", "rank", "score", "known"]
     assert rows(trained, source)[0][0:4] == (7, "p7", "knows", [1, 2])
@@ -115,7 +114,7 @@ def test_keys_keep_their_types(trained: Workspace) -> None:
     assert rows(trained, cast, "SELECT tail FROM answer") == rows(trained, source, "SELECT tail FROM answer")
 
 
-def test_a_value_that_a_cast_would_round_is_no_key(trained: Workspace) -> None:
+def test_a_value_that_a_cast_would_round_is_not_a_key(trained: Workspace) -> None:
     source = ask(trained, "predict", "numbers", "SELECT 5.7 AS head, 1.5 AS relation", k=2)
     assert rows(trained, source, "SELECT tail, score FROM answer") == [(None, None)]
     assert rows(trained, ask(trained, "similar", "numbers", "SELECT 5.7"), "SELECT neighbour FROM answer") == [(None,)]
@@ -143,7 +142,7 @@ def test_evaluate_stored_and_given(trained: Workspace) -> None:
     )
 
 
-def test_evaluate_on_nothing_it_knows(trained: Workspace) -> None:
+def test_evaluate_on_unknown_keys_only(trained: Workspace) -> None:
     with pytest.raises(InputError, match="no triple"):
         ask(trained, "evaluate", "m", "SELECT 'x' AS head, 'y' AS relation, 'z' AS tail")
     with pytest.raises(InputError, match="has no rows"):
@@ -202,7 +201,7 @@ def test_wrong_relations(trained: Workspace, function: Any, argument: str | None
         ask(trained, function, "m", argument)
 
 
-def test_unborn_models_bind_to_the_right_columns(trained: Workspace) -> None:
+def test_models_bind_to_the_right_columns_before_training(trained: Workspace) -> None:
     columns = {"head": "VARCHAR", "relation": "VARCHAR", "tail": "VARCHAR", "split": "VARCHAR"}
     cases: list[tuple[Any, str | None]] = [
         ("predict", "SELECT 'p7' AS head, 'knows' AS relation"),
@@ -212,11 +211,11 @@ def test_unborn_models_bind_to_the_right_columns(trained: Workspace) -> None:
     ]
     for function, argument in cases:
         asked = request(dim=16)
-        question = functions.ask(asked.family, function, argument, {}, trained.cursor)
-        unborn = family(asked.family).unborn(asked, {"triples": columns}, question)
-        born = ask(trained, function, "m", argument)
-        assert rows(trained, unborn, "DESCRIBE answer") == rows(trained, born, "DESCRIBE answer")
-        assert rows(trained, unborn) == []
+        shape = family(asked.family).shape(asked, {"triples": columns})
+        planned = functions.planned(asked.family, shape, Call(function, argument, {}, trained.cursor))
+        stored = ask(trained, function, "m", argument)
+        assert rows(trained, planned, "DESCRIBE answer") == rows(trained, stored, "DESCRIBE answer")
+        assert rows(trained, planned) == []
 
 
 def test_versions_and_missing_models(tmp_path: Path) -> None:
@@ -246,7 +245,7 @@ def test_a_damaged_model_is_named_and_others_work(tmp_path: Path) -> None:
         assert rows(w, ask(w, "embeddings", "other"))
 
 
-def test_an_arrow_source_is_scanned_anew_each_time() -> None:
+def test_an_arrow_source_computes_its_rows_at_every_scan() -> None:
     schema = pa.schema([("x", pa.int64())])
     scans: list[int] = []
 
@@ -259,3 +258,25 @@ def test_an_arrow_source_is_scanned_anew_each_time() -> None:
     assert pa.RecordBatchReader.from_stream(source).read_all().num_rows == 2
     assert len(scans) == 2
     assert pa.RecordBatchReader.from_stream(source.empty()).read_all().num_rows == 0
+
+
+def test_keys_that_are_times_use_the_time_zone_of_the_session(tmp_path: Path) -> None:
+    with workspace(tmp_path) as w:
+        w.connection.execute(
+            "CREATE TABLE shifts AS SELECT (start + to_hours(i))::VARCHAR AS head, 'then' AS relation, "
+            "(start + to_hours(i + 1))::VARCHAR AS tail FROM range(50) t(i), (SELECT TIMESTAMP '2024-01-01' AS start)"
+        )
+        create_model(w, request(sql="FROM shifts"), emit=silent)
+
+        def cursor(zone: str) -> Any:
+            made = w.cursor()
+            made.execute(f"SET SESSION TimeZone = '{zone}'")
+            return made
+
+        # a time with a zone is converted to text in the session's time zone, and only then is it one of the keys
+        question = "SELECT (TIMESTAMPTZ '2024-01-01 05:00:00+00')::TIMESTAMP AS head, 'then' AS relation"
+        for zone in ("UTC", "Asia/Tokyo"):
+            call = Call("predict", question, {"k": 1}, lambda zone=zone: cursor(zone))
+            asked = cursor(zone).execute(f"SELECT head::VARCHAR FROM ({question})").fetchall()[0][0]
+            found = rows(w, ModelReader(w.folder).open("m", call), "SELECT head, rank FROM answer")
+            assert found == [(asked, 1)]

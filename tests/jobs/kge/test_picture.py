@@ -1,4 +1,4 @@
-"""The picture of a run: right curves, a map of any entities, for finished, running and empty runs alike."""
+"""The picture of a run: correct curves and a map of entities, for finished, running and empty runs."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from safetensors.numpy import save_file
 from graphlearn import report
 from graphlearn.errors import UserError
 from graphlearn.events import Evaluated, Event, JobFinished, JobStarted, Step, silent
+from graphlearn.jobs import drawing
+from graphlearn.jobs.kge import picture
 from graphlearn.storage.runs import RunFolder
 from graphlearn.storage.triples.ingest import encode_triples
 from graphlearn.storage.workspace import Workspace
@@ -19,7 +21,16 @@ PNG = b"\x89PNG\r\n\x1a\n"
 
 
 def step(epoch: int, number: int, loss: float) -> Step:
-    return Step(epoch=epoch, epochs=2, step=number, steps=10, loss=loss, triples_per_second=100.0, eta_seconds=1.0)
+    return Step(
+        epoch=epoch,
+        epochs=2,
+        step=number,
+        steps=10,
+        loss=loss,
+        examples_per_second=100.0,
+        eta_seconds=1.0,
+        unit="triples",
+    )
 
 
 def a_run(tmp_path: Path, events: list[Event]) -> Path:
@@ -44,16 +55,16 @@ EVENTS: list[Event] = [
 
 
 def test_history(tmp_path: Path) -> None:
-    history = report.read_history(a_run(tmp_path, EVENTS))
+    history = drawing.read_history(a_run(tmp_path, EVENTS))
     assert history.loss == [(0.5, 8.0), (1.0, 4.0), (2.0, 2.0)]
-    assert history.mrr == [(1, 0.2), (2, 0.3)], "the final evaluation belongs to no epoch"
+    assert history.valid["mrr"] == [(1, 0.2), (2, 0.3)], "the final evaluation belongs to no epoch"
     assert history.final == {"mrr": 0.25}
     assert (history.model, history.family, history.status, history.speed) == ("m", "complex", "done", 100.0)
 
 
 @pytest.fixture
 def version(tmp_path: Path) -> Path:
-    """Files of a stored version: a star of integers, and awkward keys."""
+    """The files of a stored version: a star of integers, and awkward keys."""
     folder = tmp_path / "version"
     folder.mkdir()
     rows = [f"('$x_{i}$', 'knows', 'hub')" for i in range(30)] + [
@@ -71,7 +82,7 @@ def version(tmp_path: Path) -> Path:
 
 
 def test_the_map_takes_the_best_connected(version: Path) -> None:
-    found = report.read_map(version, points=3)
+    found = picture.read_map(version, points=3)
     assert "hub" in found.labels
     assert found.vectors.shape == (3, 6)
     hub = found.labels.index("hub")
@@ -86,7 +97,7 @@ def test_map_rows_are_the_rows_of_the_labels(version: Path) -> None:
 
     keys = Dictionary(version / "entities.parquet").keys.to_pylist()
     vectors = load_file(version / "weights.safetensors")["entities"]
-    found = report.read_map(version)
+    found = picture.read_map(version)
     assert len(found.labels) == len(keys)
     for label, vector in zip(found.labels, found.vectors, strict=True):
         np.testing.assert_array_equal(vector, vectors[keys.index(label)])
@@ -95,12 +106,12 @@ def test_map_rows_are_the_rows_of_the_labels(version: Path) -> None:
 def test_principal_components() -> None:
     rng = np.random.default_rng(1)
     plane = rng.normal(size=(50, 2)).astype(np.float32) @ rng.normal(size=(2, 8)).astype(np.float32) + 5
-    flat, share = report.principal(plane)
+    flat, share = drawing.principal(plane)
     assert flat.shape == (50, 2)
     assert share == pytest.approx(1.0)
     distances = np.linalg.norm(plane[:, None] - plane[None], axis=2)
     np.testing.assert_allclose(np.linalg.norm(flat[:, None] - flat[None], axis=2), distances, atol=1e-3)
-    same, all_of_it = report.principal(np.ones((4, 1), np.float32))
+    same, all_of_it = drawing.principal(np.ones((4, 1), np.float32))
     assert same.shape == (4, 2)
     assert all_of_it == 1.0
 
@@ -124,7 +135,7 @@ def test_draws_a_run_that_has_not_ended(tmp_path: Path, count: int) -> None:
 
 def test_a_run_without_events(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="has no events"):
-        report.read_history(a_run(tmp_path, []))
+        drawing.read_history(a_run(tmp_path, []))
 
 
 def test_says_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

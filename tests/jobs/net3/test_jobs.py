@@ -1,4 +1,4 @@
-"""TYPE net3 from SQL: what its functions answer, what it survives, what it refuses; its figures against SQL."""
+"""TYPE net3 in SQL: answers, unusual inputs and errors; its metrics are compared with SQL."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from graphlearn.events import Event, Note, silent
-from graphlearn.jobs.families import family
-from graphlearn.jobs.functions import ask
+from graphlearn.jobs.functions import Call, planned
+from graphlearn.jobs.registry import family
 from graphlearn.session import Session, connect
 from graphlearn.sql.parser import parse
 from graphlearn.sql.source import Source
@@ -32,7 +32,7 @@ WAVE = "sin(t * 0.7 + k) AS value FROM range(40) a(t), range(3) b(k)"
 
 
 def model(query: str = "FROM readings", options: str = "", name: str = "m", *, graphs: str = "") -> str:
-    """CREATE MODEL with small options, which those given stand before."""
+    """CREATE MODEL with small options, in addition to those given."""
     body = f"(series AS ({query}), {graphs})" if graphs else query
     given = {part.partition("=")[0].strip() for part in options.split(",")}
     rest = [part for part in SMALL.split(", ") if part.partition("=")[0].strip() not in given]
@@ -48,12 +48,12 @@ def columns(session: Session, call: str) -> list[tuple[str, str]]:
     return [(name, kind) for name, kind, *_ in rows(session, f"DESCRIBE FROM {call}")]
 
 
-def unborn(session: Session, statement: str, call: str) -> list[tuple[str, str]]:
-    """The columns of a call on a model that does not exist yet, as the check of a job file sees them."""
+def columns_before(session: Session, statement: str, function: str) -> list[tuple[str, str]]:
+    """The columns of a call on a model that does not exist yet, as in the dry run of a job file."""
     bound = session._binder.model(parse(Source("<sql>", statement))[0])  # type: ignore[arg-type]
-    question = ask("net3", call, None, {}, session.workspace.cursor)
+    shape = family("net3").shape(bound.request, bound.columns)
     with session.workspace.cursor() as cursor:
-        cursor.register("answer", family("net3").unborn(bound.request, bound.columns, question))
+        cursor.register("answer", planned("net3", shape, Call(function, None, {}, session.workspace.cursor)))
         return [(name, kind) for name, kind, *_ in cursor.execute("DESCRIBE FROM answer").fetchall()]
 
 
@@ -80,7 +80,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
         yield opened
 
 
-# what the functions answer
+# answers
 
 
 def test_a_forecast_has_every_series_at_every_step(trained: Session) -> None:
@@ -94,14 +94,14 @@ def test_a_forecast_has_every_series_at_every_step(trained: Session) -> None:
     assert [row[:4] for row in short] == [row[:4] for row in found[:8]]
 
 
-def test_the_trained_steps_do_not_depend_on_how_many_are_asked_for(trained: Session) -> None:
+def test_the_first_steps_do_not_depend_on_the_requested_horizon(trained: Session) -> None:
     far = rows(trained, "SELECT ts, site, variable, value FROM forecast('ahead', horizon := 40) WHERE step <= 2")
     near = rows(trained, "SELECT ts, site, variable, value FROM forecast('ahead')")
     assert sorted(far) == sorted(near)
     assert rows(trained, "SELECT count(*) FROM forecast('ahead', horizon := 40) WHERE value IS NULL") == [(0,)]
 
 
-def test_at_says_where_a_forecast_begins(trained: Session) -> None:
+def test_at_is_the_start_of_a_forecast(trained: Session) -> None:
     for at in ("DATE '2024-01-20'", "'2024-01-20'", "TIMESTAMP '2024-01-20 13:00:00'"):
         found = rows(trained, f"SELECT DISTINCT ts FROM forecast('ahead', at := {at}) ORDER BY ts")
         assert found == [(datetime.date(2024, 1, 21),), (datetime.date(2024, 1, 22),)]
@@ -110,7 +110,7 @@ def test_at_says_where_a_forecast_begins(trained: Session) -> None:
     assert rows(trained, "SELECT count(value) FROM forecast('ahead', at := DATE '2024-01-01')") == [(16,)]
 
 
-def test_a_forecast_does_not_see_what_follows_at(session: Session) -> None:
+def test_a_forecast_does_not_use_readings_after_at(session: Session) -> None:
     options = "freq = INTERVAL 1 DAY, split = [0.5, 0.2, 0.3]"
     session.sql(model(options=options, name="a"))
     session.sql(model("SELECT * REPLACE (IF(ts > DATE '2024-02-20', -value, value) AS value) FROM readings", options))
@@ -128,20 +128,20 @@ def test_a_higher_level_makes_wider_intervals(trained: Session, call: str) -> No
     assert 0 < widths[0] < widths[1] < widths[2]
 
 
-def test_intervals_cover_the_validation_part_as_they_say(trained: Session) -> None:
+def test_intervals_have_the_stated_coverage_on_the_validation_split(trained: Session) -> None:
     held = (
         "FROM forecast('ahead', at := DATE '2024-02-{:02}', level := 0.8) f JOIN readings r USING (ts, site, variable)"
     )
     inside = [
         rows(trained, f"SELECT count(*), count(*) FILTER (r.value BETWEEN lower AND upper) {held.format(day)}")[0]
-        for day in range(17, 22)  # the validation part is February 18 to 23
+        for day in range(17, 22)  # the validation split is February 18 to 23
     ]
     share = sum(n for _, n in inside) / sum(n for n, _ in inside)
     assert sum(n for n, _ in inside) == 80
     assert 0.75 <= share <= 0.95
 
 
-def test_too_few_known_cells_give_no_interval_and_say_so(trained: Session, session: Session) -> None:
+def test_too_few_known_cells_give_no_interval_but_a_note(trained: Session, session: Session) -> None:
     heard: list[Event] = []
     session._emit = heard.append
     session._binder.warn = lambda text, _: heard.append(Note(message=text, level="warning"))
@@ -175,8 +175,10 @@ def test_columns(trained: Session, name: str) -> None:
     function, last = CALLS[name]
     assert columns(trained, f"{function}('{name}')") == KEYS + last
     task = f"task = '{function}'"
-    assert unborn(trained, model("FROM gappy", task, "new"), function) == KEYS + last
-    assert unborn(trained, model("FROM gappy", task, "new"), "evaluate") == columns(trained, f"evaluate('{name}')")
+    assert columns_before(trained, model("FROM gappy", task, "new"), function) == KEYS + last
+    assert columns_before(trained, model("FROM gappy", task, "new"), "evaluate") == columns(
+        trained, f"evaluate('{name}')"
+    )
     figures = [(figure, "DOUBLE") for figure in ("rmse", "mae", "mape", "z_rmse", "z_mae")]
     assert columns(trained, f"evaluate('{name}')") == [
         ("method", "VARCHAR"),
@@ -222,11 +224,11 @@ STRANGE = {
 
 
 @pytest.mark.parametrize("case", STRANGE)
-def test_strange_columns_come_back_as_they_were(session: Session, case: str) -> None:
+def test_unusual_columns_are_returned_unchanged(session: Session, case: str) -> None:
     query, options = STRANGE[case]
     query = query.replace("{}", "0")
     statement = model(query, ", ".join(filter(None, [options, "epochs = 1"])))
-    expected = unborn(session, statement, "forecast")
+    expected = columns_before(session, statement, "forecast")
     session.sql(statement)
     assert columns(session, "forecast('m')") == expected
     assert len({name.lower() for name, _ in expected}) == len(expected)
@@ -238,7 +240,7 @@ def test_strange_columns_come_back_as_they_were(session: Session, case: str) -> 
     assert rows(session, "SELECT count(*) - count(value), bool_or(isnan(value)) FROM forecast('m')") == [(0, False)]
 
 
-def test_keys_of_uuid_come_back_as_uuid(session: Session) -> None:
+def test_uuid_keys_are_returned_as_uuid(session: Session) -> None:
     query, options = STRANGE["uuid"]
     session.sql(model(query.replace("{}", "7"), options))
     assert rows(session, "SELECT max(k) FROM forecast('m')")[0][0] == uuid.UUID("00000007-0000-0000-0000-000000000002")
@@ -271,7 +273,7 @@ TIMES = {
 
 
 @pytest.mark.parametrize("case", TIMES)
-def test_stamps_go_on_as_they_were(session: Session, case: str) -> None:
+def test_forecasts_continue_the_calendar_of_the_stamps(session: Session, case: str) -> None:
     stamp, options, expected = TIMES[case]
     session.connection.execute("SET TimeZone = 'Europe/Berlin'")
     session.sql(
@@ -280,12 +282,12 @@ def test_stamps_go_on_as_they_were(session: Session, case: str) -> None:
     assert [stamp for (stamp,) in rows(session, "SELECT ts::VARCHAR FROM forecast('m') ORDER BY step")] == expected
 
 
-# the figures
+# metrics
 
 
 @pytest.mark.parametrize("split", ["test", "valid"])
-def test_evaluate_is_what_sql_says_of_the_forecasts(trained: Session, split: str) -> None:
-    """The test part is February 24 to 29, validation February 18 to 23; both targets of a window lie in the part."""
+def test_evaluate_equals_errors_computed_in_sql(trained: Session, split: str) -> None:
+    """The test split is February 24 to 29, validation February 18 to 23. Both targets of a window are in the split."""
     first, last = (24, 28) if split == "test" else (18, 22)
     union = " UNION ALL ".join(
         f"FROM forecast('ahead', at := DATE '2024-02-{day - 1:02}')" for day in range(first, last + 1)
@@ -297,29 +299,29 @@ def test_evaluate_is_what_sql_says_of_the_forecasts(trained: Session, split: str
     joined = f"FROM ({union}) f JOIN readings r USING (ts, site, variable)"
     by_sql = rows(trained, f"SELECT step, {figures} {joined} GROUP BY step ORDER BY step")
     by_sql += rows(trained, f"SELECT NULL, {figures} {joined}")
-    told = rows(
+    stored = rows(
         trained,
         f"SELECT step, cells, rmse, mae, mape FROM evaluate('ahead') WHERE method = 'net3' AND split = '{split}' "
         "ORDER BY step NULLS LAST",
     )
-    assert [row[:2] for row in told] == [row[:2] for row in by_sql]
-    assert len(told) == 3
-    np.testing.assert_allclose([row[2:] for row in told], [row[2:] for row in by_sql], rtol=1e-4)
+    assert [row[:2] for row in stored] == [row[:2] for row in by_sql]
+    assert len(stored) == 3
+    np.testing.assert_allclose([row[2:] for row in stored], [row[2:] for row in by_sql], rtol=1e-4)
 
 
-def test_the_last_value_row_is_what_sql_says(trained: Session) -> None:
+def test_the_last_value_baseline_equals_that_computed_in_sql(trained: Session) -> None:
     lagged = "SELECT ts, value - lag(value, {}) OVER (PARTITION BY site, variable ORDER BY ts) AS miss FROM readings"
     within = "WHERE ts BETWEEN DATE '2024-02-{}' AND DATE '2024-02-{}'"
     for step, (first, last) in enumerate([(24, 28), (25, 29)], 1):
         query = f"SELECT sqrt(avg(miss ** 2)), avg(abs(miss)) FROM ({lagged.format(step)}) {within.format(first, last)}"
-        told = "SELECT rmse, mae FROM evaluate('ahead') WHERE method = 'last value' AND split = 'test' AND step = {}"
-        np.testing.assert_allclose(rows(trained, told.format(step)), rows(trained, query), rtol=1e-5)
+        stored = "SELECT rmse, mae FROM evaluate('ahead') WHERE method = 'last value' AND split = 'test' AND step = {}"
+        np.testing.assert_allclose(rows(trained, stored.format(step)), rows(trained, query), rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["smooth", "causal"])
-def test_recovery_is_measured_on_cells_that_it_had_not_seen(trained: Session, name: str) -> None:
-    """The held-out cells are drawn anew here; on them the stored answers have the stored error."""
-    from graphlearn.models.net3.recover_training import hold_out
+def test_recovery_is_measured_on_held_out_cells(trained: Session, name: str) -> None:
+    """The held-out cells are recomputed here; on them, the stored answers have the stored error."""
+    from graphlearn.models.net3.training.recover import hold_out
 
     table = rows(trained, f"SELECT value FROM recover('{name}', every := true) ORDER BY ts, site, variable")
     actual = np.array(rows(trained, "SELECT value FROM gappy ORDER BY ts, site, variable"), np.float32).ravel()
@@ -328,12 +330,12 @@ def test_recovery_is_measured_on_cells_that_it_had_not_seen(trained: Session, na
     for split in ("valid", "test"):
         held = targets[split].ravel()  # type: ignore[index]
         miss = answers[held] - actual[held]
-        told = rows(
+        stored = rows(
             trained,
             f"SELECT cells, rmse, mae FROM evaluate('{name}') WHERE method = 'net3' AND split = '{split}'",
         )
-        assert told[0][0] == held.sum() > 20
-        np.testing.assert_allclose(told[0][1:], [np.sqrt((miss**2).mean()), np.abs(miss).mean()], rtol=1e-3)
+        assert stored[0][0] == held.sum() > 20
+        np.testing.assert_allclose(stored[0][1:], [np.sqrt((miss**2).mean()), np.abs(miss).mean()], rtol=1e-3)
 
 
 def test_every_baseline_has_its_rows(trained: Session) -> None:
@@ -346,7 +348,7 @@ def test_every_baseline_has_its_rows(trained: Session) -> None:
     assert rows(trained, "SELECT count(*) FROM evaluate('ahead') WHERE rmse IS NULL OR cells = 0") == [(0,)]
 
 
-def test_a_draw_is_no_defeat(session: Session) -> None:
+def test_a_tie_is_not_a_loss(session: Session) -> None:
     heard: list[Event] = []
     session._emit = heard.append
     session.sql(model("SELECT * REPLACE (5.0 AS value) FROM readings"))
@@ -354,3 +356,12 @@ def test_a_draw_is_no_defeat(session: Session) -> None:
     assert len(sentences) == 1
     assert "is no better than a baseline" in sentences[0]
     assert rows(session, "SELECT DISTINCT value, lower, upper FROM forecast('m', horizon := 3)") == [(5.0, 5.0, 5.0)]
+
+
+def test_at_is_read_in_the_time_zone_of_the_series(session: Session) -> None:
+    session.connection.execute("SET TimeZone = 'Europe/Berlin'")
+    stamps = "(TIMESTAMP '2024-02-01' + to_days(t::INTEGER))::TIMESTAMPTZ"
+    session.sql(model(f"SELECT {stamps} AS ts, sin(t) AS value FROM range(60) a(t)"))
+    for at in ("'2024-03-10 23:30:00'", "TIMESTAMP '2024-03-10 00:30:00'", "TIMESTAMPTZ '2024-03-10 00:30:00+01'"):
+        found = rows(session, f"SELECT ts::VARCHAR FROM forecast('m', at := {at})")
+        assert found == [("2024-03-11 00:00:00+01",)], at

@@ -1,4 +1,4 @@
-"""What a person sees of a model of series: its picture, its lines in listings and system tables, its words."""
+"""The display of a time series model: its picture, and its lines in lists, system tables and messages."""
 
 from __future__ import annotations
 
@@ -12,9 +12,12 @@ from click.testing import CliRunner
 import graphlearn
 from graphlearn import cli, report
 from graphlearn.events import Evaluated, Event, JobFinished, JobStarted, Step, silent
-from graphlearn.jobs.create import ModelResult
-from graphlearn.jobs.labels import metrics_line, title
-from graphlearn.jobs.net3 import picture as series_report
+from graphlearn.jobs.drawing import read_history
+from graphlearn.jobs.metrics import HITS_AT_10, MRR, metrics_line
+from graphlearn.jobs.net3 import picture
+from graphlearn.jobs.net3.metrics import NET3_METRICS
+from graphlearn.jobs.net3.predictor import Net3Predictor
+from graphlearn.jobs.request import ModelResult
 from graphlearn.storage.artifacts import ArtifactStore
 from graphlearn.storage.runs import RunFolder
 from graphlearn.storage.series.axis import Freq, TimeAxis
@@ -44,11 +47,11 @@ def run(*arguments: str) -> str:
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A workspace with two models of series and one of triples."""
+    """A workspace with two time series models and a knowledge graph model."""
     folder = tmp_path_factory.mktemp("series")
     (folder / "job.sql").write_text(JOB)
-    said = run("run", str(folder / "job.sql"), "-w", str(folder / "w.duckdb"))
-    (folder / "said.txt").write_text(said)
+    output = run("run", str(folder / "job.sql"), "-w", str(folder / "w.duckdb"))
+    (folder / "output.txt").write_text(output)
     return folder / "w.duckdb"
 
 
@@ -59,25 +62,23 @@ def stored(home: Path, model: str) -> Path:
 # the picture
 
 
-def test_every_run_has_its_picture(home: Path) -> None:
+def test_every_run_has_a_picture(home: Path) -> None:
     pytest.importorskip("matplotlib")
     pictures = list(home.with_suffix(".graphlearn").glob("runs/*/report.png"))
     assert len(pictures) == 3
     assert all(path.read_bytes().startswith(PNG) for path in pictures)
-    assert "could not be drawn" not in (home.parent / "said.txt").read_text()
+    assert "could not be drawn" not in (home.parent / "output.txt").read_text()
 
 
-def test_a_forecast_is_drawn_at_the_steps_it_is_for(home: Path) -> None:
-    found = series_report.read_stored(stored(home, "ahead"))
+def test_a_forecast_is_drawn_at_its_steps(home: Path) -> None:
+    found = picture.read_stored(stored(home, "ahead"))
     assert (found.task, found.horizon, found.freq, found.value) == ("forecast", 2, "1 hour", "value")
     assert len(found.panels) == 4
     assert len({panel.label.split(" · ")[0] for panel in found.panels[:3]}) == 3, (
         "of each mode others, as far as it goes"
     )
-    from graphlearn.jobs.net3.functions import Net3Model
-
-    model = Net3Model(ArtifactStore(home.with_suffix(".graphlearn")).versions("ahead")[-1])
-    labels = {series_report.label_of(model.series, (i, j)): (i, j) for i in range(3) for j in range(2)}
+    model = Net3Predictor(ArtifactStore(home.with_suffix(".graphlearn")).versions("ahead")[-1])
+    labels = {picture.label_of(model.series, (i, j)): (i, j) for i in range(3) for j in range(2)}
     for panel in found.panels:
         place = labels[panel.label]
         assert panel.far is not None
@@ -86,13 +87,13 @@ def test_a_forecast_is_drawn_at_the_steps_it_is_for(home: Path) -> None:
         assert panel.ahead.times.tolist() == [np.datetime64(f"2024-03-04T{h}", "us").item() for h in (18, 19)]
         np.testing.assert_array_equal(panel.truth.values[-20:], model.series.values[-20:, *place])
         for step, line in ((0, panel.near), (1, panel.far)):
-            said = model.training.predict(np.array([90 - 4 - 1 - step]))[0, step]
-            assert line.values[-1] == pytest.approx(said[place], rel=1e-4)
+            predicted = model.training.predict(np.array([90 - 4 - 1 - step]))[0, step]
+            assert line.values[-1] == pytest.approx(predicted[place], rel=1e-4)
     np.testing.assert_allclose(found.panels[0].ahead.half, found.panels[0].near.half, rtol=1)  # type: ignore[union-attr]
 
 
 def test_a_recovery_shows_what_was_held_out(home: Path) -> None:
-    found = series_report.read_stored(stored(home, "filled"))
+    found = picture.read_stored(stored(home, "filled"))
     held = [panel.held for panel in found.panels]
     assert all(h is not None and h.any() for h in held)
     assert all(np.isfinite(panel.near.values).all() for panel in found.panels)
@@ -102,24 +103,24 @@ def test_a_recovery_shows_what_was_held_out(home: Path) -> None:
 def test_series_are_chosen_with_variety() -> None:
     values = np.random.default_rng(0).normal(size=(50, 6, 4)).astype(np.float32) * np.arange(1, 25).reshape(6, 4)
     values[:, 5] = np.nan
-    chosen = series_report.choose_series(values, 4)
+    chosen = picture.choose_series(values, 4)
     assert len({i for i, _ in chosen}) == len({j for _, j in chosen}) == 4
     assert 5 not in {i for i, _ in chosen}, "a series without readings is the last choice"
-    assert series_report.choose_series(values[:, :1, :1], 4) == [(0, 0)]
-    assert len(series_report.choose_series(np.full((3, 2), np.nan, np.float32), 4)) == 2
+    assert picture.choose_series(values[:, :1, :1], 4) == [(0, 0)]
+    assert len(picture.choose_series(np.full((3, 2), np.nan, np.float32), 4)) == 2
 
 
-def test_times_that_no_calendar_holds_are_numbers() -> None:
+def test_times_outside_the_calendar_are_numbers() -> None:
     whole = TimeAxis(type="BIGINT", freq=Freq(ticks=5), start=7, steps=3)
-    assert series_report.times_of(whole, 1, 2).tolist() == [12, 17]
+    assert picture.times_of(whole, 1, 2).tolist() == [12, 17]
     far = TimeAxis(type="TIMESTAMP", freq=Freq(ticks=86_400_000_000), start=300_000_000_000_000_000, steps=3)
-    assert series_report.times_of(far, 1, 2).tolist() == [1, 2]
+    assert picture.times_of(far, 1, 2).tolist() == [1, 2]
 
 
 EVENTS: list[Event] = [
     JobStarted(run="r", model="m", family="net3", folder="", options={}),
     Step(
-        epoch=1, epochs=1, step=1, steps=1, loss=1.0, triples_per_second=9.0, eta_seconds=0, epoch_done=True,
+        epoch=1, epochs=1, step=1, steps=1, loss=1.0, examples_per_second=9.0, eta_seconds=0, epoch_done=True,
         unit="windows",
     ),
     Evaluated(epoch=1, split="valid", metrics={"rmse": 2.0, "z_rmse": 0.2}),
@@ -136,15 +137,15 @@ def test_a_run_without_a_stored_version(tmp_path: Path, count: int) -> None:
         for event in EVENTS[:count]:
             run_.append(event)
     assert report.draw_report(run_.path).read_bytes().startswith(PNG)
-    history = report.read_history(run_.path)
-    assert history.rmse == ([(1, 2.0)] if count > 2 else [])
-    assert history.unit == ("windows" if count > 1 else "triples")
+    history = read_history(run_.path)
+    assert history.valid.get("rmse", []) == ([(1, 2.0)] if count > 2 else [])
+    assert history.unit == ("windows" if count > 1 else "")
 
 
 ODD = {
     "one series without keys": ("SELECT h AS t, sin(h) AS value FROM range(60) r(h)", "time = 't', horizon = 1"),
-    "no test part": ("SELECT h AS t, sin(h) AS value FROM range(60) r(h)", "time = 't', split = [0.8, 0.2, 0]"),
-    "train part only": ("SELECT h AS t, sin(h) AS value FROM range(60) r(h)", "time = 't', split = [1, 0, 0]"),
+    "no test split": ("SELECT h AS t, sin(h) AS value FROM range(60) r(h)", "time = 't', split = [0.8, 0.2, 0]"),
+    "train split only": ("SELECT h AS t, sin(h) AS value FROM range(60) r(h)", "time = 't', split = [1, 0, 0]"),
     "constant and empty series": (
         "SELECT DATE '2024-01-01' + h::INT AS t, k, CASE k WHEN 'a' THEN 1 WHEN 'b' THEN sin(h) END AS value "
         "FROM range(60) r(h), (VALUES ('a'), ('b'), ('c')) v(k)",
@@ -218,10 +219,10 @@ def test_system_tables(home: Path) -> None:
 
 
 def test_words(home: Path) -> None:
-    said = (home.parent / "said.txt").read_text()
-    assert "valid: RMSE " in said
-    assert "windows/s" in said
-    assert "test RMSE " in said
+    output = (home.parent / "output.txt").read_text()
+    assert "valid: RMSE " in output
+    assert "windows/s" in output
+    assert "test RMSE " in output
     with graphlearn.connect(str(home), emit=silent) as session:
         made = session.sql(JOB.split(";")[1].replace("CREATE", "CREATE OR REPLACE").replace("epochs = 2", "epochs = 1"))
     assert isinstance(made, ModelResult)
@@ -232,8 +233,9 @@ def test_words(home: Path) -> None:
 
 
 def test_labels() -> None:
-    assert metrics_line({"mrr": 0.25, "hits_at_10": 0.5}) == "MRR 0.2500 · Hits@10 50.0 %"
+    assert metrics_line({"mrr": 0.25, "hits_at_10": 0.5}, (MRR, HITS_AT_10)) == "MRR 0.2500 · Hits@10 50.0 %"
+    assert metrics_line({"what": 1.0}, NET3_METRICS) == "what 1.0000"
     series = {"rmse": 12.34, "mae": 1.5, "mape": 7.25, "z_rmse": 0.5, "z_mae": 0.4, "count": 3}
-    assert metrics_line(series) == "RMSE 12.3 · MAE 1.5000 · MAPE 7.2 % · RMSE (z) 0.5000"
-    assert (title("mape"), title("z_rmse"), title("what")) == ("MAPE (%)", "RMSE (z)", "what")
+    assert metrics_line(series, NET3_METRICS) == "RMSE 12.3 · MAE 1.5000 · MAPE 7.2 % · RMSE (z) 0.5000"
+    assert [metric.title for metric in NET3_METRICS] == ["RMSE", "MAE", "MAPE (%)", "RMSE (z)", "MAE (z)"]
     assert [number(x) for x in (0.0, 0.00001, 1.0, 12345.6)] == ["0.0000", "1e-05", "1.0000", "12,345.6"]

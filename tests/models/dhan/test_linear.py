@@ -1,4 +1,4 @@
-"""The linear part of DHAN's classifiers, and the relation of similar nodes that it reads most from."""
+"""The linear part of DHAN's classifiers, and the relation of similar nodes, its most important input."""
 
 from __future__ import annotations
 
@@ -11,22 +11,24 @@ from cases.hetero import blocks_graph, small_graph, small_task
 from hypothesis import given
 from hypothesis import strategies as st
 
-from graphlearn.models.dhan import linear_fit as dhan_highway_fit
-from graphlearn.models.dhan.classes import ClassTraining
+from graphlearn.models.core.fit import train_epoch
 from graphlearn.models.dhan.explain import explain
-from graphlearn.models.dhan.linear import averaged_rows, cross_entropy, features_of, sketched
-from graphlearn.models.dhan.linear_fit import regress
+from graphlearn.models.dhan.linear import fit as linear_fit
+from graphlearn.models.dhan.linear.fit import regress
+from graphlearn.models.dhan.linear.model import averaged_rows, cross_entropy, features_of, sketched
 from graphlearn.models.dhan.options import DhanOptions
-from graphlearn.models.hetero import knn as hetero_similar
+from graphlearn.models.dhan.training.classes import ClassTraining
+from graphlearn.models.hetero import knn as hetero_knn
 from graphlearn.models.hetero.graph import Features, HeteroGraph, NodeType, Relation
-from graphlearn.models.hetero.knn import nearest, with_similar
+from graphlearn.models.hetero.knn import nearest, with_knn
+from graphlearn.types import Split
 
 CPU = torch.device("cpu")
 OPTIONS = DhanOptions(hidden=8, heads=2, epochs=3, device="cpu")
 
 
 @given(st.integers(0, 1000), st.integers(1, 5), st.booleans(), st.booleans())
-def test_similar_nodes_are_those_of_the_largest_cosine(seed: int, k: int, words: bool, vectors: bool) -> None:
+def test_similar_nodes_have_the_largest_cosine(seed: int, k: int, words: bool, vectors: bool) -> None:
     rng = np.random.default_rng(seed)
     n, ends = 9, np.arange(10) * 3
     indices = np.concatenate([rng.choice(12, 3, replace=False) for _ in range(n)])
@@ -56,23 +58,23 @@ def test_similar_nodes_are_those_of_the_largest_cosine(seed: int, k: int, words:
 
 def test_a_type_that_is_too_large_or_has_no_features_gets_no_similar_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
     graph = small_graph()
-    assert [r.name for r in with_similar(graph, "paper", 3, CPU).relations][-1] == "similar paper"
+    assert [r.name for r in with_knn(graph, "paper", 3, CPU).relations][-1] == "similar paper"
     bare = HeteroGraph((NodeType("node", 4),), (Relation("links", "node", "node", np.array([0]), np.array([1])),))
-    assert with_similar(bare, "node", 3, CPU) is bare
-    monkeypatch.setattr(hetero_similar, "COMPARISONS", 24 * 96 - 1)
-    assert with_similar(graph, "paper", 3, CPU) is graph
-    monkeypatch.setattr(dhan_highway_fit, "AFFORDABLE", 0)
+    assert with_knn(bare, "node", 3, CPU) is bare
+    monkeypatch.setattr(hetero_knn, "COMPARISONS", 24 * 96 - 1)
+    assert with_knn(graph, "paper", 3, CPU) is graph
+    monkeypatch.setattr(linear_fit, "AFFORDABLE", 0)
     training = ClassTraining(graph, small_task(graph), OPTIONS)
-    assert training.head.highway is None
-    assert [sentence.split(" too ")[0] for sentence in training.left_out] == ["paper has", "the graph is"]
-    training.train_epoch(0)
-    assert training.evaluate("test")["nodes"] > 0
+    assert training.head.linear is None
+    assert [sentence.split(" too ")[0] for sentence in training.skipped] == ["paper has", "the graph is"]
+    train_epoch(training, 0)
+    assert training.evaluate(Split.TEST)["nodes"] > 0
 
 
 @pytest.mark.parametrize("shape", [(12, 30), (40, 7)])
 @pytest.mark.parametrize("single", [True, False])
 def test_regression_is_where_the_gradient_is_zero(shape: tuple[int, int], single: bool) -> None:
-    """With fewer rows than features, and with more."""
+    """Both with fewer rows than features and with more."""
     rng = np.random.default_rng(0)
     x = torch.from_numpy(rng.normal(size=shape).astype(np.float32))
     actual = torch.eye(3)[torch.from_numpy(rng.integers(3, size=shape[0]))]
@@ -88,19 +90,19 @@ def test_regression_is_where_the_gradient_is_zero(shape: tuple[int, int], single
         assert float(b.grad.abs().max()) < 3e-3
 
 
-def test_rows_averaged_one_by_one_are_what_the_linear_part_averages() -> None:
+def test_the_linear_part_averages_rows_as_a_plain_loop_does() -> None:
     graph = small_graph()
     training = ClassTraining(graph, small_task(graph), OPTIONS)
-    highway, batch = training.head.highway, training.full_batch()
-    assert highway is not None
+    linear, batch = training.head.linear, training.full_batch()
+    assert linear is not None
     with torch.no_grad():
-        for logits in highway.mixes:
+        for logits in linear.mixes:
             logits.copy_(torch.linspace(-1, 1, len(logits)))
-    restart, rows = float(highway.restart), torch.tensor([0, 5, 23])
-    weights = torch.cat([p for part in highway.linear for p in (part.dense, part.sparse)])
-    mix = {t: m.detach() for t, m in highway.mix.items()}
-    found = averaged_rows(batch, mix, "paper", rows, (restart,), {})[restart] @ weights + highway.bias
-    torch.testing.assert_close(found, highway(batch)[rows], atol=1e-5, rtol=1e-4)
+    restart, rows = float(linear.restart), torch.tensor([0, 5, 23])
+    weights = torch.cat([p for part in linear.per_type for p in (part.dense, part.sparse)])
+    mix = {t: m.detach() for t, m in linear.mix.items()}
+    found = averaged_rows(batch, mix, "paper", rows, (restart,), {})[restart] @ weights + linear.bias
+    torch.testing.assert_close(found, linear(batch)[rows], atol=1e-5, rtol=1e-4)
 
 
 def test_a_sketch_keeps_inner_products() -> None:
@@ -115,30 +117,30 @@ def test_a_sketch_keeps_inner_products() -> None:
     assert float((wide["author"] @ wide["paper"].T).abs().max()) < 0.1 * float(wanted.abs().max())
 
 
-def test_channels_that_say_something_count_more() -> None:
-    """Friends are mostly of a node's class; noise joins nodes at random."""
+def test_informative_channels_get_more_weight() -> None:
+    """Friends are mostly in a node's class; noise connects nodes at random."""
     graph, task = blocks_graph()
     rng = np.random.default_rng(1)
     noise = Relation("noise", "node", "node", rng.integers(300, size=3000), rng.integers(300, size=3000))
     graph = HeteroGraph(graph.nodes, (*graph.relations, noise))
-    training = ClassTraining(graph, task, replace(OPTIONS, similar=0))
-    highway, block = training.head.highway, training.full_batch().blocks["all", "node"]
-    assert highway is not None
-    share = dict(zip([c.name for c in block.channels], highway.mix["node"].softmax(0).tolist(), strict=True))
+    training = ClassTraining(graph, task, replace(OPTIONS, knn=0))
+    linear, block = training.head.linear, training.full_batch().blocks["all", "node"]
+    assert linear is not None
+    share = dict(zip([c.name for c in block.channels], linear.mix["node"].softmax(0).tolist(), strict=True))
     assert max(share["noise"], share["noise (back)"]) < min(share["friend"], share["friend (back)"])
     training.head.share.fill_(1.0)
-    mixed = training.evaluate("test")["macro_f1"]
+    mixed = training.evaluate(Split.TEST)["macro_f1"]
     with torch.no_grad():
-        highway.mix["node"].zero_()
-    assert mixed > training.evaluate("test")["macro_f1"]
+        linear.mix["node"].zero_()
+    assert mixed > training.evaluate(Split.TEST)["macro_f1"]
 
 
-def test_without_validation_part_a_linear_part_is_fitted_too() -> None:
+def test_a_linear_part_is_fitted_without_a_validation_split() -> None:
     graph, task = blocks_graph()
     task = replace(task, split=np.where(task.split == 1, -1, task.split))
     training = ClassTraining(graph, task, OPTIONS)
     training.head.share.fill_(1.0)
-    assert training.evaluate("test")["macro_f1"] > 0.6
+    assert training.evaluate(Split.TEST)["macro_f1"] > 0.6
 
 
 @pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
@@ -146,8 +148,8 @@ def test_explanations_count_the_linear_part_as_the_prediction_does(share: float)
     graph = small_graph()
     training = ClassTraining(graph, small_task(graph), OPTIONS)
     training.head.share.fill_(share)
-    highway = training.head.highway
-    assert highway is not None
+    linear = training.head.linear
+    assert linear is not None
     rows = explain(training, "paper", np.array([1, 5]), top=100)
     for node in (1, 5):
         own = [r for r in rows if r.node == node]
@@ -158,6 +160,6 @@ def test_explanations_count_the_linear_part_as_the_prediction_does(share: float)
         assert near == set(similar.src[similar.dst == node].tolist())
         if share == 1:
             block = training.full_batch().blocks["all", "paper"]
-            wanted = torch.where(block.present[node], highway.mix["paper"], -1e30).softmax(0).tolist()
+            wanted = torch.where(block.present[node], linear.mix["paper"], -1e30).softmax(0).tolist()
             for c, weight in zip(block.channels, wanted, strict=True):
                 assert relations.get((c.relation, c.back), 0) == pytest.approx(weight, abs=1e-5)

@@ -1,4 +1,4 @@
-"""The encoder of DHAN against plain loops."""
+"""The encoder of DHAN compared with plain loops."""
 
 from __future__ import annotations
 
@@ -9,15 +9,18 @@ from cases.hetero import small_graph
 from torch import Tensor
 from torch.nn import functional as F
 
-from graphlearn.models.dhan.attention import Level, segment_softmax, weighted_sums
-from graphlearn.models.dhan.edges import Arrows, arrows_of, build_blocks, channels_of, symmetric
-from graphlearn.models.dhan.model import Batch, Dhan, Table, averaged
+from graphlearn.models.dhan.graph.edges import EdgeIndex, build_blocks, channels_of, edge_index, symmetric
+from graphlearn.models.dhan.network.attention import Level, segment_softmax, weighted_sums
+from graphlearn.models.dhan.network.batch import Batch
+from graphlearn.models.dhan.network.hops import averaged
+from graphlearn.models.dhan.network.model import Dhan
 from graphlearn.models.dhan.options import DhanOptions
+from graphlearn.models.hetero.features import FeatureTable
 from graphlearn.models.hetero.graph import HeteroGraph, NodeType, Relation
 
 CPU = torch.device("cpu")
 FORMS = [
-    {"published": True},
+    {"variant": "paper"},
     {"attention": "linear", "heads": 2},
     {"attention": "gat", "heads": 2},
     {"attention": "gatv2", "heads": 4},
@@ -28,13 +31,13 @@ FORMS = [
 def batch_of(graph: HeteroGraph, options: DhanOptions) -> Batch:
     channels = channels_of(graph, options.reverse)
     counts = {n.name: n.count for n in graph.nodes}
-    arrows = {c: arrows_of(graph, c) for c in channels}
-    columns = {n.name: Table(n, options.weighting, CPU).take() for n in graph.nodes}
-    return Batch(columns, build_blocks(channels, arrows, counts, CPU))
+    edges = {c: edge_index(graph, c) for c in channels}
+    columns = {n.name: FeatureTable(n, options.weighting, CPU).take() for n in graph.nodes}
+    return Batch(columns, build_blocks(channels, edges, counts, CPU))
 
 
 def softmax(values: list[Tensor]) -> list[Tensor]:
-    """Of tensors of one shape, entry by entry."""
+    """Elementwise, over tensors of the same shape."""
     top = torch.stack(values).max(0).values
     raised = [(v - top).exp() for v in values]
     total = sum(raised)
@@ -42,9 +45,9 @@ def softmax(values: list[Tensor]) -> list[Tensor]:
 
 
 def loop_level(
-    level: Level, options: DhanOptions, sources: dict[str, Tensor], target: Tensor, channels: list, arrows: dict
+    level: Level, options: DhanOptions, sources: dict[str, Tensor], target: Tensor, channels: list, edges: dict
 ) -> Tensor:
-    """Dual hierarchical attention as the paper writes it: relation by relation, node by node, pair by pair."""
+    """Dual hierarchical attention as in the paper: relation by relation, node by node, pair by pair."""
     d, H = options.hidden, options.heads
     K = d // H
     rows = []
@@ -52,7 +55,7 @@ def loop_level(
         per_relation, present = [], []
         x_i = target[i].view(H, K)
         for r, c in enumerate(channels):
-            a: Arrows = arrows[c]
+            a: EdgeIndex = edges[c]
             weight = np.ones(len(a.src)) if a.weight is None else a.weight
             vector = level.from_source[r]
             neighbours: list[tuple[Tensor, Tensor, float]] = []
@@ -64,7 +67,7 @@ def loop_level(
                 for e in np.flatnonzero(a.src == i):
                     members = np.flatnonzero(a.dst == a.dst[e])
                     states = [sources[c.source][a.src[m]].view(H, K) for m in members]
-                    if options.attention == "linear":  # every pair for itself: the metapath, never built otherwise
+                    if options.attention == "linear":  # each pair separately, as in the metapath
                         neighbours += [(x, (vector * x).sum(-1), 1.0) for x in states]
                     else:
                         share = softmax([(vector * x).sum(-1) for x in states])
@@ -129,7 +132,7 @@ def test_encoder_is_the_loop(form: dict) -> None:
             for name in ("share", "log_weight"):
                 if part is not None and getattr(part, name) is not None:
                     object.__setattr__(part, name, getattr(part, name).double())
-    arrows = {c: arrows_of(graph, c) for c in channels}
+    edges = {c: edge_index(graph, c) for c in channels}
     found = model(batch)
 
     x = {t: part(batch.columns[t], None) for t, part in zip(model.types, model.input, strict=True)}
@@ -139,7 +142,7 @@ def test_encoder_is_the_loop(form: dict) -> None:
         for i, t in enumerate(model.types):
             if f"{s}-{level}-{i}" in model.levels:
                 own = [c for c in channels if c.target == t and c.level == level]
-                new[t] = loop_level(model.levels[f"{s}-{level}-{i}"], options, projected, projected[t], own, arrows)
+                new[t] = loop_level(model.levels[f"{s}-{level}-{i}"], options, projected, projected[t], own, edges)
         x = new
     weights = {t: torch.randn(v.shape, generator=generator, dtype=v.dtype) for t, v in x.items()}
     parameters = list(model.parameters())
@@ -153,7 +156,7 @@ def test_encoder_is_the_loop(form: dict) -> None:
 
 
 def test_a_hub_is_the_materialised_metapath() -> None:
-    """In linear attention; a pair counts once for each hub it shares."""
+    """In linear attention, a pair counts once for each shared hub."""
     rng = np.random.default_rng(3)
     n, hubs = 30, 6
     code = np.unique(rng.integers(n * hubs, size=70))
@@ -234,4 +237,4 @@ def test_channels() -> None:
 def test_edges_of_weight_0_carry_nothing() -> None:
     relation = Relation("r", "a", "a", np.array([0, 1]), np.array([1, 2]), np.array([0, 1], np.float32))
     graph = HeteroGraph((NodeType("a", 3),), (relation,))
-    assert arrows_of(graph, channels_of(graph, False)[0]).src.tolist() == [1]
+    assert edge_index(graph, channels_of(graph, False)[0]).src.tolist() == [1]

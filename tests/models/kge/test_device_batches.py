@@ -1,4 +1,4 @@
-"""Batches drawn on a device: here on the CPU, by the code that a GPU runs."""
+"""Batches drawn on a device: here on the CPU, with the code that also runs on a GPU."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from cases.kge import MODELS, graph, scorer
 
 from graphlearn.models.kge.batches import Batch, Sampler
 from graphlearn.models.kge.device_batches import DeviceBatch, DeviceSampler
-from graphlearn.models.kge.engine import AutogradEngine
+from graphlearn.models.kge.engines.autograd import AutogradEngine
 from graphlearn.types import Side
 
 E, R = 40, 5
@@ -32,7 +32,7 @@ def sampler(**options: Any) -> DeviceSampler:
 
 
 def on_host(batch: DeviceBatch, host: Sampler) -> Batch:
-    """The same step as the host's sampler would have described it."""
+    """The same step in the format of the host's sampler."""
     arrays = [x.numpy() for x in (batch.anchors, batch.relations, batch.targets)]
     side = batch.side
     if host.options.reciprocal and (batch.relations >= R).any():
@@ -50,11 +50,11 @@ def test_a_step_is_the_same_as_from_the_host(model: str, variant: dict[str, Any]
     one, other = AutogradEngine(s, E, R, CPU), AutogradEngine(s, E, R, CPU)
     for batch in device.epoch(0):
         assert float(one.step(batch, 0.1)) == pytest.approx(float(other.step(on_host(batch, host), 0.1)), rel=1e-5)
-    torch.testing.assert_close(one.entities, other.entities)
+    torch.testing.assert_close(one.entities.weights, other.entities.weights)
 
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=str)
-def test_every_triple_is_asked_for_once_a_side(variant: dict[str, Any]) -> None:
+def test_every_triple_is_asked_for_once_per_side(variant: dict[str, Any]) -> None:
     train, s = graph(), sampler(**variant)
     batches = list(s.epoch(3))
     assert len(batches) == s.steps(3)
@@ -65,7 +65,7 @@ def test_every_triple_is_asked_for_once_a_side(variant: dict[str, Any]) -> None:
     assert len(np.unique(asked[0])) > 10
 
 
-def test_steps_can_be_made_again_without_those_before() -> None:
+def test_a_step_can_be_repeated_without_the_earlier_ones() -> None:
     s = sampler()
     whole, rest = list(s.epoch(1)), list(s.epoch(1, 3))
     for one, other in zip(whole[3:], rest, strict=True):

@@ -1,4 +1,4 @@
-"""The fused step against autograd, independence of threads, and that every option does something."""
+"""The fused step compared with autograd, independence of the number of threads, and the effect of every option."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ import torch
 from cases.kge import FUSED, MODELS, graph, scorer
 
 from graphlearn.models.kge.batches import Sampler
-from graphlearn.models.kge.engine import AutogradEngine, Engine, make_engine
-from graphlearn.models.kge.fused import FusedEngine
+from graphlearn.models.kge.engines.autograd import AutogradEngine
+from graphlearn.models.kge.engines.engine import Engine
+from graphlearn.models.kge.engines.fused import FusedEngine
+from graphlearn.models.kge.engines.make import make_engine
 from graphlearn.models.kge.options import KgeOptions
 from graphlearn.models.kge.scorer import Scorer
 from graphlearn.types import Side
@@ -49,7 +51,7 @@ VARIANTS: list[dict[str, Any]] = [
 @pytest.mark.parametrize("model", [*FUSED, "transe-l2"])
 def test_fused_equals_autograd(model: str, variant: dict[str, Any]) -> None:
     name, extra = (model[:-3], {"norm": 2}) if model.endswith("-l2") else (model, {})
-    # row-wise state by default: Adagrad's first move per entry is the sign of a sum that may be rounding noise
+    # row-wise state by default: Adagrad's first step per entry is the sign of a sum that may be rounding noise
     if "sides" in variant:
         extra = {**extra, "reciprocal": False}
     s = scorer(name, **({"optimizer": "row_adagrad"} | variant | extra))
@@ -64,12 +66,12 @@ def test_fused_equals_autograd(model: str, variant: dict[str, Any]) -> None:
 def test_one_step_gradient_to_1e_5(model: str) -> None:
     s = scorer(model, regularization=0.01)
     engines = [fresh(AutogradEngine, s), fresh(FusedEngine, s)]
-    before = engines[0].entities.clone()
+    before = engines[0].entities.weights.clone()
     for engine in engines:
         sampler = Sampler(graph(), E, R, engine.options)
         engine.step(next(iter(sampler.epoch(0))), 0.1)
         engine.close()
-    moved = [engine.entities - before for engine in engines]
+    moved = [engine.entities.weights - before for engine in engines]
     assert moved[0].abs().max() > 1e-3
     torch.testing.assert_close(moved[0], moved[1], rtol=1e-5, atol=1e-5)
 
@@ -78,16 +80,16 @@ def test_one_step_gradient_to_1e_5(model: str) -> None:
 def test_threads_do_not_change_a_bit(model: str) -> None:
     one, three = (fresh(FusedEngine, scorer(model, threads=n)) for n in (1, 3))
     assert run(one) == run(three)
-    assert torch.equal(one.entities, three.entities)
-    assert torch.equal(one.relations, three.relations)
+    assert torch.equal(one.entities.weights, three.entities.weights)
+    assert torch.equal(one.relations.weights, three.relations.weights)
 
 
-def test_one_vs_all_equals_sampling_everybody() -> None:
+def test_one_vs_all_equals_sampling_all_entities() -> None:
     """Softmax over all entities, grouped by query, is the plain cross-entropy of each triple."""
     train = graph()
     s = scorer("complex", negatives=0, batch_size=10_000, sides="tail")
     engine = AutogradEngine(s, E, R, torch.device("cpu"))
-    entities, relations = engine.entities.clone(), engine.relations.clone()
+    entities, relations = engine.entities.weights.clone(), engine.relations.weights.clone()
     sampler = Sampler(train, E, R, s.options)
     loss = engine.step(next(iter(sampler.epoch(0))), 0.1)
     pairs = np.unique(np.stack([train.heads, train.relations, train.tails]), axis=1)
@@ -107,7 +109,7 @@ def test_dura_penalises_entities_and_queries(model: str) -> None:
             model, negatives=0, batch_size=10_000, reciprocal=True, regularizer="dura", regularization=regularization
         )
         engine = AutogradEngine(s, E, R, torch.device("cpu"))
-        entities, relations = engine.entities.clone(), engine.relations.clone()
+        entities, relations = engine.entities.weights.clone(), engine.relations.weights.clone()
         batch = next(iter(Sampler(train, E, R, s.options).epoch(0)))
         losses.append(engine.step(batch, 0.1))
     flip = batch.side is Side.HEAD
@@ -174,7 +176,9 @@ def test_every_option_changes_the_result(option: str) -> None:
     plain, changed = (make_engine(scorer("complex", **o), E, R) for o in (base, change))
     run(plain, 1)
     run(changed, 1)
-    same = plain.entities.shape == changed.entities.shape and torch.equal(plain.entities, changed.entities)
+    same = plain.entities.weights.shape == changed.entities.weights.shape and torch.equal(
+        plain.entities.weights, changed.entities.weights
+    )
     assert not same
 
 
@@ -198,5 +202,84 @@ def test_checkpointed_state_continues_exactly() -> None:
         for batch in sampler.epoch(epoch):
             second.step(batch, s.options.learning_rate)
     second.close()
-    assert torch.equal(whole.entities, second.entities)
-    assert torch.equal(whole.relations, second.relations)
+    assert torch.equal(whole.entities.weights, second.entities.weights)
+    assert torch.equal(whole.relations.weights, second.relations.weights)
+
+
+def growth(engine: Engine, more: int, extra: int) -> Sampler:
+    """The engine with more entities and relations, and a sampler whose triples name them."""
+    engine.grow(E + more, R + extra)
+    return Sampler(graph(300, E + more, R + extra, seed=1), E + more, R + extra, engine.options)
+
+
+GROWING: list[dict[str, Any]] = [
+    {"optimizer": "adagrad", "filter_negatives": True},
+    {"optimizer": "row_adam", "reciprocal": True, "regularization": 0.01},
+    {"optimizer": "row_adagrad", "negatives": 0},
+]
+
+
+@pytest.mark.parametrize("options", GROWING, ids=lambda o: str(o["optimizer"]))
+@pytest.mark.parametrize("model", MODELS)
+def test_growth_while_training(model: str, options: dict[str, Any]) -> None:
+    s = scorer(model, loss="softmax", **options)
+    engine = make_engine(s, E, R)
+    for batch in Sampler(graph(), E, R, s.options).epoch(0):
+        engine.step(batch, 0.1)
+    before = {name: value.clone() for name, value in engine.state().items()}
+    sampler = growth(engine, 30, 2)
+    new_relation = torch.tensor([R, R + 1] if not s.options.reciprocal else [R, R + 1, 2 * R + 2, 2 * R + 3])
+    for name, value in engine.state().items():
+        new = torch.arange(E, E + 30) if "entities" in name else new_relation
+        if len(value) == len(before[name]):
+            assert torch.equal(value, before[name])
+            continue
+        old = torch.ones(len(value), dtype=torch.bool)
+        old[new] = False
+        assert torch.equal(value[old], before[name])
+    grown = {name: value.clone() for name, value in engine.state().items()}
+    batch = next(iter(sampler.epoch(0)))
+    engine.step(batch, 0.1)
+    touched = np.concatenate([batch.anchors, batch.targets, batch.candidates.ravel()])
+    untouched = np.setdiff1d(np.arange(E + 30), touched)
+    if s.options.negatives:
+        assert len(untouched)
+        for name in ("entities", "optimiser.entities.square"):
+            assert torch.equal(engine.state()[name][untouched], grown[name][untouched])
+    assert (engine.entities.weights[E:] != grown["entities"][E:]).any()
+    losses = [float(engine.step(b, 0.1)) for epoch in range(1, 8) for b in sampler.epoch(epoch)]
+    engine.close()
+    assert np.isfinite(losses).all()
+    assert sum(losses[-4:]) < sum(losses[:4])
+
+
+@pytest.mark.parametrize("kind", [AutogradEngine, FusedEngine])
+def test_a_grown_engine_continues_from_its_checkpoint(kind: type[Engine]) -> None:
+    """A new engine of the grown size that loads the state trains and grows in the same way."""
+    s = scorer("complex", optimizer="row_adam", reciprocal=True, filter_negatives=True)
+    one = fresh(kind, s)
+    for batch in Sampler(graph(), E, R, s.options).epoch(0):
+        one.step(batch, 0.1)
+    sampler = growth(one, 10, 1)
+    for batch in sampler.epoch(0):
+        one.step(batch, 0.1)
+    saved = {name: value.clone() for name, value in one.state().items()}
+    other = kind(s, E + 10, R + 1, torch.device("cpu"))
+    other.load(saved)
+    for engine in (one, other):
+        sampler = growth(engine, 25, 3)
+        for batch in sampler.epoch(1):
+            engine.step(batch, 0.1)
+        engine.close()
+    assert one.state().keys() == other.state().keys()
+    for name, value in one.state().items():
+        assert torch.equal(other.state()[name], value)
+
+
+def test_a_grown_engine_is_the_embedding_it_shows() -> None:
+    engine = make_engine(scorer("complex", reciprocal=True), E, R)
+    engine.grow(E + 5, R + 1)
+    embedding = engine.embedding
+    engine.close()
+    assert embedding.entities.shape[0] == E + 5
+    assert embedding.relations.shape[0] == 2 * embedding.n_relations == 2 * (R + 1)

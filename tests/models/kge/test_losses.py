@@ -1,4 +1,4 @@
-"""Hand-derived gradients against autograd."""
+"""Hand-derived gradients compared with autograd."""
 
 from __future__ import annotations
 

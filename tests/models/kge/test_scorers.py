@@ -1,4 +1,4 @@
-"""Every model: its equation against a plain reference, and the agreement of its three access patterns."""
+"""Every model: its equation compared with a plain reference, and the agreement of its three access patterns."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 import torch
 from cases.kge import MODELS, scorer
 
-from graphlearn.jobs.kge.dataflow import SCORERS
+from graphlearn.models.kge.scorers.registry import SCORERS
 
 E, R = 7, 3
 

@@ -1,10 +1,12 @@
-"""NET3 against a plain-loop reference, at its edges, and as training uses it."""
+"""NET3 compared with a plain-loop reference, on edge cases, and in training."""
 
 from __future__ import annotations
 
 import math
+import pickle
 from dataclasses import fields
 from itertools import chain, combinations
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,14 +14,20 @@ import torch
 from torch import Tensor
 
 from graphlearn.errors import InputError, OptionError, TrainingDiverged
-from graphlearn.models.net3.baselines import LastValue, LinearAR
-from graphlearn.models.net3.layers import TGCN, TRNN, Head, Highway
-from graphlearn.models.net3.mode_products import mode_product, normalise
-from graphlearn.models.net3.model import Net3, masked_loss
+from graphlearn.models.core.early_stop import EarlyStop
+from graphlearn.models.core.fit import fit, train_epoch
+from graphlearn.models.net3.baselines.linear_ar import LinearAR
+from graphlearn.models.net3.baselines.naive import LastValue
+from graphlearn.models.net3.data.calendar import Calendar
+from graphlearn.models.net3.metrics import measure
+from graphlearn.models.net3.network.layers import TGCN, TRNN, Head, LinearSkip
+from graphlearn.models.net3.network.mode_products import mode_product, normalise
+from graphlearn.models.net3.network.model import Net3, masked_loss
 from graphlearn.models.net3.options import Net3Options
-from graphlearn.models.net3.recover_training import SmoothRecovery, hold_out, make_training
-from graphlearn.models.net3.series import Calendar, measure
-from graphlearn.models.net3.training import EarlyStop, ForecastTraining
+from graphlearn.models.net3.training.forecast import ForecastTraining
+from graphlearn.models.net3.training.make import make_training
+from graphlearn.models.net3.training.recover import hold_out
+from graphlearn.types import Split
 
 
 def ring(n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -85,11 +93,11 @@ def naive_forecast(model: Net3, z: Tensor, seen: Tensor) -> Tensor:
 @pytest.mark.parametrize("shape", [(5,), (5, 3), (4, 1, 3)])
 @pytest.mark.parametrize("missing", [False, True])
 @pytest.mark.parametrize("head", ["series", "shared"])
-def test_published_form_equals_the_loops(shape: tuple[int, ...], missing: bool, head: str) -> None:
+def test_the_paper_variant_equals_the_loops(shape: tuple[int, ...], missing: bool, head: str) -> None:
     model = Net3(
         shape,
         {0: ring(shape[0])} | ({2: ring(3)} if len(shape) == 3 else {}),
-        options(published=True, head=head, horizon=2),
+        options(variant="paper", head=head, horizon=2),
     )
     generator = torch.Generator().manual_seed(1)
     z = torch.randn(3, 3, *shape, generator=generator)
@@ -113,9 +121,9 @@ def test_published_form_equals_the_loops(shape: tuple[int, ...], missing: bool, 
     assert torch.allclose(model(z.float(), seen, phases)[0].double(), expected, atol=1e-5)
 
 
-def test_published_penalty_and_hard_factors() -> None:
+def test_the_penalty_of_the_paper_and_hard_factors() -> None:
     generator = torch.Generator().manual_seed(0)
-    soft = TRNN((6, 4), options(published=True), generator)
+    soft = TRNN((6, 4), options(variant="paper"), generator)
     expected = sum(float(torch.linalg.norm(u @ u.T - torch.eye(len(u))).detach()) for u in soft.factors)
     assert float(soft.penalty().detach()) == pytest.approx(expected, rel=1e-5)
     assert expected > 1  # a smaller core can never reach 0
@@ -131,7 +139,7 @@ def test_published_penalty_and_hard_factors() -> None:
 
 
 def test_reconstruction_is_the_norm_of_what_the_core_loses() -> None:
-    model = Net3((5, 3), {0: ring(5)}, options(published=True))
+    model = Net3((5, 3), {0: ring(5)}, options(variant="paper"))
     z = torch.randn(2, 3, 5, 3)
     lost = model(z, torch.ones_like(z, dtype=torch.bool), torch.zeros(2, 4, 0, dtype=torch.int64))[1]
     norms = []
@@ -149,7 +157,7 @@ def test_graphs_are_normalised() -> None:
     assert torch.allclose(
         a[:3, :3], torch.tensor([[0, 1, 0], [1, 0, 2], [0, 2, 0.0]]) / (degrees[:, None] * degrees).sqrt()
     )
-    assert float(a[3].abs().sum() + a[:, 3].abs().sum()) == 0  # a node that the graph lacks
+    assert float(a[3].abs().sum() + a[:, 3].abs().sum()) == 0  # a node that is not in the graph
     one_way = (np.array([0]), np.array([1]), np.array([2.0], np.float32))
     along, against = normalise(one_way, 2, directions="both")
     assert along.tolist() == [[0, 0], [1, 0]]
@@ -178,14 +186,14 @@ def test_learnt_graph_has_rows_that_add_up_to_one() -> None:
     assert torch.linalg.matrix_rank(moved) == 2
 
 
-def test_highway_and_heads() -> None:
+def test_linear_skip_and_heads() -> None:
     x = torch.randn(2, 3, 4, 2)
     own = torch.randn(4, 2, 4, 5)
-    found = Highway(own.numpy())(x)
+    found = LinearSkip(own.numpy())(x)
     expected = torch.einsum("bwij,ijwh->bhij", x, own[..., :3, :]) + own[..., 3, :].permute(2, 0, 1)
     assert torch.allclose(found, expected, atol=1e-5)
     shared = torch.randn(4, 5)
-    assert torch.allclose(Highway(shared.numpy())(x), Highway(shared.expand(4, 2, 4, 5).numpy())(x), atol=1e-5)
+    assert torch.allclose(LinearSkip(shared.numpy())(x), LinearSkip(shared.expand(4, 2, 4, 5).numpy())(x), atol=1e-5)
     head = Head((4, 2), 3, 5, options(), False, torch.Generator().manual_seed(0))
     assert head.own is not None
     with torch.no_grad():
@@ -210,7 +218,7 @@ def test_losses_and_empty_masks(kind: str) -> None:
 
 
 def graph_var(T: int = 240, n: int = 8, k: int = 2, seed: int = 0) -> np.ndarray:
-    """Each cell follows its ring neighbours' last values, in the square: an AR cannot see them."""
+    """Each cell depends on the squares of its ring neighbours' last values, which an AR does not use."""
     generator = np.random.default_rng(seed)
     x = np.zeros((T, n, k), np.float32)
     for t in range(1, T):
@@ -219,48 +227,48 @@ def graph_var(T: int = 240, n: int = 8, k: int = 2, seed: int = 0) -> np.ndarray
     return x
 
 
-def fit(training: ForecastTraining | SmoothRecovery, epochs: int) -> EarlyStop:
-    stop = EarlyStop(0)
-    for epoch in range(epochs):
-        training.train_epoch(epoch)
-        stop.update(training.evaluate("valid").total["z_rmse"], training)
-    training.load(stop.best)
-    return stop
-
-
 def test_beats_last_value_and_ar_on_a_graph_var() -> None:
     x = graph_var()
-    training = ForecastTraining(x, {0: ring(8)}, options(learning_rate=0.01))
-    fit(training, 8)
+    training = ForecastTraining(x, {0: ring(8)}, options(learning_rate=0.01, epochs=8, patience=0))
+    fit(training)
     W, scaler, stop = 3, training.scaler, training.split.train_end
-    starts = training.starts("test")
+    starts = training.starts(Split.TEST)
     last = measure(LastValue(x, scaler, W, 1).predict, x, starts, W, 1, scaler.scale).total["z_rmse"]
     ar = measure(LinearAR.fit(x, scaler, W, 1, stop=stop).predict, x, starts, W, 1, scaler.scale).total["z_rmse"]
-    ours = training.evaluate("test").total["z_rmse"]
+    ours = training.evaluate(Split.TEST).total["z_rmse"]
     assert ours < 0.9 * ar < 0.9 * last
 
 
 def test_smooth_recovery_beats_its_completion_and_causal() -> None:
     noise = np.random.default_rng(0).normal(size=(100, 24, 2)).astype(np.float32)
-    x = sum(np.roll(noise, k, 1) for k in range(4))  # a cell is much like its neighbours of the same step
+    x = sum(np.roll(noise, k, 1) for k in range(4))  # a cell resembles its neighbours at the same step
     assert isinstance(x, np.ndarray)
     found = {}
     for recovery in ("smooth", "causal"):
-        settings = options(task="recover", recovery=recovery, window=1, learning_rate=0.03, hidden=0.3, batch_size=16)
+        settings = options(
+            task="recover",
+            recovery=recovery,
+            window=1,
+            learning_rate=0.03,
+            hidden=0.3,
+            batch_size=16,
+            epochs=3,
+            patience=0,
+        )
         training = make_training(x, {0: ring(24)}, settings)
-        start = training.evaluate("test").total["z_rmse"]
-        fit(training, 3)  # type: ignore[arg-type]
-        found[recovery] = training.evaluate("test").total["z_rmse"]
+        start = training.evaluate(Split.TEST).total["z_rmse"]
+        fit(training)
+        found[recovery] = training.evaluate(Split.TEST).total["z_rmse"]
         assert found[recovery] < start
     assert found["smooth"] < 0.9 * found["causal"]
 
 
-def test_recovery_never_reads_what_it_is_measured_on() -> None:
+def test_recovery_never_reads_held_out_cells() -> None:
     x = graph_var(60)
     settings = options(task="recover", window=2, hidden=0.4)
     observed, targets = hold_out(x, settings.hidden, 0)
-    assert not (observed & (targets["valid"] | targets["test"])).any()
-    assert (observed ^ targets["valid"] ^ targets["test"]).all()
+    assert not (observed & (targets[Split.VALID] | targets[Split.TEST])).any()
+    assert (observed ^ targets[Split.VALID] ^ targets[Split.TEST]).all()
     for recovery in ("smooth", "causal"):
         predictions = []
         for values in (x, np.where(observed, x, np.float32(1e6)), np.where(observed, x, np.float32(np.nan))):
@@ -268,13 +276,13 @@ def test_recovery_never_reads_what_it_is_measured_on() -> None:
             training = make_training(
                 values, {0: ring(8)}, o, observed=observed & np.isfinite(values), eval_target=targets
             )
-            training.train_epoch(0)
+            train_epoch(training, 0)
             predictions.append(training.predict(np.arange(5)))
         assert np.array_equal(predictions[0], predictions[1])
         assert np.array_equal(predictions[0], predictions[2])
 
 
-@pytest.mark.parametrize("settings", [{}, {"published": True}, {"dropout": 0.3, "averaging": 0.5}])
+@pytest.mark.parametrize("settings", [{}, {"variant": "paper"}, {"dropout": 0.3, "ema": 0.5}])
 def test_resumes_to_the_same_bits(settings: dict[str, object]) -> None:
     x = graph_var(80)
     calendar = Calendar.cycles(80, (7,))
@@ -285,13 +293,13 @@ def test_resumes_to_the_same_bits(settings: dict[str, object]) -> None:
     whole, broken = begin(), begin()
     for step in range(whole.steps_per_epoch):
         whole.step(0, step)
-    whole.train_epoch(1)
+    train_epoch(whole, 1)
     for step in range(3):
         broken.step(0, step)
     again = ForecastTraining(x, {0: ring(8)}, options(**settings), calendar, fitted=broken.state())
     for step in range(3, again.steps_per_epoch):
         again.step(0, step)
-    again.train_epoch(1)
+    train_epoch(again, 1)
     ours, theirs = whole.state(), again.state()
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[k], theirs[k]) for k in ours)
@@ -300,11 +308,29 @@ def test_resumes_to_the_same_bits(settings: dict[str, object]) -> None:
     assert np.array_equal(fresh.predict(np.arange(4)), whole.predict(np.arange(4)))
 
 
+@pytest.mark.parametrize("nodes", [8, 600])  # 600: the graph is a sparse matrix
+@pytest.mark.parametrize("settings", [{}, {"task": "recover", "recovery": "causal"}, {"task": "recover"}])
+def test_a_pickled_training_continues_bit_for_bit(settings: dict[str, object], nodes: int, tmp_path: Path) -> None:
+    x = np.lib.format.open_memmap(tmp_path / "x.npy", mode="w+", dtype=np.float32, shape=(30, nodes, 1))
+    x[:] = graph_var(30, nodes, 1)
+    chosen = {"window": 1} if settings == {"task": "recover"} else {"season": 4.0, "season_rank": 0, "ridge": 10.0}
+    given = options(**settings, **chosen, rank=2) if "task" in settings else options(**chosen)
+    training = make_training(x, {0: ring(nodes)}, given, Calendar.cycles(30, (7,)))
+    copy = pickle.loads(pickle.dumps(training))
+    assert [training.step(0, k) for k in range(3)] == [copy.step(0, k) for k in range(3)]
+    later = pickle.loads(pickle.dumps(training))
+    assert training.step(1, 0) == copy.step(1, 0) == later.step(1, 0)
+    assert training.evaluate(Split.VALID).rows() == later.evaluate(Split.VALID).rows()
+    ours, theirs = training.state(), later.state()
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[k], theirs[k]) for k in ours)
+
+
 def test_weights_carry_what_was_fitted() -> None:
-    """A model for new values of the same series takes scaler, seasonal means and highway from the stored one."""
+    """A model for new values of the same series gets scaler, seasonal means and linear_skip from the stored one."""
     x, calendar = graph_var(80), Calendar.cycles(80, (7,))
     trained = ForecastTraining(x, {0: ring(8)}, options(), calendar)
-    trained.train_epoch(0)
+    train_epoch(trained, 0)
     longer = np.concatenate([x, x[:40] * 9])
     other = ForecastTraining(longer, {0: ring(8)}, options(), calendar, fitted=trained.weights())
     assert np.array_equal(other.predict(np.arange(4)), trained.predict(np.arange(4)))
@@ -332,8 +358,8 @@ EDGES: list[tuple[str, tuple[int, ...], dict[str, object]]] = [
     ("window longer than the data", (10, 4), {"window": 30}),
     ("one step", (1, 4), {}),
     ("three modes", (40, 2, 3, 2), {}),
-    ("shared weights", (40, 4), {"head": "shared", "highway": "shared"}),
-    ("published", (40, 4, 1), {"published": True}),
+    ("shared weights", (40, 4), {"head": "shared", "linear_skip": "shared"}),
+    ("paper", (40, 4, 1), {"variant": "paper"}),
 ]
 
 
@@ -344,17 +370,17 @@ def test_edges_neither_crash_nor_give_nan(shape: tuple[int, ...], settings: dict
     x.reshape(len(x), -1)[:, 0] = 7  # a constant series
     x.reshape(len(x), -1)[: len(x) // 2, -1] = np.nan  # one that starts late
     if task != "forecast":
-        if "horizon" in settings or (settings.get("published") and task == "smooth"):
+        if "horizon" in settings or (settings.get("variant") and task == "smooth"):
             return  # there is no such option
         settings = settings | {"task": "recover", "recovery": task}
     o = options(**settings)
     graphs = {0: (np.array([0]), np.array([shape[1] - 1]), np.ones(1, np.float32))}
     training = make_training(x, graphs, o, Calendar.cycles(len(x), (5,)))
-    training.train_epoch(0)
+    train_epoch(training, 0)
     predicted = training.predict(np.array([0, max(0, len(x) - o.window)]))
     assert predicted.shape == (2, o.horizon, *shape[1:])
     assert np.isfinite(predicted).all()
-    for part in ("valid", "test"):
+    for part in (Split.VALID, Split.TEST):
         rows = training.evaluate(part).rows()
         assert len(rows) == o.horizon + 1
         assert all(math.isfinite(r["z_rmse"]) == (r["cells"] > 0) for r in rows)
@@ -364,7 +390,7 @@ def test_edges_neither_crash_nor_give_nan(shape: tuple[int, ...], settings: dict
 @pytest.mark.parametrize("task", ["forecast", "recover"])
 def test_nothing_observed_at_all(task: str) -> None:
     training = make_training(np.full((30, 3), np.nan, np.float32), {0: ring(3)}, options(task=task))
-    assert np.isfinite([training.train_epoch(0)]).all()
+    assert np.isfinite([train_epoch(training, 0)]).all()
     assert np.isfinite(training.predict(np.arange(2))).all()
 
 
@@ -380,9 +406,9 @@ def test_wrong_shapes_and_extremes() -> None:
 
 CHANGES: dict[str, object] = {
     "window": 2, "dim": 3, "core": 1.0, "core_limit": 1, "orthonormal": "soft", "reconstruction": 0.5, "head": "shared",
-    "highway": "shared", "ridge": 500.0, "season": 50.0, "season_rank": 1, "calendar": False, "identity": False,
+    "linear_skip": "shared", "ridge": 500.0, "season": 50.0, "season_rank": 1, "calendar": False, "identity": False,
     "learnt_rank": 0, "directions": "along", "loss": "mae", "batch_size": 16, "learning_rate": 0.1, "dropout": 0.5,
-    "weight_decay": 5.0, "averaging": 0.0, "seed": 5, "published": True, "split": (0.5, 0.25, 0.25), "horizon": 2,
+    "weight_decay": 5.0, "ema": 0.0, "seed": 5, "variant": "paper", "split": (0.5, 0.25, 0.25), "horizon": 2,
 }  # fmt: skip
 ELSEWHERE = {
     "task", "recovery", "hidden", "rank", "orthonormality", "epochs", "evaluate_every", "patience", "device", "threads",
@@ -398,7 +424,7 @@ def test_every_option_changes_something() -> None:
     def outcome(**changes: object) -> np.ndarray:
         training = ForecastTraining(x, {0: one_way}, options(**changes), calendar)
         for epoch in range(2):
-            training.train_epoch(epoch)
+            train_epoch(training, epoch)
         return training.predict(np.arange(50, 53))
 
     plain = outcome()
@@ -420,8 +446,8 @@ def test_every_option_changes_something() -> None:
         ({"split": (0.8, 0.3, 0.1)}, "split"),
         ({"split": (0.5, 0.5)}, "split"),
         ({"dropout": 1.0}, "dropout"),
-        ({"published": True, "highway": "shared"}, "highway"),
-        ({"published": True, "task": "recover"}, "recovery"),
+        ({"variant": "paper", "linear_skip": "shared"}, "linear_skip"),
+        ({"variant": "paper", "task": "recover"}, "recovery"),
         ({"task": "recover", "horizon": 2}, "horizon"),
         ({"hidden": 1.0}, "hidden"),
     ],
@@ -437,7 +463,7 @@ def test_early_stop_keeps_the_best() -> None:
     stop = EarlyStop(2)
     assert [stop.update(score, training) for score in (1.0, 0.5, 0.6)] == [False, False, False]
     kept = stop.best
-    training.train_epoch(0)
+    train_epoch(training, 0)
     assert stop.update(math.nan, training)
     assert stop.best is kept
     assert stop.best_score == 0.5

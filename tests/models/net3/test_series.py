@@ -1,4 +1,4 @@
-"""The array side of series models: scaling, splits, windows, masks, calendars, metrics, intervals, baselines."""
+"""The arrays of time series models: scaling, splits, windows, masks, calendars, metrics, intervals, baselines."""
 
 from __future__ import annotations
 
@@ -11,29 +11,18 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from graphlearn.errors import InputError
-from graphlearn.models.net3 import series
-from graphlearn.models.net3.baselines import (
-    LastValue,
-    LinearAR,
-    SeasonalNaive,
-    choose_rank,
-    choose_shrinkage,
-    low_rank,
-)
-from graphlearn.models.net3.series import (
-    Calendar,
-    Conformal,
-    Metrics,
-    Scaler,
-    TimeSplit,
-    fit_profile,
-    forecast_masks,
-    gather,
-    measure,
-    profile_at,
-    recover_masks,
-    window_counts,
-)
+from graphlearn.models.net3.baselines.linear_ar import LinearAR, choose_shrinkage
+from graphlearn.models.net3.baselines.low_rank import choose_rank, low_rank
+from graphlearn.models.net3.baselines.naive import LastValue, SeasonalNaive
+from graphlearn.models.net3.baselines.seasonal import fit_profile, profile_at
+from graphlearn.models.net3.conformal import Conformal
+from graphlearn.models.net3.data import tensor
+from graphlearn.models.net3.data.calendar import Calendar
+from graphlearn.models.net3.data.scaler import Scaler
+from graphlearn.models.net3.data.tensor import gather
+from graphlearn.models.net3.data.time_split import TimeSplit
+from graphlearn.models.net3.metrics import Metrics, measure
+from graphlearn.types import Split
 
 CELL = st.one_of(st.floats(-1000, 1000, width=32), st.just(float("nan")))
 TENSOR = st.tuples(st.integers(1, 12), st.integers(1, 3), st.integers(1, 3)).flatmap(
@@ -65,7 +54,7 @@ def test_blocks_do_not_change_what_is_fitted(monkeypatch: pytest.MonkeyPatch) ->
     calendar = Calendar.cycles(50, (7, 3))
     whole = Scaler.fit(x, 40)
     tables = fit_profile(x, whole, calendar, 2.0, 40)
-    monkeypatch.setattr(series, "BLOCK_CELLS", 25)
+    monkeypatch.setattr(tensor, "BLOCK_CELLS", 25)
     again = Scaler.fit(x, 40)
     assert np.allclose(whole.mean, again.mean, atol=1e-6)
     assert np.allclose(whole.scale, again.scale, atol=1e-6)
@@ -78,11 +67,10 @@ def test_blocks_do_not_change_what_is_fitted(monkeypatch: pytest.MonkeyPatch) ->
 def test_splits_and_starts(length: int, window: int, horizon: int, train: float, valid: float) -> None:
     split = TimeSplit.of(length, (train, valid, 1 - train - valid))
     assert 0 <= split.train_end <= split.valid_end <= split.length == length
-    for part in ("train", "valid", "test"):
+    for part in Split:
         lo, hi = split.span(part)
         expected = [s for s in range(length) if s + window >= lo and s + window + horizon <= hi]
         assert split.starts(part, window, horizon).tolist() == expected
-        assert window_counts(window, horizon, split)[part] == len(expected)
 
 
 def test_split_of_the_spec() -> None:
@@ -109,23 +97,6 @@ def test_gather_reads_a_memory_map_and_masks(tmp_path: Path) -> None:
     assert found[0, 2].tolist() == [8, 9, 10, 11]
     assert np.isnan(found[1, 2]).all()
     assert gather(np.ones((2, 3), bool), np.array([1]), 2).tolist() == [[[True] * 3, [False] * 3]]
-
-
-@QUICK
-@given(TENSOR, st.floats(0.2, 0.8))
-def test_masks(x: np.ndarray, share: float) -> None:
-    known = np.isfinite(x)
-    split = TimeSplit.of(len(x), (share, 0, 1 - share))
-    masks = forecast_masks(x, np.arange(len(x)), split)
-    late = (np.arange(len(x)) >= split.train_end)[:, None, None]
-    assert np.array_equal(masks.observed, known)
-    assert np.array_equal(masks.train_target, known & ~late)
-    assert np.array_equal(masks.eval_target, known & late)
-    hidden = recover_masks(x, share, 3)
-    assert np.array_equal(hidden.observed | hidden.eval_target, known)
-    assert not (hidden.observed & hidden.eval_target).any()
-    assert np.array_equal(hidden.train_target, hidden.observed)
-    assert np.array_equal(hidden.eval_target, recover_masks(x, share, 3).eval_target)
 
 
 def test_calendar_goes_on_after_its_end() -> None:

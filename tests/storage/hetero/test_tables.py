@@ -1,4 +1,4 @@
-"""Node, edge and hub tables to arrays: every kind of column, keys of any type, everything dropped is counted."""
+"""Node, edge and hub tables to arrays: every kind of column, keys of any type, counts of everything dropped."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from graphlearn.errors import InputError, OptionError
 from graphlearn.storage.hetero.edges import EdgeTable, read_edges
 from graphlearn.storage.hetero.features import feature_kind, feature_kinds
 from graphlearn.storage.hetero.nodes import NodeTable, read_nodes
-from graphlearn.storage.hetero.paths import build_path, count_walks, read_path
+from graphlearn.storage.hetero.paths import build_path, read_path
 from graphlearn.storage.hetero.report import EdgeReport
-from graphlearn.storage.hetero.roles import GraphRoles, columns_of, find_ends, read_roles
+from graphlearn.storage.hetero.roles import GraphRoles, columns_of, read_roles
+from graphlearn.storage.hetero.sizes import measure_graph
 from graphlearn.storage.hetero.tables import HeteroTables, read_hetero
 
 
@@ -45,7 +46,7 @@ def rows_of(table: NodeTable) -> list[list[int]]:
 def graph(
     cursor: duckdb.DuckDBPyConnection, sql: dict[str, str], label: tuple[str, str] | None = None, unknown: str = "error"
 ) -> HeteroTables:
-    roles = find_ends(cursor, read_roles(columns_of(cursor, sql)), sql, {})
+    roles = ends(cursor, sql)
     labels = dict([label]) if label else {}
     nodes = {
         name: read_nodes(cursor, sql[name], role, feature_kinds(role, [], labels.get(name)), labels.get(name))
@@ -101,7 +102,7 @@ def test_bags_share_nothing_but_values(cursor: duckdb.DuckDBPyConnection) -> Non
     assert table.report.null_values == 1
 
 
-def test_words_count_when_two_nodes_have_them(cursor: duckdb.DuckDBPyConnection) -> None:
+def test_words_must_occur_in_two_nodes(cursor: duckdb.DuckDBPyConnection) -> None:
     sql = "FROM (VALUES (1, 'The Érable, again'), (2, 'ÉRABLE the'), (3, 'lonely'), (4, NULL)) t(id, title)"
     table = node(cursor, sql, text=("title",))
     assert rows_of(table) == [[0, 1], [0, 1], [], []]
@@ -115,10 +116,10 @@ def test_words_count_when_two_nodes_have_them(cursor: duckdb.DuckDBPyConnection)
         ("(1, 1e300), (2, 1)", "beyond what float32 holds"),
         ("(1, [1.0]), (2, [1.0, 2]), (3, [3.0])", "x of n has vectors of 2 lengths: 2 of 1, 1 of 2"),
         ("(1, [1.0, NULL]), (2, [1.0, 2])", "x of n has NULLs inside its vectors"),
-        ("(1, []::INTEGER[]), (2, NULL)", "x of n holds nothing in any row"),
+        ("(1, []::INTEGER[]), (2, NULL)", "x of n is empty in every row"),
         ("(1, NULL)", "x of n is NULL in every row"),
-        ("(1, 'a')", "x of n is VARCHAR: a feature is a number or a list"),
-        ("(1, DATE '2024-01-01')", "x of n is DATE, which is no feature"),
+        ("(1, 'a')", "x of n is VARCHAR: a feature must be a number or a list"),
+        ("(1, DATE '2024-01-01')", "x of n is DATE, which cannot be a feature"),
         ("(NULL, 1), (2, 1)", "1 row of n has a NULL id"),
         ("(7, 1), (7, 1), (8, 2)", "1 row of n repeats an id: 7"),
     ],
@@ -139,9 +140,9 @@ def test_labels_of_one_class_and_of_several(cursor: duckdb.DuckDBPyConnection) -
     assert table.labels.matrix is not None
     assert table.labels.matrix.tolist() == [[True, True], [False, False], [True, False]]
     assert table.labels.known.tolist() == [True, False, True]
-    with pytest.raises(InputError, match="y of n has one class only, 'b'"):
+    with pytest.raises(InputError, match="y of n has only one class, 'b'"):
         node(cursor, "FROM (VALUES (1, 0.5, 'b'), (2, 1.5, NULL)) t(id, x, y)", "y")
-    with pytest.raises(InputError, match="y of n is DOUBLE: a class is"):
+    with pytest.raises(InputError, match="y of n is DOUBLE: a class must be"):
         node(cursor, "SELECT 1 AS id, 2 AS x, 0.5::DOUBLE AS y", "y")
 
 
@@ -149,7 +150,7 @@ def test_split_has_three_words(cursor: duckdb.DuckDBPyConnection) -> None:
     table = node(cursor, "FROM (VALUES (1, 0, 'test'), (2, 0, NULL), (3, 1, 'train'), (4, 1, 'valid')) t(id, x, split)")
     assert table.split is not None
     assert table.split.tolist() == [2, -1, 0, 1]
-    with pytest.raises(InputError, match="split of n holds 'holdout'"):
+    with pytest.raises(InputError, match="split of n contains 'holdout'"):
         node(cursor, "SELECT 1 AS id, 2 AS x, 'holdout' AS split")
 
 
@@ -161,7 +162,7 @@ FILMS = "SELECT i AS id, i AS x FROM range(4) t(i)"
 
 
 def ends(cursor: duckdb.DuckDBPyConnection, sql: dict[str, str], **given: tuple[str, ...]) -> GraphRoles:
-    return find_ends(cursor, read_roles(columns_of(cursor, sql)), sql, given)
+    return measure_graph(cursor, sql, roles=read_roles(columns_of(cursor, sql)), ends=given).roles
 
 
 def test_ends_by_name_type_alias_and_rows(cursor: duckdb.DuckDBPyConnection) -> None:
@@ -179,13 +180,13 @@ def test_ends_by_name_type_alias_and_rows(cursor: duckdb.DuckDBPyConnection) -> 
     assert by_rows.edges["e"].target.node == "year"
     assert (by_rows.edges["f"].source.node, by_rows.edges["f"].hub) == ("film", True)
     both = {"e": "SELECT later AS source, later + 1 AS target FROM t", "f": "SELECT who AS source, 1 AS hub FROM t"}
-    with pytest.raises(InputError, match="source of e could be film or year: both hold all of its keys"):
+    with pytest.raises(InputError, match="source of e could be film or year: both have all of its keys"):
         ends(cursor, sql | both)
-    told = ends(cursor, sql | both, e=("film", "year"))
-    assert (told.edges["e"].source.node, told.edges["e"].target.node) == ("film", "year")
+    given = ends(cursor, sql | both, e=("film", "year"))
+    assert (given.edges["e"].source.node, given.edges["e"].target.node) == ("film", "year")
 
 
-def test_a_node_table_that_nobody_links_to(cursor: duckdb.DuckDBPyConnection) -> None:
+def test_a_node_table_without_edges(cursor: duckdb.DuckDBPyConnection) -> None:
     with pytest.raises(InputError, match="no edge table links to film"):
         ends(cursor, {"person": PEOPLE, "film": FILMS, "e": "SELECT 'p1' AS source, 'p2' AS target"})
 
@@ -197,10 +198,10 @@ def test_a_node_table_that_nobody_links_to(cursor: duckdb.DuckDBPyConnection) ->
         ("SELECT 1 AS id, 2 AS source", "e has both id and source"),
         ("SELECT 1 AS sourc, 2 AS dest", "e is neither a node table .* nor an edge table"),
         ("SELECT 1 AS source, 2 AS targt", "the edge table e has no hub or target"),
-        ("SELECT 1 AS source, 2 AS target, 3 AS colour", "no use for: colour"),
+        ("SELECT 1 AS source, 2 AS target, 3 AS colour", "not used: colour"),
         ("SELECT 1 AS source, 2 AS target, 'x' AS weight", "weight of e is VARCHAR, not a number"),
         ("SELECT 1 AS source, 2 AS target, 3 AS split", "split of e is INTEGER, not text"),
-        ("SELECT 1 AS source, DATE '2024-01-01' AS target", "target of e is DATE, and no node table has such keys"),
+        ("SELECT 1 AS source, DATE '2024-01-01' AS target", "target of e is DATE, but no node table has such keys"),
         ("SELECT 1 AS source, NULL AS target", "e: target is NULL in every row"),
     ],
 )
@@ -213,14 +214,14 @@ def test_unusable_edge_tables(cursor: duckdb.DuckDBPyConnection, role: str, mess
 # edges
 
 
-def test_edges_are_counted_to_the_last(cursor: duckdb.DuckDBPyConnection) -> None:
+def test_every_row_of_an_edge_table_is_counted(cursor: duckdb.DuckDBPyConnection) -> None:
     rows = "('p0', 1, 2.0), ('p0', 1, 0.5), ('p1', NULL, 1), ('p2', 9, 1), ('zz', 9, 1), ('p3', 3, NULL), ('p3', 3, 1)"
     sql = {"person": PEOPLE, "film": FILMS, "likes": f"FROM (VALUES {rows}) t(person, film, weight)"}
     with pytest.raises(InputError) as caught:
         graph(cursor, sql)
     assert caught.value.message == (
-        "2 edges of likes name nodes that are not there: 1 key in person without a row in person ('zz') and 1 key in "
-        "film without a row in film (9)"
+        "2 edges of likes refer to nodes that do not exist: 1 key in person without a row in person ('zz') and 1 key "
+        "in film without a row in film (9)"
     )
     tables = graph(cursor, sql, unknown="drop")
     likes, report = tables.edges["likes"], tables.report.edges["likes"]
@@ -230,16 +231,16 @@ def test_edges_are_counted_to_the_last(cursor: duckdb.DuckDBPyConnection) -> Non
     assert (report.rows, report.null_rows, report.unknown_rows, report.unknown_keys) == (7, 2, 2, 2)
     assert report.rows == report.null_rows + report.unknown_rows + report.duplicate_rows + report.edges
     assert tables.report.nodes["film"].unlinked == 2
-    told = " / ".join(text for text, _ in tables.report.notes())
-    assert "likes: dropped 2 rows with a NULL" in told
-    assert "likes: dropped 2 rows with 2 keys that no node has" in told
+    notes = " / ".join(text for text, _ in tables.report.notes())
+    assert "likes: dropped 2 rows with a NULL" in notes
+    assert "likes: dropped 2 rows with 2 unknown keys" in notes
 
 
-def test_pairs_of_what_nodes_share_are_noticed(cursor: duckdb.DuckDBPyConnection) -> None:
+def test_dense_edges_suggest_a_hub_table(cursor: duckdb.DuckDBPyConnection) -> None:
     films = "SELECT i AS id, i AS x FROM range(600) t(i)"
     pairs = "SELECT a.i AS source, b.i AS target FROM range(600) a(i), range(600) b(i) WHERE a.i % 2 = b.i % 2"
-    told = [text for text, _ in graph(cursor, {"film": films, "same": pairs}).report.notes()]
-    assert told[-1].startswith("same: 300 edges a node on average: if such nodes share something")
+    notes = [text for text, _ in graph(cursor, {"film": films, "same": pairs}).report.notes()]
+    assert notes[-1].startswith("same: 300 edges per node on average: if these nodes share something")
 
 
 def test_several_relations_in_one_table(cursor: duckdb.DuckDBPyConnection) -> None:
@@ -248,6 +249,11 @@ def test_several_relations_in_one_table(cursor: duckdb.DuckDBPyConnection) -> No
     assert list(tables.edges) == ["e.a", "e.b"]
     assert tables.edges["e.a"].src.tolist() == [0, 1]
     assert tables.report.edges["e"].relations == {"e.a": 2, "e.b": 1}
+
+
+def walks(cursor: duckdb.DuckDBPyConnection, sql: dict[str, str], steps: tuple[str, ...]) -> int:
+    sizes = measure_graph(cursor, sql, roles=read_roles(columns_of(cursor, sql)), metapaths={"p": steps})
+    return sizes.edges["p"].edges
 
 
 def test_hubs_and_paths(cursor: duckdb.DuckDBPyConnection) -> None:
@@ -261,7 +267,7 @@ def test_hubs_and_paths(cursor: duckdb.DuckDBPyConnection) -> None:
     assert topic.paths == 3 * 16 + 1
     roles = ends(cursor, sql)
     path = read_path("same", ("topic", "topic"), roles)
-    assert count_walks(cursor, path, sql) == topic.paths
+    assert walks(cursor, sql, ("topic", "topic")) == topic.paths
     made, report = build_path(cursor, path, [topic])
     assert (len(made), report.self_loops) == (16, 4)
 
@@ -278,17 +284,17 @@ def test_paths_follow_their_steps(cursor: duckdb.DuckDBPyConnection) -> None:
         distinct = f"(SELECT DISTINCT * FROM ({plays}))"
         pairs_of = f"SELECT a.{here} AS a, b.{here} AS b FROM {distinct} a JOIN {distinct} b USING ({there})"
         oracle = f"SELECT count(*), count(DISTINCT (a, b)) FROM ({pairs_of})"
-        walks, pairs = cursor.execute(oracle).fetchall()[0]
-        assert count_walks(cursor, path, sql) == walks
+        expected, pairs = cursor.execute(oracle).fetchall()[0]
+        assert walks(cursor, sql, steps) == expected
         assert len(build_path(cursor, path, list(tables.edges.values()))[0]) == pairs
     for steps, message in (
-        (("plays", "palys"), "names palys, which is no edge table"),
-        (("plays",), "needs two steps or more"),
-        (("-plays", "-plays"), "is at person and cannot follow -plays"),
+        (("plays", "palys"), "names palys, which is not an edge table"),
+        (("plays",), "needs at least two steps"),
+        (("-plays", "-plays"), "has reached person and cannot follow -plays"),
     ):
         with pytest.raises(OptionError, match=message):
             read_path("p", steps, roles)
-    with pytest.raises(OptionError, match="makes Film, which is an input already"):
+    with pytest.raises(OptionError, match="defines Film, which is already an input"):
         read_path("Film", ("plays", "plays"), roles)
 
 
@@ -312,7 +318,7 @@ KEYS = {
 
 
 @pytest.mark.parametrize("kind", KEYS)
-def test_keys_of_any_type_come_back(cursor: duckdb.DuckDBPyConnection, tmp_path: Path, kind: str) -> None:
+def test_keys_of_any_type_are_returned_unchanged(cursor: duckdb.DuckDBPyConnection, tmp_path: Path, kind: str) -> None:
     n = 2 if kind == "BOOLEAN" else 5
     key = KEYS[kind]
     sql = {
@@ -339,7 +345,7 @@ def test_keys_of_any_type_come_back(cursor: duckdb.DuckDBPyConnection, tmp_path:
     assert labels.classes.dictionary.keys.to_pylist() == [0, 1]
 
 
-def test_order_of_rows_changes_nothing(cursor: duckdb.DuckDBPyConnection) -> None:
+def test_the_order_of_rows_does_not_matter(cursor: duckdb.DuckDBPyConnection) -> None:
     made = []
     for order in ("i", "hash(i)"):
         numbers = f"(SELECT i FROM range(40) t(i) ORDER BY {order})"

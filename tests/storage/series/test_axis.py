@@ -1,4 +1,4 @@
-"""The time axis: calendars, time zones, inferred steps, stamps beyond the end and phases."""
+"""The time axis: calendars, time zones, inferred steps, stamps beyond the end, and phases."""
 
 from __future__ import annotations
 
@@ -60,9 +60,9 @@ def test_months_from_the_thirtieth(cursor: duckdb.DuckDBPyConnection) -> None:
     days = ["2024-01-30 10:00:00", "2024-02-29 10:00:00", "2024-03-30 10:00:00", "2024-04-30 10:00:00"]
     found = encode(cursor, days, "TIMESTAMP", freq="1 month")
     assert (found.axis.day, found.report.moved_rows, text(found.axis)) == (30, 0, days)
-    assert found.axis.position(cursor, "2024-02-29 09:59:59") == 0
-    assert found.axis.position(cursor, "2024-02-29 10:00:00") == 1
-    assert found.axis.position(cursor, datetime.datetime(2025, 1, 30, 10)) == 12
+    assert found.axis.position("2024-02-29 09:59:59") == 0
+    assert found.axis.position("2024-02-29 10:00:00") == 1
+    assert found.axis.position(datetime.datetime(2025, 1, 30, 10)) == 12
 
 
 def test_readings_of_a_month_move_to_its_first_day(cursor: duckdb.DuckDBPyConnection) -> None:
@@ -120,7 +120,7 @@ def test_month_steps_are_what_a_calendar_says(
 # --- time zones ---------------------------------------------------------------------------------------------------
 
 
-def test_hours_over_a_clock_change_are_absolute(cursor: duckdb.DuckDBPyConnection) -> None:
+def test_hours_across_a_clock_change_are_absolute(cursor: duckdb.DuckDBPyConnection) -> None:
     first = datetime.datetime(2024, 10, 26, 22, tzinfo=datetime.UTC)
     hours = [first + datetime.timedelta(hours=i) for i in range(6)]
     found = encode(cursor, hours, "TIMESTAMPTZ")
@@ -136,7 +136,7 @@ def test_hours_over_a_clock_change_are_absolute(cursor: duckdb.DuckDBPyConnectio
 
 
 @pytest.mark.parametrize("freq", [None, "1 day", datetime.timedelta(days=1), "24 hours"])
-def test_days_over_a_clock_change_are_of_the_calendar(cursor: duckdb.DuckDBPyConnection, freq: Any) -> None:
+def test_days_across_a_clock_change_follow_the_calendar(cursor: duckdb.DuckDBPyConnection, freq: Any) -> None:
     days = [datetime.datetime(2024, 3, 29 + i, tzinfo=ZoneInfo(BERLIN)) for i in range(3)]
     days.append(datetime.datetime(2024, 4, 1, tzinfo=ZoneInfo(BERLIN)))
     found = encode(cursor, days, "TIMESTAMPTZ", freq=freq)
@@ -150,7 +150,7 @@ def test_days_over_a_clock_change_are_of_the_calendar(cursor: duckdb.DuckDBPyCon
     ]
     assert found.axis.phases()["day_of_week"].values.tolist() == [4, 5, 6, 0]
     assert found.report.moved_rows == 0
-    assert found.axis.position(cursor, "2024-04-01 23:59:00+02") == 3
+    assert found.axis.position("2024-04-01 23:59:00+02") == 3
 
 
 def test_a_day_belongs_to_the_zone_of_the_session(cursor: duckdb.DuckDBPyConnection) -> None:
@@ -187,7 +187,7 @@ def test_a_zone_without_rules(cursor: duckdb.DuckDBPyConnection) -> None:
 @pytest.mark.parametrize(
     ("type_name", "arrow"),
     [
-        ("DATE", pa.timestamp("us")),  # hours are no dates
+        ("DATE", pa.timestamp("us")),  # hours are not dates
         ("TIMESTAMP", pa.timestamp("us")),
         ("TIMESTAMP_S", pa.timestamp("s")),
         ("TIMESTAMP_MS", pa.timestamp("ms")),
@@ -218,7 +218,7 @@ def test_integer_times(cursor: duckdb.DuckDBPyConnection, type_name: str) -> Non
     assert found.axis.stamps().type == {"TINYINT": pa.int8(), "UINTEGER": pa.uint32()}.get(
         type_name, found.axis.stamps().type
     )
-    assert found.axis.position(cursor, 34) == 3
+    assert found.axis.position(34) == 3
     if type_name == "TINYINT":
         with pytest.raises(OptionError, match="beyond what TINYINT can hold"):
             found.axis.stamps(6, 10)
@@ -232,7 +232,7 @@ def test_steps_finer_than_the_type(cursor: duckdb.DuckDBPyConnection) -> None:
 # --- where the axis lies ------------------------------------------------------------------------------------------
 
 
-def test_most_stamps_decide_where_steps_begin(cursor: duckdb.DuckDBPyConnection) -> None:
+def test_the_majority_of_stamps_determines_the_start_of_steps(cursor: duckdb.DuckDBPyConnection) -> None:
     day = "2024-01-01"
     at_three = encode(cursor, [f"{day} 00:02:50", *(f"{day} 0{h}:03:00" for h in range(5))], "TIMESTAMP", freq="1 hour")
     assert text(at_three.axis)[0] == "2023-12-31 23:03:00"
@@ -260,13 +260,13 @@ def test_a_start_before_the_first_reading(cursor: duckdb.DuckDBPyConnection) -> 
     found = encode(cursor, ["2024-01-03", "2024-01-04"], "DATE", freq="1 day", start=datetime.date(2024, 1, 1))
     assert [str(v) for v in found.values[:, 0]] == ["nan", "nan", "0.0", "1.0"]
     assert (found.report.late_series, found.report.empty_steps) == (1, 2)
-    with pytest.raises(OptionError, match="lies before the first step, 2024-01-01"):
-        found.axis.position(cursor, "2023-12-31")
-    with pytest.raises(OptionError, match="soon is no DATE"):
-        found.axis.position(cursor, "soon")
+    with pytest.raises(OptionError, match="is before the first step, 2024-01-01"):
+        found.axis.position("2023-12-31")
+    with pytest.raises(OptionError, match="soon is not of type DATE"):
+        found.axis.position("soon")
 
 
-def test_phases_where_they_mean_something() -> None:
+def test_phases_where_they_are_meaningful() -> None:
     minute = 60_000_000
 
     def phases(ticks: int) -> dict[str, int]:

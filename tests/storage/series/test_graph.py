@@ -1,4 +1,4 @@
-"""Graphs of a mode: edge tables in the user's keys, and graphs made from values."""
+"""Graphs of a mode: edge tables with the user's keys, and graphs computed from values."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import pytest
 
 from graphlearn.errors import InputError
 from graphlearn.events import Event, Note, silent
-from graphlearn.models.net3 import graphs as series_graphs
-from graphlearn.models.net3.graphs import BuiltGraph, chain, identity, pearson
+from graphlearn.models.net3.data import graphs as series_graphs
+from graphlearn.models.net3.data.graphs import BuiltGraph, chain, identity, pearson
 from graphlearn.storage.series.graph import encode_mode_graph
 from graphlearn.storage.series.ingest import Mode, encode_series
 
@@ -26,12 +26,12 @@ def cursor() -> Iterator[duckdb.DuckDBPyConnection]:
 
 
 def mode(cursor: duckdb.DuckDBPyConnection, keys: str) -> Mode:
-    """A mode "site" of the keys, a list of rows of VALUES."""
+    """A mode "site" with these keys, written as rows of VALUES."""
     sql = f"SELECT i AS ts, site, 1 AS v FROM range(2) t(i), (VALUES {keys}) s(site)"
     return encode_series(cursor, sql, time="ts", modes=["site"], value="v", emit=silent).modes[0]
 
 
-def test_edges_and_everything_that_is_counted(cursor: duckdb.DuckDBPyConnection) -> None:
+def test_edges_and_counts(cursor: duckdb.DuckDBPyConnection) -> None:
     events: list[Event] = []
     sites = mode(cursor, "('a'), ('b'), ('c'), ('d')")
     rows = (
@@ -58,7 +58,7 @@ def test_edges_and_everything_that_is_counted(cursor: duckdb.DuckDBPyConnection)
     assert [(e.message, e.level) for e in events if isinstance(e, Note)] == [
         ("graph of site: dropped 2 edges with a NULL source, target or weight", "warning"),
         ("graph of site: dropped 2 edges with 2 keys that the series lacks", "warning"),
-        ("graph of site: added 1 edge to others of the same ends", "info"),
+        ("graph of site: added 1 edge to others with the same ends", "info"),
         ("graph of site: kept 1 self-loop: source and target are the same", "info"),
         ("graph of site: 1 key of the series without an edge", "warning"),
     ]
@@ -81,7 +81,7 @@ def test_edges_and_everything_that_is_counted(cursor: duckdb.DuckDBPyConnection)
         ("(TIMETZ '10:00:00+02'), (TIMETZ '11:00:00+02')", "TIMETZ '10:00:00+02', TIMETZ '11:00:00+02'"),
     ],
 )
-def test_keys_of_one_kind_meet(cursor: duckdb.DuckDBPyConnection, keys: str, edge: str) -> None:
+def test_keys_of_the_same_kind_match(cursor: duckdb.DuckDBPyConnection, keys: str, edge: str) -> None:
     source, target = edge.rsplit(", ", 1)
     found = encode_mode_graph(cursor, f"SELECT {source} AS source, {target} AS target", mode(cursor, keys), emit=silent)
     assert (found.source.tolist(), found.target.tolist(), found.weight.tolist()) == ([0], [1], [1])
@@ -95,7 +95,7 @@ def test_case_counts_in_keys_whatever_the_collation(cursor: duckdb.DuckDBPyConne
 
 BAD: dict[str, tuple[str, str, str]] = {
     "no target": ("SELECT 'a' AS source, 'b' AS targets", 'graph site has no column "target"', "targets AS target"),
-    "extra": ("SELECT 'a' AS source, 'b' AS target, 1 AS w", "no use for: w", "weight"),
+    "extra": ("SELECT 'a' AS source, 'b' AS target, 1 AS w", "not used: w", "weight"),
     "other keys": (
         "SELECT 1 AS source, 2 AS target",
         "source of the graph site is INTEGER, but the series has VARCHAR",
@@ -154,7 +154,7 @@ def test_identity_and_chain() -> None:
 
 
 def slow_pearson(values: np.ndarray[Any, Any], mode: int) -> np.ndarray[Any, Any]:
-    """Pair by pair: standardise every series, pool the cells that both nodes have."""
+    """For each pair, standardise every series and pool the cells that both nodes have."""
     values = values.astype(np.float64)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -174,7 +174,7 @@ def slow_pearson(values: np.ndarray[Any, Any], mode: int) -> np.ndarray[Any, Any
 
 @pytest.mark.parametrize("mode", [0, 1])
 @pytest.mark.parametrize("block", [1, 1 << 10])
-def test_pearson_is_what_pairs_give(monkeypatch: pytest.MonkeyPatch, mode: int, block: int) -> None:
+def test_pearson_equals_a_plain_loop(monkeypatch: pytest.MonkeyPatch, mode: int, block: int) -> None:
     monkeypatch.setattr(series_graphs, "_ROWS", 2 if block == 1 else block)
     monkeypatch.setattr(series_graphs, "_CELLS", 40 if block == 1 else 1 << 22)
     chance = np.random.default_rng(0)
@@ -188,7 +188,7 @@ def test_pearson_is_what_pairs_give(monkeypatch: pytest.MonkeyPatch, mode: int, 
     train = slice(0, 40)
     found = pearson(values, mode, train)
     assert dense(found, n) == pytest.approx(np.where(expected > 0, expected, 0), abs=1e-5)
-    values[40:] = chance.normal(size=values[40:].shape)  # what comes after training changes nothing
+    values[40:] = chance.normal(size=values[40:].shape)  # values after the train split have no effect
     assert np.array_equal(pearson(values, mode, train).weight, found.weight)
     strong = np.abs(expected) > 0.2
     assert dense(pearson(values, mode, train, threshold=0.2, absolute=True), n) == pytest.approx(

@@ -1,4 +1,4 @@
-"""Series input: long format to a tensor, against a plain-Python oracle, and what it refuses."""
+"""Series input: long format to a tensor, compared with a Python oracle, and errors."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from graphlearn.errors import ArtifactError, InputError, OptionError, ResourceEr
 from graphlearn.events import Event, Note, silent
 from graphlearn.storage.fingerprint import fingerprint
 from graphlearn.storage.series import ingest as module
-from graphlearn.storage.series.ingest import SeriesTensor, encode_series, estimate_series, read_series
+from graphlearn.storage.series.ingest import SeriesTensor, encode_series, read_series
 from graphlearn.storage.series.report import SeriesReport
 
 Row = tuple[Any, ...]
@@ -41,7 +41,7 @@ def cursor(tmp_path: Path) -> Iterator[duckdb.DuckDBPyConnection]:
 
 
 def encode(cursor: duckdb.DuckDBPyConnection, sql: str, **options: Any) -> SeriesTensor:
-    """Encode columns ts, k (and whatever `modes` says), v."""
+    """Encode the columns ts, k (or `modes`) and v."""
     options = {"time": "ts", "modes": ["k"], "value": "v", "emit": silent, **options}
     return encode_series(cursor, sql, **options)
 
@@ -67,7 +67,7 @@ AGGREGATES = {
 
 
 def oracle(rows: list[Row], step: int, start: int, aggregate: str) -> tuple[dict[Row, float], dict[str, int]]:
-    """Cells (step, keys...) with their value, and counts, one row at a time. Times are whole numbers."""
+    """Cells (step, keys...) with their values, and counts, computed row by row. Times are whole numbers."""
     complete = [row for row in rows if None not in row[:-1]]
     covered = [row for row in complete if row[0] >= start]
     found: dict[Row, list[tuple[int, float]]] = {}
@@ -128,7 +128,7 @@ def inputs(draw: st.DrawFn) -> tuple[str, list[str], list[Row], int, int, str]:
 
 
 def register(cursor: duckdb.DuckDBPyConnection, kind: str, kinds: list[str], rows: list[Row]) -> None:
-    """The rows as a view "given" (ts, k0, k1, ..., v); a temporal tick is a second."""
+    """The rows as a view "given" (ts, k0, k1, ..., v); in temporal types, a tick is one second."""
     ats, *keys, values = zip(*rows, strict=True)
     per = {"BIGINT": 1, "TIMESTAMP": 10**6, "TIMESTAMP_NS": 10**9}[kind]
     columns = {"ts": pa.array([None if at is None else at * per for at in ats], pa.int64()).cast(TIMES[kind])}
@@ -138,7 +138,7 @@ def register(cursor: duckdb.DuckDBPyConnection, kind: str, kinds: list[str], row
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(inputs())
-def test_series_is_what_a_plain_loop_finds(
+def test_the_series_equals_that_of_a_plain_loop(
     cursor: duckdb.DuckDBPyConnection, case: tuple[str, list[str], list[Row], int, int, str]
 ) -> None:
     kind, kinds, rows, step, start, aggregate = case
@@ -185,7 +185,7 @@ def test_what_float32_would_flatten_is_refused_unless_it_is_only_counted(
     series.close()
 
 
-def test_order_of_rows_means_nothing(cursor: duckdb.DuckDBPyConnection) -> None:
+def test_the_order_of_rows_does_not_matter(cursor: duckdb.DuckDBPyConnection) -> None:
     chance = random.Random(3)
     rows = [(chance.randrange(50), chance.choice("abc"), chance.random()) for _ in range(3000)]
     results = []
@@ -270,7 +270,7 @@ def test_a_damaged_series_is_refused(cursor: duckdb.DuckDBPyConnection, tmp_path
     encode(cursor, table(["1, 'a', 2", "2, 'a', 3"]), freq=1).write(tmp_path)
     whole = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     for name, content in whole.items():
-        if name == "time.parquet":  # for people only
+        if name == "time.parquet":  # not read by the engine
             continue
         (tmp_path / name).write_bytes(content[: len(content) // 2])
         with pytest.raises(ArtifactError, match="missing or damaged"):
@@ -279,7 +279,7 @@ def test_a_damaged_series_is_refused(cursor: duckdb.DuckDBPyConnection, tmp_path
         with pytest.raises(ArtifactError, match="missing or damaged"):
             read_series(tmp_path)
         (tmp_path / name).write_bytes(content)
-    newer = whole["series.json"].replace(b'"format_version": 1', b'"format_version": 2')
+    newer = whole["series.json"].replace(b'"format_version": 2', b'"format_version": 9')
     (tmp_path / "series.json").write_bytes(newer)
     with pytest.raises(ArtifactError, match="newer"):
         read_series(tmp_path)
@@ -295,7 +295,7 @@ def test_full_disk(cursor: duckdb.DuckDBPyConnection, tmp_path: Path) -> None:
         found.write(tmp_path)
 
 
-# --- what people are told -----------------------------------------------------------------------------------------
+# --- reports and errors -------------------------------------------------------------------------------------------
 
 
 def test_report_for_people(cursor: duckdb.DuckDBPyConnection) -> None:
@@ -306,42 +306,18 @@ def test_report_for_people(cursor: duckdb.DuckDBPyConnection) -> None:
     found = encode(cursor, table(rows), emit=events.append)
     assert found.report.line() == "25 rows: 20 steps of 5 minutes x 3 k, 33.33% observed"
     assert [(e.message, e.level) for e in events if isinstance(e, Note)] == [
-        ("the most common distance of stamps is 5 minutes; taken as freq", "info"),
+        ("inferred freq = 5 minutes, the most common distance between time stamps", "info"),
         ("dropped 2 rows with a NULL time or key", "warning"),
         ("1 NULL value: not observed", "info"),
         ("1 NaN or infinite value: not observed", "warning"),
         ("moved 1 reading to the start of its step", "info"),
-        ("merged 1 reading into others of the same step and keys (aggregate = 'mean')", "warning"),
-        ("2 series without a single reading", "warning"),
+        ("merged 1 reading into others with the same step and keys (aggregate = 'mean')", "warning"),
+        ("2 series without any reading", "warning"),
     ]
     assert found.report.lines()[1] == "from 2024-01-01 00:00:00 to 2024-01-01 01:35:00"
     assert found.values[0].tolist()[0] == 2.0
     assert SeriesReport.from_json({**found.report.to_json(), "new": 1}) == found.report
     assert found.report.to_json()["density"] == pytest.approx(1 / 3)
-
-
-def test_estimate_is_what_is_built(cursor: duckdb.DuckDBPyConnection) -> None:
-    sql = (
-        "SELECT (DATE '2020-01-01' + i::INT) AS ts, k, i AS v FROM range(100) t(i), range(7) s(k) "
-        "WHERE (i + k) % 2 = 0 -- a comment"
-    )
-    options: dict[str, Any] = {"time": "ts", "modes": ["k"], "value": "v"}
-    size = estimate_series(cursor, sql, **options)
-    found = encode(cursor, sql)
-    assert (size.rows, size.steps, size.modes) == (350, 100, {"k": 7})
-    assert size.bytes == found.values.nbytes
-    assert size.density == found.report.density == 0.5
-    late = estimate_series(cursor, sql, start="2020-04-01", freq="1 day", **options)
-    assert (late.steps, late.rows, late.density) == (9, 350, 31 / 63)
-    rows = table(["1, 'old', 1", "5, 'a', 1", "6, 'a', 1"])
-    assert estimate_series(cursor, rows, start=5, freq=1, **options).modes == {"k": 1}  # 'old' ends before the start
-    assert encode(cursor, rows, start=5, freq=1).values.shape == (2, 1)
-    with pytest.raises(ResourceError, match=r"100 steps of 1 day x 7 k = 700 cells.*the budget is 0 MiB"):
-        size.check(2799, "the budget")
-    size.check(2800, "the budget")
-    with pytest.raises(ResourceError, match=r"50\.00% of them observed"):
-        encode(cursor, sql, limit=1000)
-    assert temporary_tables(cursor) == 0
 
 
 def test_an_outlying_stamp_is_refused_not_allocated(cursor: duckdb.DuckDBPyConnection) -> None:
@@ -429,7 +405,7 @@ BAD = {
     "no interval": (
         "SELECT DATE '2024-01-01' AS ts, 'a' AS k, 1 AS v",
         {"freq": "often"},
-        "'often' is no interval",
+        "'often' is not an interval",
         "INTERVAL",
     ),
     "number for dates": (
@@ -444,7 +420,7 @@ BAD = {
         "time is INTEGER, but freq = 1 day",
         "number",
     ),
-    "zero number": ("SELECT 1 AS ts, 'a' AS k, 1 AS v", {"freq": 0}, "freq = 0 must be positive", "at least 1"),
+    "zero number": ("SELECT 1 AS ts, 'a' AS k, 1 AS v", {"freq": 0}, "freq = 0 must be positive", "1 or more"),
     "mixed": (
         "SELECT DATE '2024-01-01' AS ts, 'a' AS k, 1 AS v",
         {"freq": "1 month 1 day"},
@@ -454,14 +430,14 @@ BAD = {
     "late start": (
         "SELECT i AS ts, 'a' AS k, 1 AS v FROM range(9) t(i)",
         {"start": 99},
-        "no reading lies at or after start",
+        "there is no reading at or after start",
         "earlier",
     ),
     "no start": (
         "SELECT i AS ts, 'a' AS k, 1 AS v FROM range(9) t(i)",
         {"start": "x"},
-        "start = x is no BIGINT",
-        "as ts is written",
+        "start = x is not of type BIGINT",
+        "like the values of ts",
     ),
     "aggregate": (
         "SELECT i AS ts, 'a' AS k, 1 AS v FROM range(9) t(i)",
@@ -473,7 +449,7 @@ BAD = {
         "SELECT i AS ts, 'a' AS k, 1 AS v FROM range(9) t(i)",
         {"modes": ["k", "TS"]},
         'name the column "TS" twice',
-        "one part",
+        "each column once",
     ),
     "huge key": ("SELECT 1::HUGEINT AS ts, 'a' AS k, 1 AS v", {}, "time column ts is HUGEINT", "BIGINT"),
 }
@@ -550,7 +526,7 @@ def test_real_data(
     assert (found.report.duplicate_rows, found.report.moved_rows, found.report.density) == (0, 0, 1)
     at, *keys, reading = cursor.execute(f"{sql} LIMIT 1 OFFSET 5000").fetchall()[0]
     ids = [mode.keys.keys.to_pylist().index(key) for mode, key in zip(found.modes, keys, strict=True)]
-    assert found.values[(found.axis.position(cursor, at), *ids)] == np.float32(reading)
+    assert found.values[(found.axis.position(at), *ids)] == np.float32(reading)
 
 
 MEMORY = """

@@ -1,4 +1,4 @@
-"""Ingest: keys to ids, against a plain-Python oracle, and what it refuses."""
+"""Ingest: keys to ids, compared with a Python oracle, and errors."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def cursor(tmp_path: Path) -> Iterator[duckdb.DuckDBPyConnection]:
 
 
 def decode(encoded: EncodedTriples) -> dict[Split, list[Row]]:
-    """The triples of each split in the user's keys, in stored order."""
+    """The triples of each split with the users' keys, in stored order."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         encoded.write(folder)
@@ -72,7 +72,7 @@ NAMES = [Split.TRAIN, Split.VALID, Split.TEST]
 
 
 def oracle(rows: list[Row]) -> tuple[dict[str, int], dict[Split, list[Row]]]:
-    """Counts and split triples in stored order, one row at a time."""
+    """Counts and split triples in stored order, computed row by row."""
     clean = [row for row in rows if None not in row[:3]]
     best: dict[Row, int] = {}
     for *triple, split in clean:
@@ -100,6 +100,7 @@ def oracle(rows: list[Row]) -> tuple[dict[str, int], dict[Split, list[Row]]]:
         "test": len(splits[Split.TEST]),
         "unseen_entities": len(everyone - trained),
         "unseen_relations": len(relations - {t[1] for t in splits[Split.TRAIN]}),
+        **dict.fromkeys(("removed", "vanished_entities", "vanished_relations", "kept_split"), 0),
     }, splits
 
 
@@ -139,7 +140,7 @@ def register(connection: duckdb.DuckDBPyConnection, entity: str, relation: str, 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(inputs())
-def test_ingest_is_what_a_plain_loop_finds(cursor: duckdb.DuckDBPyConnection, case: tuple[str, str, list[Row]]) -> None:
+def test_ingest_equals_a_plain_loop(cursor: duckdb.DuckDBPyConnection, case: tuple[str, str, list[Row]]) -> None:
     entity, relation, rows = case
     register(cursor, entity, relation, rows)
     counts, splits = oracle(rows)
@@ -251,7 +252,7 @@ def test_settings_of_the_user_change_nothing(cursor: duckdb.DuckDBPyConnection) 
     assert same(plain, encode_triples(cursor, GRAPH, emit=silent))
 
 
-def test_keys_that_differ_in_case_are_two_whatever_the_collation(cursor: duckdb.DuckDBPyConnection) -> None:
+def test_keys_are_case_sensitive_whatever_the_collation(cursor: duckdb.DuckDBPyConnection) -> None:
     cursor.execute("CREATE TABLE t (head VARCHAR COLLATE nocase, relation VARCHAR, tail VARCHAR COLLATE nocase)")
     cursor.execute("INSERT INTO t VALUES ('a', 'r', 'A'), ('A', 'r', 'B'), ('A', 'R', 'B')")
     encoded = encode_triples(cursor, "FROM t", holdout=(0, 0), emit=silent)
@@ -266,7 +267,7 @@ def test_a_query_with_side_effects_runs_once(cursor: duckdb.DuckDBPyConnection) 
 
 
 @pytest.mark.parametrize("ending", [";", " -- the end", "\n;\n", " /* x */"])
-def test_queries_may_end_as_they_like(cursor: duckdb.DuckDBPyConnection, ending: str) -> None:
+def test_queries_may_end_with_semicolons_and_comments(cursor: duckdb.DuckDBPyConnection, ending: str) -> None:
     sql = "SELECT 'a' AS Head, 'r' AS RELATION, 'b' AS tail" + ending
     assert describe(cursor, sql) == {"Head": "VARCHAR", "RELATION": "VARCHAR", "tail": "VARCHAR"}
     assert encode_triples(cursor, sql, emit=silent).report.train == 1
@@ -306,7 +307,9 @@ TYPES = {
 
 
 @pytest.mark.parametrize("type_name", TYPES)
-def test_keys_of_any_type_come_back_exactly(cursor: duckdb.DuckDBPyConnection, type_name: str, tmp_path: Path) -> None:
+def test_keys_of_any_type_are_returned_exactly(
+    cursor: duckdb.DuckDBPyConnection, type_name: str, tmp_path: Path
+) -> None:
     key = f"({TYPES[type_name]})::{type_name}"
     cursor.execute(f"CREATE TABLE t AS SELECT {key} AS head, {key} AS relation, {key} AS tail FROM range(12)")
     encoded = encode_triples(cursor, "FROM t", holdout=(0, 0), emit=silent)
@@ -364,13 +367,13 @@ def test_lookup_finds_exact_keys_only(cursor: duckdb.DuckDBPyConnection, tmp_pat
 # --- reports ------------------------------------------------------------------------------------------------------
 
 
-def test_what_deserves_an_eye_is_told(cursor: duckdb.DuckDBPyConnection) -> None:
-    told: list[Event] = []
+def test_notable_counts_are_reported(cursor: duckdb.DuckDBPyConnection) -> None:
+    events: list[Event] = []
     sql = """FROM (VALUES ('a', 'r', 'b', 'train'), ('a', 'r', 'b', 'train'), ('a', 'r', 'b', 'test'),
                           (NULL, 'r', 'b', 'train'), ('a', 'r', 'a', 'train'), ('c', 's', 'b', 'valid')
              ) AS t(head, relation, tail, split)"""
-    encoded = encode_triples(cursor, sql, emit=told.append)
-    assert [(e.message, e.level) for e in told if isinstance(e, Note)] == [
+    encoded = encode_triples(cursor, sql, emit=events.append)
+    assert [(e.message, e.level) for e in events if isinstance(e, Note)] == [
         ("dropped 1 row with a NULL head, relation or tail", "warning"),
         ("dropped 1 duplicate row", "info"),
         ("dropped 1 leaked row: the triple is in an earlier split too", "warning"),
@@ -434,7 +437,7 @@ REFUSED: list[tuple[str, str, str]] = [
         "lacks head and relation and tail",
         's AS head, p AS relation, "o o" AS tail',
     ),
-    ("SELECT 1 AS head, 1 AS relation, 1 AS tail, 1 AS weight", "no use for: weight", "select only"),
+    ("SELECT 1 AS head, 1 AS relation, 1 AS tail, 1 AS weight", "not used for triples: weight", "select only"),
     ("SELECT 1 AS head, 1 AS relation, 'a' AS tail", "head is INTEGER but tail is VARCHAR", "cast one of them"),
     ("SELECT 1 AS head, 1 AS relation, 1.5 AS tail", "head is INTEGER but tail is DECIMAL(2,1)", "cast one of them"),
     ("SELECT 1::HUGEINT AS head, 1 AS relation, 1::UHUGEINT AS tail", "head is HUGEINT but tail is UHUGEINT", "cast"),
@@ -443,7 +446,7 @@ REFUSED: list[tuple[str, str, str]] = [
         "relation is INTERVAL, which cannot be a key",
         "cast it",
     ),
-    ("SELECT NULL AS head, 1 AS relation, 1 AS tail", "head is NULL in every row", "values as head"),
+    ("SELECT NULL AS head, 1 AS relation, 1 AS tail", "head is NULL in every row", "values AS head"),
     ("SELECT 1 AS head, 1 AS relation, 1 AS tail, 2 AS split", "split is INTEGER, not text", "'train'"),
     ("SELECT 1 AS head, 1 AS relation, 1 AS tail, 'test' AS split", "no row has split = 'train'", "leave the split"),
     ("SELECT 1 AS head, 1 AS head, 1 AS relation, 1 AS tail", 'two columns named "head"', "AS"),
@@ -517,7 +520,7 @@ def test_memory_is_bounded_and_given_back(cursor: duckdb.DuckDBPyConnection) -> 
         pass
     assert setting(cursor) == before
     cursor.execute("CREATE TABLE t AS SELECT hash(range) AS x FROM range(3_000_000)")
-    with pytest.raises(ResourceError, match="holds more than the 1 MiB"), bounded_memory(cursor, 1 << 20):
+    with pytest.raises(ResourceError, match="more memory than the 1 MiB"), bounded_memory(cursor, 1 << 20):
         pass
     assert setting(cursor) == before
 
@@ -537,7 +540,7 @@ def test_what_exceeds_memory_spills(cursor: duckdb.DuckDBPyConnection, tmp_path:
 
 def test_no_room_to_spill(cursor: duckdb.DuckDBPyConnection) -> None:
     cursor.execute("SET max_temp_directory_size = '1MB'")
-    with pytest.raises(WorkspaceError, match="no room for DuckDB's temporary files"):
+    with pytest.raises(WorkspaceError, match="too full for DuckDB's temporary files"):
         encode_triples(cursor, WIDE, memory_limit=60 << 20, emit=silent)
     assert temporary_tables(cursor) == 0
 
@@ -551,7 +554,9 @@ def test_no_memory_and_nowhere_to_spill(cursor: duckdb.DuckDBPyConnection) -> No
 
 def test_ctrl_c_is_a_keyboard_interrupt_and_leaves_nothing(cursor: duckdb.DuckDBPyConnection) -> None:
     long = GRAPH.replace("range(3000)", "range(20_000_000)")
-    before = signal.signal(signal.SIGALRM, signal.default_int_handler)  # a thread that kills would need the GIL
+    before = signal.signal(
+        signal.SIGALRM, signal.default_int_handler
+    )  # a thread that sends the signal would need the GIL
     signal.setitimer(signal.ITIMER_REAL, 0.2)
     try:
         with pytest.raises(KeyboardInterrupt):

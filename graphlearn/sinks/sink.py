@@ -1,0 +1,61 @@
+"""What a sink is, and the words that the sinks for people share."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from graphlearn.events import Evaluated, Event, JobFinished, Step
+from graphlearn.jobs.metrics import Metric
+from graphlearn.jobs.registry import family, is_family
+from graphlearn.text import duration
+
+TRAINING = "train"  # the phase that Step events belong to
+EVALUATIONS = 2.0  # minimum seconds between evaluation lines during training; short epochs would flood the screen
+
+
+class Sink(Protocol):
+    """A function that takes events and is closed after the last one."""
+
+    def __call__(self, event: Event) -> None: ...
+
+    def close(self) -> None:
+        """Flush, and release files and the screen. May be called twice."""
+
+
+def time_left(seconds: float) -> str:
+    """An estimate in whole seconds: `12 s left`."""
+    return f"{round(seconds)} s left" if seconds < 60 else f"{duration(seconds)} left"
+
+
+def step_line(event: Step) -> str:
+    """The training progress on one line."""
+    return (
+        f"epoch {event.epoch}/{event.epochs} · loss {event.loss:.4g} · "
+        f"{event.examples_per_second:,.0f} {event.unit}/s · {time_left(event.eta_seconds)}"
+    )
+
+
+def when(event: Evaluated) -> str:
+    """`epoch 12`, or `final` for the evaluation of the stored model after training."""
+    return f"epoch {event.epoch}" if event.epoch else "final"
+
+
+def metrics_of(name: str) -> tuple[Metric, ...]:
+    """The metrics that a family declares; none if it is not installed."""
+    return family(name).metrics if is_family(name) else ()
+
+
+def epochs_done(event: Step) -> float:
+    """Epochs trained so far, including a fraction of the current one."""
+    return event.epoch - 1 + event.step / max(1, event.steps)
+
+
+def finish_line(event: JobFinished) -> str:
+    """How a job ended, on one line. The reason of a failure is in the error printed after it."""
+    version = f" as version {event.version}" if event.version is not None else ""
+    return {
+        "done": f"{event.model} trained{version} in {duration(event.seconds)}",
+        "unchanged": f"{event.model} is up to date{f' (version {event.version})' if event.version else ''}",
+        "interrupted": f"{event.model} was interrupted after {duration(event.seconds)}",
+        "failed": f"{event.model} failed after {duration(event.seconds)}",
+    }.get(event.status, f"{event.model}: {event.status}")

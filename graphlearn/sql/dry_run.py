@@ -1,0 +1,347 @@
+"""The dry run: binds a whole file before any of it runs.
+
+The statements are bound in order, inside a transaction that is rolled back: tables are created without rows, views and
+settings normally; queries and changes of data are only explained; models are checked and recorded. Settings are
+restored at the end. What is unknown before the file runs (a file that COPY will write, a table in a database that
+ATTACH will open) is left to the run.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import duckdb
+
+from graphlearn.errors import GraphLearnError, ModelExists, ModelNotFound, SqlError, raise_all
+from graphlearn.sql import engine
+from graphlearn.sql.binding import Binder, BoundModel, in_transaction, placed, taken
+from graphlearn.sql.diagnose import MissingError
+from graphlearn.sql.options import constant
+from graphlearn.sql.reader import Reader
+from graphlearn.sql.rewrite import Rewritten
+from graphlearn.sql.source import Token
+from graphlearn.sql.statements import CreateModel, DropModel, ExplainModel, Passthrough, Statement
+from graphlearn.sql.words import CATALOG
+from graphlearn.storage.artifacts import fold
+from graphlearn.storage.columns import literal, quoted
+
+if TYPE_CHECKING:
+    from graphlearn.jobs.dataflow import Dataflow
+
+_EXPLAINED = frozenset(("SELECT", "INSERT", "UPDATE", "DELETE", "MERGE_INTO", "COPY"))
+_EXECUTED = frozenset(("CREATE", "DROP", "ALTER"))
+_SETTINGS = frozenset(("SET", "VARIABLE_SET"))
+_SEVERAL_FILES = frozenset(("PARTITION_BY", "PER_THREAD_OUTPUT", "FILE_SIZE_BYTES"))
+"""Options with which COPY writes a folder."""
+_OPENING = frozenset(("COPY", "ATTACH", "LOAD", "INSTALL", "CALL", "EXECUTE", "PREPARE", "EXPORT", "PRAGMA"))
+"""Kinds of statements whose effects, unknown to a dry run, later statements may need."""
+
+Overrides = Callable[[str], Mapping[str, object]]
+"""From a model's name to the options given for it outside the file."""
+
+
+Step = tuple[Rewritten, dict[str, object]]
+"""A statement that a dry run has executed, and the objects it read."""
+
+
+def dry_run(binder: Binder, statements: list[Statement], overrides: Overrides) -> list[BoundModel]:
+    """Bind all statements without changing anything. Returns the models that they create.
+
+    Raises the first error, with the rest in its `others`.
+    """
+    bound: list[BoundModel] = []
+    errors: list[GraphLearnError] = []
+    done: list[Step] = []
+    binder = replace(binder, dry_run=True, planned={})
+    idle: dict[str, CreateModel] = {}
+    made: list[Path] = []
+    blind = False  # an earlier statement has effects that only the run will show
+    broken: set[str] = set()  # models whose CREATE MODEL has an error; calls of them would only repeat it
+    transaction = False
+    with _rolled_back(binder.connection):
+        for statement in statements:
+            try:
+                transaction = _in_transaction(statement, transaction)
+                _check_used(binder, statement, overrides, idle)
+                blind |= _one(binder, statement, overrides, bound, done)
+                _check_target(binder, statement, made)
+            except (MissingError, ModelNotFound) as error:
+                if isinstance(statement, CreateModel):
+                    broken.add(fold(statement.name))
+                asked = {fold(token.value) for token in statement.tokens if token.kind == "string"}
+                if not blind and not (isinstance(error, ModelNotFound) and asked & broken):
+                    errors.append(error)
+            except GraphLearnError as error:
+                errors.append(error)
+                if isinstance(statement, CreateModel):
+                    broken.add(fold(statement.name))
+            if engine.is_aborted(binder.connection):
+                _again(binder.connection, done)
+    raise_all(errors)
+    return bound
+
+
+def _again(connection: duckdb.DuckDBPyConnection, done: list[Step]) -> None:
+    """Start a new transaction after an error has aborted one, and repeat the steps done in it."""
+    connection.execute("ROLLBACK")
+    connection.execute("BEGIN")
+    for query, names in done:
+        engine.rows(connection, query, names)
+
+
+@dataclass(frozen=True)
+class PlannedModel:
+    """What a run would do for one CREATE MODEL. `plan` is None if it depends on data that only the run creates.
+
+    `unchanged`: the stored model already matches the statement, so the run would not train it.
+    """
+
+    name: str
+    family: str
+    statement: str
+    unchanged: bool
+    plan: Dataflow | None
+
+
+def plan(binder: Binder, statements: list[Statement], overrides: Overrides) -> list[PlannedModel]:
+    """The plans of the models in a file that `dry_run` has accepted. Inputs are counted; nothing is changed.
+
+    Tables that the file creates from queries become views, so that their rows are counted without being stored.
+    """
+    found: list[PlannedModel] = []
+    binder = replace(binder, dry_run=True, planned={})
+    with _rolled_back(binder.connection):
+        for statement in statements:
+            if isinstance(statement, Passthrough):
+                with suppress(GraphLearnError):  # it passed the dry run, so this error depends on data
+                    _preview(binder, statement)
+                if engine.is_aborted(binder.connection):
+                    break
+            elif isinstance(statement, CreateModel):
+                found.append(_planned(binder, statement, overrides(statement.name)))
+    return found
+
+
+def _planned(binder: Binder, create: CreateModel, overrides: Mapping[str, object]) -> PlannedModel:
+    from graphlearn.jobs.create import measure
+    from graphlearn.jobs.registry import family
+
+    binder.look(create)
+    store, dataflow, unchanged = binder.reader.store, None, False
+    with suppress(GraphLearnError, duckdb.Error):
+        bound = binder.model(create, overrides)
+        with binder.registered(bound):
+            request = bound.request
+            sizes = measure(binder.connection, request)
+            dataflow = family(request.family).plan(request, sizes)
+            if store.exists(create.name):
+                kept = store.versions(create.name) if create.or_replace else [store.current(create.name)]
+                fingerprint = request.fingerprint(sizes.fingerprints)
+                unchanged = create.if_not_exists or any(
+                    a.damage is None and a.manifest.get("fingerprint") == fingerprint for a in kept
+                )
+        binder.planned[fold(create.name)] = bound
+    return PlannedModel(create.name, create.family, create.text, unchanged, dataflow)
+
+
+def _preview(binder: Binder, statement: Passthrough) -> None:
+    """Run a statement that creates tables or changes settings; a table from a query becomes a view."""
+    binder.look(statement)
+    query, names = binder.statement(statement)
+    tokens = statement.tokens
+    words = [t.word for t in tokens]
+    kind = engine.statement_type(binder.connection, query)
+    if _creates_from_query(words):
+        table = tokens[words.index("TABLE")]
+        name = words.index("TABLE") + (4 if words[words.index("TABLE") + 1 :][:3] == ["IF", "NOT", "EXISTS"] else 1)
+        last = name
+        while last + 2 < len(tokens) and tokens[last + 1].text == ".":
+            last += 2
+        if "REPLACE" in words[:3]:
+            old = statement.verbatim((tokens[name].start, tokens[last].end))
+            engine.rows(binder.connection, "DROP TABLE IF EXISTS " + old)
+        query = query.replace(table.start, table.end, "VIEW")
+    if kind in _SETTINGS or (kind in _EXECUTED and "SECRET" not in words[:6]):
+        engine.rows(binder.connection, query, names)
+
+
+def _in_transaction(statement: Statement, before: bool) -> bool:
+    """Whether a transaction is open after this statement. Raises SqlError for CREATE MODEL in a transaction."""
+    if before and isinstance(statement, CreateModel):
+        raise in_transaction(statement)
+    word = statement.kind if isinstance(statement, Passthrough) else ""
+    return word in ("BEGIN", "START") or (before and word not in ("COMMIT", "ROLLBACK", "END", "ABORT"))
+
+
+def _one(binder: Binder, statement: Statement, overrides: Overrides, bound: list[BoundModel], done: list[Step]) -> bool:
+    """Bind one statement. Returns whether its effects are unknown until the run."""
+    binder.look(statement)
+    match statement:
+        case CreateModel():
+            try:
+                model = binder.model(statement, overrides(statement.name))
+            except MissingError:
+                binder.planned.pop(fold(statement.name), None)
+                raise
+            check_taken(binder, model)
+            bound.append(model)
+            if not (statement.if_not_exists and binder.exists(statement.name)):
+                binder.planned[fold(statement.name)] = model
+        case ExplainModel():
+            binder.model(statement.create, overrides(statement.create.name))
+        case DropModel():
+            if not binder.exists(statement.name) and not statement.if_exists:
+                with placed(statement.at(statement.name_span)):
+                    binder.reader.store.versions(statement.name)
+            binder.planned[fold(statement.name)] = None
+        case Passthrough():
+            return _passthrough(binder, statement, done)
+    return False
+
+
+def check_taken(binder: Binder, model: BoundModel) -> None:
+    """Refuse CREATE MODEL if the stored model certainly differs: it has another type or other options."""
+    create, store = model.create, binder.reader.store
+    if create.or_replace or create.if_not_exists or not binder.exists(create.name):
+        return
+    planned = binder.planned.get(fold(create.name))
+    if planned is not None:
+        raise taken(create, "an earlier statement of this file creates it")
+    stored = store.current(create.name)
+    if stored.damage is not None:  # the run refuses it, unless it trains the model again
+        return
+    manifest = stored.manifest
+    same = manifest.get("family") == create.family and manifest.get("options") == _plain(asdict(model.request.options))
+    if "options" in manifest and not same:
+        raise taken(create)
+
+
+def _check_used(binder: Binder, statement: Statement, overrides: Overrides, idle: dict[str, CreateModel]) -> None:
+    """Refuse CREATE OR REPLACE MODEL for a model that an earlier statement trains and no statement in between uses.
+
+    `idle` maps folded names to the CREATE MODELs so far whose models no later statement reads or drops.
+    """
+    tokens = statement.tokens
+    opaque = isinstance(statement, Passthrough) and statement.kind in ("EXECUTE", "CALL", "PREPARE")
+    if opaque or any(t.value.lower() in CATALOG for t in tokens):
+        idle.clear()
+    for name in {fold(t.value) for t in tokens if t.kind == "string"}:
+        idle.pop(name, None)
+    if isinstance(statement, DropModel):
+        idle.pop(fold(statement.name), None)
+    if not isinstance(statement, CreateModel) or (statement.if_not_exists and binder.exists(statement.name)):
+        return
+    first = idle.get(fold(statement.name))
+    idle[fold(statement.name)] = statement
+    planned = binder.planned.get(fold(statement.name))
+    if first is None or planned is None or not statement.or_replace:
+        return
+    if planned.request.definition() != binder.model(statement, overrides(statement.name)).request.definition():
+        raise ModelExists(
+            f"line {first.place().line} also trains {statement.name}, and nothing uses it before it is replaced here",
+            place=statement.at(statement.name_span),
+            help="remove one of the two statements or rename one of the models",
+        )
+
+
+def _check_target(binder: Binder, statement: Statement, made: list[Path]) -> None:
+    """Refuse COPY to a file that cannot be created, which DuckDB would report only after computing the rows.
+
+    `made` holds the targets of the COPYs so far: those that write several files create a folder.
+    """
+    if not isinstance(statement, Passthrough) or statement.kind != "COPY":
+        return
+    target = _target(binder, statement)
+    if target is None or "://" in target[1]:
+        return
+    tokens, name = target
+    path = Path(name).expanduser()
+    folder, several = path.parent, {t.word for t in statement.tokens} & _SEVERAL_FILES
+    problem, help = "", None
+    if not folder.is_dir() and folder not in made:
+        problem = f"there is no folder {folder}"
+        help = f"create it first: mkdir -p {shlex.quote(str(folder))}; paths are relative to {Path.cwd()}"
+        if folder.exists():
+            problem, help = f"{folder} is a file", "choose another folder"
+    elif path.is_dir() and not several:
+        problem, help = f"{name} is a folder", f"write to a file in it: '{path / 'answers.parquet'}'"
+    elif folder.is_dir() and not os.access(folder, os.W_OK):
+        problem, help = f"the folder {folder} is not writable", "check its permissions"
+    made.append(path)
+    if problem:
+        place = statement.at((tokens[0].start, tokens[-1].end))
+        raise SqlError(f"COPY cannot write {name}: {problem}", place=place, help=help)
+
+
+def _target(binder: Binder, statement: Passthrough) -> tuple[list[Token], str] | None:
+    """The tokens after TO in COPY … TO, a string or a constant in parentheses, and their value."""
+    reader = Reader(statement.source, statement.tokens)
+    while reader.peek() is not None and reader.words(1) != ["TO"]:
+        reader.skip_group()
+    start = reader.position + 1
+    reader.position = start
+    token = reader.peek()
+    if token is None or (token.kind != "string" and token.text != "("):
+        return None
+    reader.skip_group()
+    tokens = reader.tokens[start : reader.position]
+    value = None
+    with suppress(GraphLearnError):
+        value = constant(binder.connection, statement.verbatim((tokens[0].start, tokens[-1].end)))
+    return (tokens, value) if isinstance(value, str) else None
+
+
+def _plain(options: dict[str, object]) -> object:
+    return json.loads(json.dumps(options, default=str))
+
+
+def _passthrough(binder: Binder, statement: Passthrough, done: list[Step]) -> bool:
+    query, names = binder.statement(statement)
+    kind = engine.statement_type(binder.connection, query)
+    words = [t.word for t in statement.tokens]
+    if kind in _EXPLAINED:
+        engine.rows(binder.connection, "EXPLAIN " + query, names)
+    elif (kind == "EXPLAIN" and "ANALYZE" not in words[:2]) or kind in _SETTINGS:
+        engine.rows(binder.connection, query, names)
+    elif kind in _EXECUTED and "SECRET" not in words[:6]:
+        if _creates_from_query(words):
+            query = query + "\nWITH NO DATA"
+        engine.rows(binder.connection, query, names)
+        done.append((query, names))
+    return kind in _OPENING
+
+
+def _creates_from_query(words: list[str]) -> bool:
+    """Whether this is CREATE TABLE … AS query, not a table with a column list, a view or a macro."""
+    if "TABLE" not in words[:5] or words[0] != "CREATE" or "MACRO" in words[:5] or "FUNCTION" in words[:5]:
+        return False
+    return "AS" in words[:12] and words[-2:] != ["NO", "DATA"] and words[-2:] != ["WITH", "DATA"]
+
+
+@contextmanager
+def _rolled_back(connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
+    """A transaction that is rolled back, and with it the settings and variables, which DuckDB does not roll back."""
+    settings = dict(connection.execute("SELECT name, value FROM duckdb_settings()").fetchall())
+    variables = connection.execute("SELECT name, value, type FROM duckdb_variables()").fetchall()
+    connection.execute("BEGIN")
+    try:
+        yield
+    finally:
+        connection.execute("ROLLBACK")
+        now = dict(connection.execute("SELECT name, value FROM duckdb_settings()").fetchall())
+        for name, value in settings.items():
+            if now.get(name) != value:
+                with suppress(duckdb.Error):  # a setting that cannot be changed while the database is open
+                    connection.execute(f"SET {name} = {literal(value)}" if value is not None else f"RESET {name}")
+        for (name,) in connection.execute("SELECT name FROM duckdb_variables()").fetchall():
+            connection.execute(f"RESET VARIABLE {quoted(name)}")
+        for name, value, type_name in variables:
+            typed = "NULL" if type_name == '"NULL"' else f"{literal(value)}::{type_name}"
+            connection.execute(f"SET VARIABLE {quoted(name)} = {typed}")

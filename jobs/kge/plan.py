@@ -1,0 +1,174 @@
+"""The plan of a run: scan -> encode -> split -> train -> evaluate -> publish."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from graphlearn.jobs.dataflow import Dataflow, Estimate, Operator
+from graphlearn.jobs.family import Sizes
+from graphlearn.jobs.kge.metrics import TABLE
+from graphlearn.jobs.kge.tasks import (
+    EVALUATION_MEMORY,
+    CollectKnown,
+    EncodeTriples,
+    EvaluateKge,
+    ScanTriples,
+    TrainKge,
+)
+from graphlearn.jobs.machine import BASE_MEMORY
+from graphlearn.jobs.request import ModelRequest
+from graphlearn.jobs.train import PUBLISHED, Publish
+from graphlearn.models.kge.options import KgeOptions
+from graphlearn.models.kge.scorers.registry import scorer_type
+from graphlearn.storage.columns import check_columns, describe, find_column, quoted, subquery
+from graphlearn.storage.fingerprint import digest, row_hash
+from graphlearn.storage.interrupt import interruptible
+from graphlearn.text import human_bytes
+
+if TYPE_CHECKING:
+    import duckdb
+
+ROLE = "triples"
+STATE = {"adagrad": 1.0, "row_adagrad": 0.01, "row_adam": 1.01}
+"""Bytes of optimiser state per byte of weights."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class KgeSizes(Sizes):
+    """Rows of the query and of its train split, approximate numbers of entities and relations."""
+
+    rows: int
+    entities: int
+    relations: int
+    train: int
+
+
+def measure(cursor: duckdb.DuckDBPyConnection, request: ModelRequest) -> KgeSizes:
+    """Count and hash the query's rows in one scan."""
+    sql, options = request.inputs[ROLE], request.options
+    columns = describe(cursor, sql)
+    check_columns(columns)
+    head, relation, tail, split = (find_column(columns, name) for name in ("head", "relation", "tail", "split"))
+    # each row is unnested into two, for its head and its tail; values of the whole row are NULL in the second
+    is_train = f"lower({quoted(split)}::VARCHAR) = 'train'" if split else "NULL"
+    pairs = {
+        "key": f"[{quoted(str(head))}, {quoted(str(tail))}]",
+        "relation": f"[{quoted(str(relation))}, NULL]",
+        "hashed": f"[{row_hash(columns)}, NULL]",
+        "is_train": f"[{is_train}, NULL]",
+    }
+    unnested = ", ".join(f"unnest({values}) AS {name}" for name, values in pairs.items())
+    counts = (
+        "count(hashed), bit_xor(hashed), sum(hashed), approx_count_distinct(key), approx_count_distinct(relation), "
+        "count(*) FILTER (is_train)"
+    )
+    query = f"SELECT {counts} FROM (SELECT {unnested} FROM {subquery(sql)})"
+    rows, xor, total, entities, relations, train = interruptible(cursor, lambda: cursor.execute(query).fetchall())[0]
+    if split is None:
+        train = int(rows * (1 - options.valid_fraction - options.test_fraction))
+    return KgeSizes(
+        fingerprints={ROLE: digest(columns, rows, xor, total)},
+        known=rows > 0,
+        rows=int(rows),
+        entities=int(entities or 0),
+        relations=int(relations or 0),
+        train=int(train),
+    )
+
+
+def plan(request: ModelRequest, sizes: KgeSizes) -> Dataflow:
+    """The operators of a run, with cost estimates."""
+    options: KgeOptions = request.options
+    family, sql = request.family.lower(), request.inputs[ROLE]
+    scorer = scorer_type(family)(options)
+    rows, entities = sizes.rows, sizes.entities
+    table_rows = sizes.relations * (2 if options.reciprocal else 1)
+    weights = 4 * (entities * scorer.entity_width + table_rows * scorer.relation_width)
+    queries = sizes.train * (2 if options.sides == "both" else 1)
+    flops = 3.0 * queries * (options.negatives or entities) * scorer.flops_per_score() * options.epochs
+    chunks = -(-options.batch_size // options.chunk_size)
+    buffers = 4 * scorer.entity_width * (2 * options.batch_size + chunks * options.negatives)
+    if options.negatives == 0:
+        buffers += 2 * 4 * options.batch_size * entities + 2 * weights
+    held = (rows - sizes.train) or 1
+    known = 40 * rows
+    share = 0.5 if scorer.similarity.pair_kernel is None else 0.15  # relative to the speed of a matrix product
+    evaluation = 2.0 * held * entities * scorer.flops_per_score()
+    fingerprint = request.fingerprint(sizes.fingerprints)
+
+    def estimate(**costs: Any) -> Estimate:
+        return Estimate(**costs) if sizes.known else Estimate()
+
+    size = f", {human_bytes(weights)} of weights, {options.epochs} epochs" if sizes.known else ""
+    return Dataflow(
+        [
+            Operator(
+                name="scan",
+                task=ScanTriples(sql=sql),
+                outputs=("query",),
+                detail="read the query of role triples",
+                estimate=estimate(rows=rows, bytes=rows * 48, memory=BASE_MEMORY + rows * 48, seconds=rows / 5e6),
+            ),
+            Operator(
+                name="encode",
+                task=EncodeTriples(
+                    fingerprint=sizes.fingerprints[ROLE],
+                    holdout=(options.valid_fraction, options.test_fraction),
+                    seed=options.seed,
+                ),
+                inputs=("query",),
+                outputs=("encoded", "triples"),
+                detail=f"about {entities:,} entities, about {sizes.relations:,} relations" if sizes.known else "",
+                estimate=estimate(rows=rows, bytes=rows * 13, memory=BASE_MEMORY + rows * 61, seconds=rows / 2e6),
+            ),
+            Operator(
+                name="split",
+                task=CollectKnown(),
+                inputs=("triples",),
+                outputs=("graph",),
+                detail="train, valid and test; known answers of each query",
+                estimate=estimate(rows=rows, bytes=known, memory=BASE_MEMORY + 2 * known, seconds=rows / 2e6),
+            ),
+            Operator(
+                name="train",
+                task=TrainKge(family=family, options=options),
+                inputs=("graph",),
+                outputs=("trained",),
+                reports_itself=True,
+                detail=f"{family}{size}",
+                advice="lower dim, or use optimizer = 'row_adagrad' (one number of state per row) or a larger machine",
+                estimate=estimate(
+                    rows=queries * options.epochs,
+                    bytes=weights,
+                    flops=flops,
+                    memory=int(
+                        BASE_MEMORY + weights + STATE[options.optimizer] * weights + buffers + known + EVALUATION_MEMORY
+                    ),
+                    gemm=flops / share,
+                ),
+            ),
+            Operator(
+                name="evaluate",
+                task=EvaluateKge(threads=options.threads),
+                inputs=("graph", "trained"),
+                outputs=("evaluation",),
+                detail="filtered ranking of both sides among all entities, ties at their mean rank",
+                reports_itself=True,
+                estimate=estimate(
+                    rows=2 * held,
+                    flops=evaluation,
+                    memory=int(BASE_MEMORY + weights + known + EVALUATION_MEMORY),
+                    gemm=evaluation / share,
+                ),
+            ),
+            Operator(
+                name="publish",
+                task=Publish(request=request, fingerprint=fingerprint, table=TABLE, parts=("encoded",)),
+                inputs=("encoded", "trained", "evaluation"),
+                outputs=PUBLISHED,
+                detail=f"model {request.name}",
+                estimate=estimate(rows=entities + table_rows, bytes=weights + rows * 6, seconds=weights / 5e8),
+            ),
+        ]
+    )

@@ -1,0 +1,128 @@
+"""The data that a version stores in addition to weights, series and metrics.
+
+graph_<mode>.parquet     source, target, weight: the edges of a mode, as ids of its entries
+intervals.safetensors    step_<h>: residuals of the validation split, from which prediction intervals follow
+recovered.npy            float32 [T, N1, ..., NM], the value of every cell (task = 'recover')
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from graphlearn.storage.files import disk_errors
+from graphlearn.types import FloatArray, Json
+
+if TYPE_CHECKING:
+    from graphlearn.models.net3.conformal import Conformal
+    from graphlearn.models.net3.network.mode_products import Graph
+    from graphlearn.models.net3.training.training import SeriesTraining
+    from graphlearn.storage.artifacts import Artifact
+
+INTERVALS = "intervals.safetensors"
+RECOVERED = "recovered.npy"
+RESIDUALS = 10_000
+"""The number of residuals stored per step ahead, evenly chosen."""
+
+
+def graph_file(mode: int) -> str:
+    """The name of the file with the edges of a mode."""
+    return f"graph_{mode}.parquet"
+
+
+@dataclass(frozen=True)
+class ModeGraphs:
+    """Edges by the number of their mode."""
+
+    edges: Mapping[int, Graph]
+
+    def write(self, folder: Path) -> None:
+        """One file per graph. Raises WorkspaceError when the disk is full."""
+        for mode, (source, target, weight) in self.edges.items():
+            table = pa.table({"source": source, "target": target, "weight": weight})
+            with disk_errors(folder):
+                pq.write_table(table, folder / graph_file(mode), compression="zstd")
+
+    def manifest(self) -> Json:
+        """The modes that have a graph."""
+        return {"graphs": sorted(self.edges)}
+
+
+def read_graphs(artifact: Artifact) -> dict[int, Graph]:
+    """The graphs of a version."""
+    tables = {int(mode): pq.read_table(artifact.path / graph_file(mode)) for mode in artifact.manifest["graphs"]}
+    return {
+        mode: tuple(table.column(name).to_numpy() for name in ("source", "target", "weight"))
+        for mode, table in tables.items()
+    }
+
+
+@dataclass(frozen=True)
+class Intervals:
+    """Sorted residuals of the validation split, by step ahead."""
+
+    conformal: Conformal
+
+    def write(self, folder: Path) -> None:
+        """Raises WorkspaceError when the disk is full."""
+        from safetensors.numpy import save_file
+
+        found = {}
+        for step, row in enumerate(self.conformal.sorted_residuals, 1):
+            kept = row if len(row) <= RESIDUALS else row[np.linspace(0, len(row) - 1, RESIDUALS).astype(int)]
+            found[f"step_{step}"] = np.ascontiguousarray(kept)
+        with disk_errors(folder):
+            save_file(found, folder / INTERVALS)
+
+    def manifest(self) -> Json:
+        """Nothing."""
+        return {}
+
+
+def read_intervals(folder: Path) -> Conformal:
+    """The residuals of a version."""
+    from safetensors.numpy import load_file
+
+    from graphlearn.models.net3.conformal import Conformal
+
+    found = load_file(folder / INTERVALS)
+    return Conformal([found[f"step_{h}"] for h in range(1, len(found) + 1)])
+
+
+@dataclass(frozen=True)
+class Recovered:
+    """The value of every cell, known or not. shape: values: [T, N1, ..., NM]"""
+
+    values: FloatArray
+
+    @classmethod
+    def by(cls, training: SeriesTraining) -> Recovered:
+        """The cells that a trained recovery predicts, computed in batches of time steps."""
+        steps, size = len(training.values), max(1, training.options.batch_size)
+        first = 0 if training.options.recovery == "smooth" else -training.options.window
+        found = np.empty(training.values.shape, np.float32)
+        for lo in range(0, steps, size):
+            batch = np.arange(lo, min(lo + size, steps))
+            found[lo : lo + size] = training.predict(batch + first)[:, 0]
+        return cls(found)
+
+    def write(self, folder: Path) -> None:
+        """Raises WorkspaceError when the disk is full."""
+        with disk_errors(folder):
+            np.save(folder / RECOVERED, self.values)
+
+    def manifest(self) -> Json:
+        """Nothing."""
+        return {}
+
+
+def read_recovered(folder: Path) -> FloatArray:
+    """The cells of a version, mapped from its file. shape: [T, N1, ..., NM]"""
+    values: FloatArray = np.load(folder / RECOVERED, mmap_mode="r")
+    return values

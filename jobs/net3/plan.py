@@ -1,0 +1,169 @@
+"""The plan of a run: scan -> encode -> graphs -> prepare -> train -> evaluate -> publish."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from graphlearn.jobs.dataflow import Dataflow, Estimate, Operator
+from graphlearn.jobs.family import Sizes
+from graphlearn.jobs.machine import BASE_MEMORY
+from graphlearn.jobs.net3.options import Net3JobOptions, check_modes, resolve_columns
+from graphlearn.jobs.net3.tasks import (
+    TABLE,
+    EncodeSeries,
+    EvaluateNet3,
+    PrepareNet3,
+    ReadGraphs,
+    ScanSeries,
+    TrainNet3,
+    protocol,
+)
+from graphlearn.jobs.request import ModelRequest
+from graphlearn.jobs.train import PUBLISHED, Publish
+from graphlearn.storage import fingerprint
+from graphlearn.storage.columns import describe
+from graphlearn.storage.series.sizes import SeriesSizes, measure_series
+
+if TYPE_CHECKING:
+    import duckdb
+
+ROLE = "series"
+LARGEST = (1 << 63) - 1
+"""The largest count in a plan, which holds 64 bits: with an outlying time stamp, a series can have more cells."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Net3Sizes(Sizes):
+    """The sizes of the series, and the rows of the edge tables by role."""
+
+    series: SeriesSizes
+    edges: Mapping[str, int]
+
+
+def measure(cursor: duckdb.DuckDBPyConnection, request: ModelRequest) -> Net3Sizes:
+    """Digests and sizes of the series and of every edge table, each scanned once."""
+    options: Net3JobOptions = request.options
+    sql = request.inputs[ROLE]
+    graphs = {role: query for role, query in request.inputs.items() if role != ROLE}
+    time, modes, value = resolve_columns(describe(cursor, sql), options)
+    check_modes(options, modes, list(graphs))
+    series = measure_series(cursor, sql, time=time, modes=modes, value=value, freq=options.freq, start=options.start)
+    prints, edges = {ROLE: series.fingerprint}, {}
+    for role, query in graphs.items():
+        found = fingerprint.measure(cursor, query, describe(cursor, query))
+        prints[role], edges[role] = found.fingerprint, found.rows
+    return Net3Sizes(fingerprints=prints, known=series.rows > 0, series=series, edges=edges)
+
+
+def plan(request: ModelRequest, sizes: Net3Sizes) -> Dataflow:
+    """The operators of a run, with what each will cost."""
+    options: Net3JobOptions = request.options
+    series, prints = sizes.series, dict(sizes.fingerprints)
+    columns = (series.time, tuple(series.modes), series.value)
+    graphs = {role: sql for role, sql in request.inputs.items() if role != ROLE}
+    rows, steps, array = series.rows, series.steps, series.bytes
+    cells = series.cells // max(1, steps)
+    recover = options.task == "recover"
+    windows = max(0, steps if recover else round(steps * options.split[0]) - options.window)
+    length = 2 * options.window + 1 if recover else options.window
+    width = sum(min(options.core_limit, int(options.core * n) + 1) for n in series.modes.values())
+    flops_window = 6.0 * length * cells * options.dim * (2 * options.dim + 2 * width + 16)
+    training = windows * flops_window * options.epochs
+    evaluation = steps * flops_window / 3
+    share = 0.15  # of the speed of a matrix product
+    batch = 4 * options.batch_size * length * cells * options.dim * 12
+    copies = 8 if recover and options.recovery == "smooth" else 1
+    advice = "choose a longer freq, fewer keys, a smaller dim or batch_size, or a larger machine"
+
+    def estimate(**costs: Any) -> Estimate:
+        if not sizes.known:
+            return Estimate()
+        return Estimate(**{name: min(cost, LARGEST) if isinstance(cost, int) else cost for name, cost in costs.items()})
+
+    return Dataflow(
+        [
+            Operator(
+                name="scan",
+                task=ScanSeries(sql=request.inputs[ROLE], columns=columns),
+                outputs=("query",),
+                detail="read the query of role series",
+                estimate=estimate(rows=rows, bytes=rows * 32, memory=BASE_MEMORY, seconds=rows / 5e6),
+            ),
+            Operator(
+                name="encode",
+                task=EncodeSeries(columns=columns, options=options, fingerprint=prints[ROLE]),
+                inputs=("query",),
+                outputs=("series", "values", "axis"),
+                detail=series.text() if sizes.known else "",
+                advice=advice,
+                estimate=estimate(rows=steps, bytes=array, memory=BASE_MEMORY + 2 * array, seconds=rows / 1.5e6),
+            ),
+            Operator(
+                name="graphs",
+                task=ReadGraphs(queries=graphs, fingerprints=prints, options=options, modes=tuple(series.modes)),
+                inputs=("series",),
+                outputs=("graphs",),
+                detail=", ".join([*graphs, *(f"{mode}: {kind}" for mode, kind in options.graphs.items())])
+                or "none given",
+                advice=advice,
+                estimate=estimate(memory=BASE_MEMORY + array, seconds=0.1 + sum(sizes.edges.values()) / 1e6),
+            ),
+            Operator(
+                name="prepare",
+                task=PrepareNet3(options=options),
+                inputs=("values", "axis", "graphs"),
+                outputs=("training", "baselines"),
+                detail="scale, seasonal means, linear AR; last value, seasonal naive and the other baselines",
+                advice=advice,
+                estimate=estimate(
+                    memory=BASE_MEMORY + copies * array + 2 * batch, seconds=max(0.2, array * copies / 2e7)
+                ),
+            ),
+            Operator(
+                name="train",
+                task=TrainNet3(),
+                inputs=("training",),
+                outputs=("trained",),
+                reports_itself=True,
+                detail=f"net3, {options.task}, window {options.window}, {options.epochs} epochs at most",
+                advice=advice,
+                estimate=estimate(
+                    rows=windows * options.epochs,
+                    flops=training,
+                    memory=BASE_MEMORY + copies * array + batch,
+                    gemm=training / share,
+                ),
+            ),
+            Operator(
+                name="evaluate",
+                task=EvaluateNet3(options=options),
+                inputs=("trained", "baselines"),
+                outputs=("evaluation", "intervals", *(("recovered",) if recover else ())),
+                reports_itself=True,
+                detail=protocol(options),
+                advice=advice,
+                estimate=estimate(
+                    rows=steps,
+                    flops=evaluation,
+                    memory=BASE_MEMORY + (copies + recover) * array + batch,
+                    gemm=evaluation / share,
+                ),
+            ),
+            Operator(
+                name="publish",
+                task=Publish(
+                    request=request,
+                    fingerprint=request.fingerprint(prints),
+                    table=TABLE,
+                    parts=("series", "graphs", "intervals", *(("recovered",) if recover else ())),
+                ),
+                inputs=("series", "graphs", "trained", "evaluation", "intervals", *(("recovered",) if recover else ())),
+                outputs=PUBLISHED,
+                detail=f"model {request.name}",
+                advice=advice,
+                estimate=estimate(bytes=array, memory=BASE_MEMORY + copies * array, seconds=array / 5e8),
+            ),
+        ]
+    )

@@ -1,0 +1,253 @@
+"""The tasks of a run: the series as a tensor, graphs of its modes, baselines, training, evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
+
+import numpy as np
+import pyarrow as pa
+
+from graphlearn.errors import InputError
+from graphlearn.events import Emit, Evaluated, Note, PhaseStarted
+from graphlearn.jobs.dataflow import Data, Needs, Task
+from graphlearn.jobs.machine import memory_available
+from graphlearn.jobs.metrics import MetricTable
+from graphlearn.jobs.net3.metrics import FIGURES, METHOD, headline, metric_rows, verdict
+from graphlearn.jobs.net3.options import Net3JobOptions, model_options
+from graphlearn.jobs.net3.parts import Intervals, ModeGraphs, Recovered
+from graphlearn.jobs.train import ANYWHERE, Evaluation, Train, check_unchanged
+from graphlearn.models.net3.data.graphs import chain, identity, pearson
+from graphlearn.models.net3.data.tensor import blocks
+from graphlearn.models.net3.data.time_split import TimeSplit
+from graphlearn.models.net3.options import Net3Options
+from graphlearn.storage.columns import describe
+from graphlearn.storage.series.graph import encode_mode_graph
+from graphlearn.storage.series.ingest import encode_series
+from graphlearn.storage.series.source import check_series_columns
+from graphlearn.text import counted
+from graphlearn.types import FloatArray
+
+if TYPE_CHECKING:
+    from graphlearn.jobs.execute import Context
+    from graphlearn.jobs.loop import Loop
+    from graphlearn.models.net3.network.mode_products import Graph
+    from graphlearn.models.net3.training.training import SeriesTraining
+    from graphlearn.storage.series.tensor import SeriesTensor
+
+TABLE = MetricTable(
+    keys=(pa.field("method", pa.string()), pa.field("split", pa.string()), pa.field("step", pa.int32())),
+    metrics=FIGURES,
+    count="cells",
+)
+"""Metrics of the model and of every baseline by split and step ahead; step NULL is all steps together."""
+SeriesColumns: TypeAlias = tuple[str, tuple[str, ...], str]
+"""Columns of a series: its time, its modes, its value."""
+_SHORT = "shorten window or horizon, give more time steps, or change split"
+
+
+def protocol(options: Net3Options) -> str:
+    """A sentence on how the metrics were measured."""
+    if options.task == "recover":
+        return f"{options.hidden:.0%} of the known cells held out at random, half of them for the test"
+    return "each step ahead of every window in the split, forecast from known values only"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScanSeries(Task):
+    """Check that the query still has the columns it was bound with."""
+
+    needs: ClassVar[Needs] = Needs(database=True)
+
+    sql: str
+    columns: SeriesColumns
+
+    def run(self, data: Data, context: Context) -> Data:  # noqa: ARG002
+        check_series_columns(describe(context.cursor, self.sql), *self.columns)
+        return {"query": self.sql}
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodeSeries(Task):
+    """Turn rows into the tensor. Raises InputError if the rows have changed since they were measured."""
+
+    needs: ClassVar[Needs] = Needs(database=True)
+
+    columns: SeriesColumns
+    options: Net3JobOptions
+    fingerprint: str
+
+    def run(self, data: Data, context: Context) -> Data:
+        options, (time, modes, value) = self.options, self.columns
+        series = encode_series(
+            context.cursor,
+            data["query"],
+            time=time,
+            modes=modes,
+            value=value,
+            freq=options.freq,
+            aggregate=options.aggregate,
+            start=options.start,
+            limit=memory_available(),
+            folder=context.folder,
+            emit=context.emit,
+        )
+        check_unchanged(series.fingerprint, self.fingerprint, "series")
+        _check_length(len(series.axis), options)
+        if options.task == "forecast":
+            split = TimeSplit.of(len(series.axis), options.split)
+            series = replace(series, borders=(split.train_end, split.valid_end))
+        return {"series": series, "values": series.values, "axis": series.axis}
+
+    def describe(self, outputs: Data) -> str:
+        line: str = outputs["series"].report.line()
+        return line
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadGraphs(Task):
+    """The edges of every mode that has a graph: from its edge table (role -> SQL), or generated.
+
+    `fingerprints`: of the inputs, by role. Raises InputError if the rows have changed since they were measured.
+    """
+
+    needs: ClassVar[Needs] = Needs(database=True)
+
+    queries: Mapping[str, str]
+    fingerprints: Mapping[str, str]
+    options: Net3JobOptions
+    modes: tuple[str, ...]
+
+    def run(self, data: Data, context: Context) -> Data:
+        series: SeriesTensor = data["series"]
+        found: dict[int, Graph] = {}
+        for role, sql in self.queries.items():
+            mode = series.mode(role)
+            graph = encode_mode_graph(context.cursor, sql, series.modes[mode], role=role, emit=context.emit)
+            check_unchanged(graph.fingerprint, self.fingerprints[role], role)
+            found[mode] = (graph.source, graph.target, graph.weight)
+        for name, kind in self.options.graphs.items():
+            found[series.mode(name)] = self._generated(series, series.mode(name), kind)
+        return {"graphs": ModeGraphs(found)}
+
+    def _generated(self, series: SeriesTensor, mode: int, kind: str) -> Graph:
+        n = len(series.modes[mode])
+        if kind == "pearson":
+            stop = TimeSplit.of(len(series.axis), self.options.split).train_end
+            built = pearson(series.values, mode, slice(0, stop), top_k=self.options.neighbours)
+        else:
+            built = chain(n) if kind == "chain" else identity(n)
+        return built.source, built.target, built.weight
+
+    def describe(self, outputs: Data) -> str:
+        edges: Mapping[int, Graph] = outputs["graphs"].edges
+        return ", ".join(f"{self.modes[mode]}: {len(graph[0]):,} edges" for mode, graph in edges.items())
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepareNet3(Task):
+    """Everything that is fitted in closed form, and the metrics of the baselines."""
+
+    needs: ClassVar[Needs] = ANYWHERE
+
+    options: Net3JobOptions
+
+    def run(self, data: Data, context: Context) -> Data:
+        from graphlearn.jobs.net3.calendar import calendar_of
+        from graphlearn.jobs.net3.training import measure_baselines
+        from graphlearn.models.core.device import choose_device
+        from graphlearn.models.core.threads import threads
+        from graphlearn.models.net3.training.make import make_training
+
+        choose_device(self.options.device)  # raises before anything is fitted
+        values, axis = data["values"], data["axis"]
+        if not np.isfinite(values).any():
+            raise InputError("the series has no known value", role="series", help="check the value column for NULLs")
+        self._warn_of_unseen(values, context.emit)
+        with threads(self.options.threads):
+            calendar = calendar_of(axis, self.options)
+            training = make_training(values, data["graphs"].edges, model_options(self.options), calendar)
+            if not training.steps_per_epoch:
+                raise InputError("the train split has no window to learn from", role="series", help=_SHORT)
+            rows = measure_baselines(training, axis)
+        if not rows:
+            message = "the validation and test splits have no known cell, so nothing is measured"
+            context.emit(Note(message=message, level="warning"))
+        return {"training": training, "baselines": rows}
+
+    def _warn_of_unseen(self, values: FloatArray, emit: Emit) -> None:
+        """Warn about series without readings in the train split, whose forecasts will be poor."""
+        if self.options.task == "recover":
+            return
+        stop = TimeSplit.of(len(values), self.options.split).train_end
+        seen = np.zeros(values.shape[1:], np.bool_)
+        for _, block in blocks(values, stop):
+            seen |= np.isfinite(block).any(axis=0)
+        missing = int(np.count_nonzero(~seen))
+        if missing and missing < seen.size:
+            message = f"{counted(missing, 'series')} without readings in the train split: their forecasts will be poor"
+            emit(Note(message=message, level="warning"))
+        elif missing:
+            raise InputError("the train split has no readings", role="series", help=_SHORT)
+
+    def describe(self, outputs: Data) -> str:
+        total = [row for row in outputs["baselines"] if row["split"] == "test" and row["step"] is None]
+        return ", ".join(f"{row['method']}: RMSE {row['rmse']:.4g}" for row in sorted(total, key=lambda r: r["rmse"]))
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainNet3(Train):
+    """Train the network."""
+
+    def loop(self, data: Data, context: Context) -> Loop:
+        from graphlearn.jobs.net3.training import Net3Loop
+
+        return Net3Loop(data["training"], context.checkpoints, context.run, context.emit)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateNet3(Task):
+    """Compare the best weights with the baselines; compute residuals for intervals and, in a recovery, all cells."""
+
+    needs: ClassVar[Needs] = ANYWHERE
+
+    options: Net3JobOptions
+
+    def run(self, data: Data, context: Context) -> Data:
+        from graphlearn.jobs.net3.training import MEASURED
+        from graphlearn.models.core.threads import threads
+
+        training: SeriesTraining = data["trained"]
+        context.emit(PhaseStarted(phase="evaluate"))
+        rows: list[dict[str, Any]] = []
+        outputs: Data = {}
+        with threads(self.options.threads):
+            for split in MEASURED:
+                found = metric_rows(METHOD, str(split), training.evaluate(split))
+                rows += found
+                if found:
+                    figures = {k: v for k, v in headline(found, METHOD).items() if k != "count"}
+                    context.emit(Evaluated(epoch=0, split=str(split), metrics=figures))
+            outputs["intervals"] = Intervals(training.conformal())
+            if self.options.task == "recover":
+                outputs["recovered"] = Recovered.by(training)
+        rows += data["baselines"]
+        wins, sentence = verdict(rows, METHOD)
+        if sentence:
+            context.emit(Note(message=sentence, level="info" if wins else "warning"))
+        return {**outputs, "evaluation": Evaluation(headline(rows, METHOD), rows, protocol(self.options), sentence)}
+
+
+def _check_length(steps: int, options: Net3JobOptions) -> None:
+    """Raise InputError if no window fits into the train split."""
+    if options.task == "recover":
+        return
+    train = round(steps * options.split[0])
+    if train < options.window + options.horizon:
+        raise InputError(
+            f"the train split has {train:,} of {steps:,} time steps, but a window of {options.window} with a horizon "
+            f"of {options.horizon} needs {options.window + options.horizon}",
+            role="series",
+            help=_SHORT,
+        )

@@ -1,0 +1,102 @@
+"""A bound CREATE MODEL, and the results of CREATE MODEL and DROP MODEL."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from hashlib import blake2b
+from html import escape
+from typing import Any
+
+from graphlearn.jobs.metrics import metrics_line, present
+from graphlearn.types import Json
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelRequest:
+    """A bound CREATE MODEL: `options` is the family's dataclass, `inputs` maps role -> SQL query."""
+
+    name: str
+    family: str
+    options: Any
+    inputs: dict[str, str]
+    statement: str
+
+    def definition(self) -> Json:
+        """What identifies a request, apart from the data."""
+        return {"family": self.family.lower(), "options": asdict(self.options), "inputs": self.inputs}
+
+    def fingerprint(self, data: Mapping[str, str]) -> str:
+        """A digest of the definition and of the rows of every input; `data` maps role -> digest of its rows."""
+        text = json.dumps([self.definition(), dict(sorted(data.items()))], sort_keys=True, default=str)
+        return blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelResult:
+    """The result of CREATE MODEL. `status`: "done" or "unchanged". `verdict` compares the model with its baselines."""
+
+    model: str
+    family: str
+    version: int
+    status: str
+    seconds: float = 0.0
+    run: str | None = None
+    metrics: dict[str, float] = field(default_factory=dict)
+    counts: Json = field(default_factory=dict)
+    verdict: str = ""
+
+    @classmethod
+    def stored(cls, model: str, version: int, manifest: Json, *, status: str, run: str | None = None) -> ModelResult:
+        """The result for a version that is already stored."""
+        return cls(
+            model=model,
+            family=str(manifest.get("family", "")),
+            version=version,
+            status=status,
+            run=run or manifest.get("run"),
+            metrics=manifest.get("metrics", {}),
+            counts=manifest.get("counts", {}),
+            verdict=manifest.get("verdict") or "",
+        )
+
+    def __repr__(self) -> str:
+        from graphlearn.jobs.registry import family
+
+        if self.status == "unchanged":
+            return f"model {self.model} version {self.version}: unchanged"
+        kind = family(self.family)
+        line = f"model {self.model} version {self.version}: {self.family}, trained in {self.seconds:.1f} s"
+        figures = metrics_line(self.metrics, kind.metrics, ", ")
+        measured = f"{kind.measured_on} {figures}".strip() if figures else ""
+        return "; ".join(part for part in (line, measured, self.verdict) if part)
+
+    def _repr_html_(self) -> str:
+        """The result as a table, for notebooks."""
+        from graphlearn.jobs.registry import family
+
+        shown = {"model": self.model, "type": self.family, "version": self.version, "status": self.status}
+        shown |= {
+            metric.title: metric.text(value) for metric, value in present(self.metrics, family(self.family).metrics)
+        }
+        if self.verdict:
+            shown["compared with baselines"] = self.verdict
+        head = "".join(f"<th>{escape(name)}</th>" for name in shown)
+        cells = "".join(f"<td>{escape(str(value))}</td>" for value in shown.values())
+        return f"<table><thead><tr>{head}</tr></thead><tbody><tr>{cells}</tr></tbody></table>"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DropResult:
+    """The versions removed by DROP MODEL; none if IF EXISTS found no model."""
+
+    model: str
+    versions: tuple[int, ...] = ()
+
+    def __repr__(self) -> str:
+        if not self.versions:
+            return f"model {self.model} does not exist"
+        return (
+            f"model {self.model}: dropped, version{'s' * (len(self.versions) > 1)} {', '.join(map(str, self.versions))}"
+        )

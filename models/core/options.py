@@ -1,0 +1,83 @@
+"""Shared by the options of all families: the options of the training loop, and checks that name the option."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, fields
+from typing import ClassVar, Literal
+
+from graphlearn.errors import OptionError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """The options of the training loop. A family's dataclass adds options and changes defaults."""
+
+    # old name of an option -> its replacement, which the error for the old name gives
+    renamed: ClassVar[Mapping[str, str]] = {}
+
+    epochs: int = 50
+    """Passes over the training data."""
+    learning_rate: float = 0.01
+    """Step size of the optimiser."""
+    evaluate_every: int = 1
+    """Epochs between evaluations on the validation split; 0 evaluates at the end only."""
+    patience: int = 5
+    """Stop after this many evaluations without an improvement on the validation split; 0 never stops early."""
+    checkpoint_seconds: float = 60.0
+    """Seconds between checkpoints, from which an interrupted run continues."""
+    seed: int = 0
+    """Seed of everything random."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where the model is trained; auto uses a GPU if there is one."""
+    threads: int = 0
+    """CPU threads; 0 keeps the default of PyTorch."""
+
+    def __post_init__(self) -> None:
+        """Raise OptionError for a value out of range. Subclasses call this before their own checks."""
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, float) and not math.isfinite(value):
+                raise OptionError(f"{field.name} must be a finite number, not {value}", key=field.name)
+        self.check_at_least(1, "epochs")
+        self.check_at_least(0, "evaluate_every", "patience", "checkpoint_seconds", "seed", "threads")
+        self.check_above(0, "learning_rate")
+
+    def check_at_least(self, bound: int, *names: str) -> None:
+        """Raise OptionError for an option below the bound."""
+        for name in names:
+            if getattr(self, name) < bound:
+                raise OptionError(f"{name} must be at least {bound}, not {getattr(self, name)}", key=name)
+
+    def check_above(self, bound: int, *names: str) -> None:
+        """Raise OptionError for an option at or below the bound."""
+        for name in names:
+            if getattr(self, name) <= bound:
+                raise OptionError(f"{name} must be greater than {bound}, not {getattr(self, name)}", key=name)
+
+    def check_fractions(self, *names: str) -> None:
+        """Raise OptionError for an option outside [0, 1)."""
+        for name in names:
+            if not 0 <= getattr(self, name) < 1:
+                raise OptionError(f"{name} must lie in [0, 1), not {getattr(self, name)}", key=name)
+
+    def is_default(self, name: str) -> bool:
+        """Whether an option has its default value."""
+        return bool(getattr(self, name) == type(self).__dataclass_fields__[name].default)
+
+    def replace_defaults(self, paper: Mapping[str, object], free: Collection[str] = ()) -> None:
+        """For variant = 'paper': set options that have their default to the paper's value.
+
+        Raises OptionError for an option with another value, unless it is in `free`.
+        """
+        for name, value in paper.items():
+            given = getattr(self, name)
+            if self.is_default(name):
+                object.__setattr__(self, name, value)
+            elif given != value and name not in free:
+                raise OptionError(
+                    f"variant = 'paper' has {name} = {value!r}, not {given!r}",
+                    key=name,
+                    help=f"omit {name} or variant",
+                )

@@ -1,0 +1,1 @@
+"""What the network computes on: edges, and samples of neighbours."""

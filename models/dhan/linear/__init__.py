@@ -1,0 +1,1 @@
+"""The linear model on features averaged along relations."""

@@ -1,0 +1,1 @@
+"""The network: attention between neighbours and between relations."""

@@ -1,0 +1,1 @@
+"""Training on classes, on links and without a target."""

@@ -1,0 +1,11 @@
+"""The cost of comparing all nodes of a type. Does not import torch."""
+
+from __future__ import annotations
+
+COMPARISONS = 50_000_000_000
+"""The limit on multiplications for comparing all nodes of a type."""
+
+
+def comparisons(rows: int, dense: int, ones: int) -> int:
+    """The number of multiplications to compare all pairs of nodes: each row with all stored numbers."""
+    return rows * (rows * dense + ones)

@@ -1,0 +1,1 @@
+"""What a forecast or a recovery is compared with."""

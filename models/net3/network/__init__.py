@@ -1,0 +1,1 @@
+"""The network: graph convolution, Tucker core, LSTM, heads."""

@@ -1,0 +1,1 @@
+"""Training of forecasts and of recoveries."""

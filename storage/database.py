@@ -1,0 +1,238 @@
+"""A DuckDB file that several GraphLearn processes use in turn.
+
+DuckDB lets either one process write a file or any number read it, for as long as they have it attached. The file is
+therefore attached to an in-memory instance, and `ATTACH OR REPLACE` swaps it for an empty database of the same name and
+back. The state of connections (temporary tables, variables, settings, prepared statements, the search path) and other
+attached databases remain. GraphLearn processes wait for the file at `database.lock`, which any number of readers or one
+writer can hold. Other programs, such as the duckdb shell, do not use this lock, so there is no waiting for them.
+"""
+
+from __future__ import annotations
+
+import re
+import tempfile
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import TypeAlias
+
+import duckdb
+
+from graphlearn.errors import WorkspaceError
+from graphlearn.storage.columns import literal, quoted
+from graphlearn.storage.locks import FileLock, holder_of
+
+PATIENCE = 60.0
+"""Seconds to wait for another GraphLearn process that has the file open."""
+
+_FILES: weakref.WeakValueDictionary[Path, DatabaseFile] = weakref.WeakValueDictionary()
+"""The files that this process has open; DuckDB does not open a file twice."""
+_GUARD = threading.Lock()
+
+Say: TypeAlias = Callable[[str], object]
+
+
+def database_file(user: object, path: Path, lock: Path, *, read_only: bool) -> DatabaseFile:
+    """The file for a new user; all users in this process share one object. `lock`: the lock file of all processes.
+
+    Raises WorkspaceError if this process has the file open in the other mode.
+    """
+    key = path.resolve()
+    with _GUARD:
+        file = _FILES.get(key)
+        if file is None or not file.users:
+            file = _FILES[key] = DatabaseFile(path, lock, read_only=read_only)
+        if file.read_only != read_only:
+            raise _other_mode(path, read_only)
+        file.users[user] = False
+    return file
+
+
+class DatabaseFile:
+    """A DuckDB file that is attached while at least one of its users (sessions of this process) needs it."""
+
+    def __init__(self, path: Path, lock: Path, *, read_only: bool) -> None:
+        self.path = path
+        self.read_only = read_only
+        self.users: weakref.WeakKeyDictionary[object, bool] = weakref.WeakKeyDictionary()
+        """The users of the file, and whether they need it at the moment."""
+        self._lock = FileLock(lock)
+        self._guard = threading.RLock()
+        self._instance: duckdb.DuckDBPyConnection | None = None
+        self._name = ""
+        self._attached = False
+        self._swaps = not read_only
+        weakref.finalize(self, self._lock.release).atexit = False
+
+    def attach(self, user: object, *, patience: float, say: Say | None) -> None:
+        """Attach the file for a user, if necessary after waiting for another GraphLearn process.
+
+        After one second, `say` is called with a message that names the process. Raises WorkspaceError if the file is in
+        use for longer than `patience` seconds or by another program, is damaged, is not a DuckDB file, or is not
+        writable.
+        """
+        with self._guard:
+            if not self._attached:
+                until = time.monotonic() + patience
+                made = self._queue(patience, say)
+                try:
+                    if self._instance is None:
+                        self._open()
+                    else:
+                        self._open_again(until, say)
+                except duckdb.Error as error:
+                    self._leave(made)
+                    raise _opening_failed(error, self.path, self.read_only) from error
+                except BaseException:
+                    self._leave(made)
+                    raise
+                self._attached = True
+            self.users[user] = True
+
+    def detach(self, user: object) -> None:
+        """Record that the user does not need the file for now. If no user does, detach it for other processes."""
+        with self._guard:
+            if not self._swaps:
+                return
+            self.users[user] = False
+            if self._attached and not any(self.users.values()):
+                assert self._instance is not None
+                self._instance.execute(f"ATTACH OR REPLACE ':memory:' AS {quoted(self._name)}")
+                self._attached = False
+                self._lock.release()
+
+    def close(self, user: object) -> None:
+        """Remove the user; the file is closed with the last one. May be called repeatedly."""
+        with self._guard:
+            try:
+                self.detach(user)
+            finally:
+                self.users.pop(user, None)
+                if not self.users and self._instance is not None:
+                    self._instance.close()
+                    self._instance, self._attached = None, False
+                    self._lock.release()
+
+    def connect(self) -> duckdb.DuckDBPyConnection:
+        """A new connection to the instance, with the file as its default database."""
+        assert self._instance is not None
+        return self._instance.cursor()
+
+    def _open_again(self, until: float, say: Say | None) -> None:
+        """Open the file after a release, when another program may be looking at it: DuckDB can only be asked again."""
+        if not self.path.exists():
+            raise WorkspaceError(
+                f"{self.path} is gone: it was removed while a model was training",
+                help="restore it from a backup; models that were stored are still in the folder next to it",
+            )
+        say_at = time.monotonic() + 1
+        while True:
+            try:
+                return self._open()
+            except duckdb.Error as error:
+                if not _is_locked(str(error)) or time.monotonic() >= until:
+                    raise
+            if say is not None and time.monotonic() >= say_at:
+                say(f"waiting for another program, which has {self.path.name} open")
+                say_at = until
+            time.sleep(0.05)
+
+    def _open(self) -> None:
+        mode = " (READ_ONLY)" if self.read_only else ""
+        file = literal(str(self.path))
+        if self._instance is not None:
+            self._instance.execute(f"ATTACH OR REPLACE {file} AS {quoted(self._name)}")
+            return
+        instance = duckdb.connect(":memory:")
+        try:
+            instance.execute(f"ATTACH OR REPLACE {file}{mode}")  # with the name that duckdb.connect would use
+            known = "SELECT database_name FROM duckdb_databases() WHERE path IS NOT NULL"
+            self._name = str(instance.execute(known).fetchall()[0][0])
+            if self._name.lower() != "memory":
+                instance.execute(f"USE {quoted(self._name)}; DETACH memory")
+            spill = Path(tempfile.gettempdir()) / "graphlearn-spill" if self.read_only else f"{self.path}.tmp"
+            instance.execute(f"SET temp_directory = {literal(str(spill))}")
+        except duckdb.ResourceInUseException:  # by a duckdb.connect in this process: share that instance
+            instance.close()
+            instance = duckdb.connect(str(self.path), read_only=self.read_only)
+            self._swaps = False
+        except BaseException:
+            instance.close()
+            raise
+        self._instance = instance
+
+    def _queue(self, patience: float, say: Say | None) -> bool:
+        """Take the lock; returns whether its folder was created. Without locks or write access there is no waiting."""
+
+        def tell() -> None:
+            if say is not None:
+                pid = holder_of(self._lock.path).get("pid")
+                who = f"process {pid}" if pid else "another process"
+                say(f"waiting for {who}, which has {self.path.name} open")
+
+        folder = self._lock.path.parent
+        made = not self.read_only and not folder.exists()
+        with suppress(OSError):
+            if made:
+                folder.mkdir(exist_ok=True)
+            if not self._lock.acquire(patience=patience, shared=self.read_only, on_wait=tell):
+                raise in_use(self.path, holder_of(self._lock.path).get("pid"))
+        return made
+
+    def _leave(self, made: bool) -> None:
+        self._lock.release()
+        if made:
+            with suppress(OSError):
+                self._lock.path.unlink()
+                self._lock.path.parent.rmdir()
+
+
+def _is_locked(text: str) -> bool:
+    return "lock on file" in text or "Conflicting lock" in text
+
+
+def in_use(path: Path, pid: object) -> WorkspaceError:
+    """The error for a file that is open in another process."""
+    who = f"process {pid}" if pid else "another process"
+    stop = f", or stop it: kill {pid}" if pid else ""
+    return WorkspaceError(f"{path} is in use by {who}", help=f"wait until it ends{stop}")
+
+
+def _other_mode(path: Path, read_only: bool) -> WorkspaceError:
+    other = "writing" if read_only else "reading only"
+    return WorkspaceError(
+        f"{path} is already open in this process for {other}", help="close that workspace first, or use it"
+    )
+
+
+def _opening_failed(error: duckdb.Error, path: Path, read_only: bool) -> WorkspaceError:
+    text = str(error)
+    if _is_locked(text):
+        found = re.search(r"PID (\d+)", text)
+        return in_use(path, found[1] if found else None)
+    if "different configuration" in text:
+        return _other_mode(path, read_only)
+    if isinstance(error, duckdb.ResourceInUseException):
+        return WorkspaceError(
+            f"{path} is in use by another connection of this process, or by a query whose rows are not all read",
+            help="close that connection, or read those rows; use session.connection.cursor() for more connections",
+        )
+    if "not a valid DuckDB database" in text:
+        if path.stat().st_size == 0:
+            return WorkspaceError(f"{path} is an empty file, not a DuckDB file", help=f"remove it: rm {path}")
+        return WorkspaceError(
+            f"{path} is not a DuckDB file", help="read data files in SQL instead: FROM 'file.parquet'; name a new file"
+        )
+    if "Permission denied" in text or "Read-only file system" in text:
+        return WorkspaceError(
+            f"{path} is not writable", help="check its permissions and those of its folder, or open it with read_only"
+        )
+    if "version number" in text:
+        return WorkspaceError(f"{path} was written by another version of DuckDB: {text}", help="upgrade duckdb")
+    if "No space left" in text:
+        return WorkspaceError(f"the disk is full: could not open {path}", help="free some space")
+    first = text.splitlines()[0] if text else type(error).__name__
+    return WorkspaceError(f"{path} cannot be opened: {first}", help="restore it from a backup, or name a new file")
