@@ -9,14 +9,17 @@ import duckdb
 
 from graphlearn.errors import ResourceError
 
+PER_THREAD = 128 << 20
+"""Bytes that DuckDB needs per thread, as its documentation says: with less it may fail instead of spilling."""
+
 
 @contextmanager
 def bounded_memory(cursor: duckdb.DuckDBPyConnection, limit: int | None) -> Iterator[None]:
     """Lower DuckDB's memory_limit to `limit` bytes inside the block; data beyond that spills to temp_directory.
 
     `limit=None` is half of the memory that is free now. A lower limit set by the user is kept, and the user's limit is
-    restored at the end. The setting is global to the database and also affects other cursors. Raises ResourceError if
-    `limit` is given and DuckDB already uses more than that.
+    restored at the end. Where the limit is low, DuckDB uses fewer threads. The settings are global to the database and
+    also affect other cursors. Raises ResourceError if `limit` is given and DuckDB already uses more than that.
     """
     import psutil
 
@@ -33,9 +36,12 @@ def bounded_memory(cursor: duckdb.DuckDBPyConnection, limit: int | None) -> Iter
                 f"DuckDB uses more memory than the {limit >> 20:,} MiB available for this job",
                 help="store the data in Parquet files or a database file instead of an in-memory table",
             ) from error
+    threads = int(cursor.execute("SELECT current_setting('threads')").fetchall()[0][0])
+    cursor.execute(f"SET threads = {max(1, min(threads, wanted // PER_THREAD))}")
     try:
         yield
     finally:
+        cursor.execute(f"SET threads = {threads}")
         cursor.execute(f"SET memory_limit = '{_bytes(before)}B'")
 
 

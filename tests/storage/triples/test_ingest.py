@@ -532,8 +532,10 @@ WIDE = (
 
 
 def test_what_exceeds_memory_spills(cursor: duckdb.DuckDBPyConnection, tmp_path: Path) -> None:
+    threads = cursor.execute("SELECT current_setting('threads')").fetchall()[0][0]
     encoded = encode_triples(cursor, WIDE, memory_limit=60 << 20, emit=silent)
     assert (tmp_path / "spill").exists()
+    assert cursor.execute("SELECT current_setting('threads')").fetchall()[0][0] == threads, "as before"
     assert encoded.report.entities == 500_000
     assert encoded.report.train == 300_000 - encoded.report.valid - encoded.report.test
 
