@@ -106,10 +106,13 @@ class ModelReader:
 
     def load(self, model: str, version: int | None = None) -> Predictor:
         """Load and verify a model. Raises ModelNotFound, or ArtifactError if it cannot be used."""
-        artifact = self.store.load(model, version)
+        return self._predictor(self.store.load(model, version), current=version is None)
+
+    def _predictor(self, artifact: Artifact, *, current: bool) -> Predictor:
+        """The predictor of a version. A new current version takes the place of those that were loaded before."""
         key = (artifact.model, str(artifact.manifest["sha256"]))  # version numbers restart after DROP MODEL
         if key not in self._loaded:
-            for old in [k for k in self._loaded if k[0] == key[0] and version is None]:
+            for old in [k for k in self._loaded if k[0] == key[0] and current]:
                 del self._loaded[old]
             self._loaded[key] = family(family_of(artifact)).load(artifact)
         return self._loaded[key]
@@ -122,7 +125,7 @@ class ModelReader:
         version = call.named.get("version")
         artifact = self.store.load(model, version if isinstance(version, int) and version > 0 else None)
         question, version = call.question(family_of(artifact))
-        predictor = self.load(model, version)
+        predictor = self._predictor(artifact, current=version is None)
         schema = predictor.shape.columns(question)
         predictor.check(question, call.rows())
         return ArrowSource(schema, lambda: predictor.answer(question, call.rows(), schema, call.warn))
