@@ -97,8 +97,10 @@ def schemas() -> dict[str, pa.Schema]:
 
 
 def metric_names() -> list[str]:
-    """The metrics of all families, in order of declaration."""
-    return list(dict.fromkeys(metric.name for kind in families() for metric in kind.metrics))
+    """The metrics of all families, in order of declaration, with the bounds of headline metrics."""
+    metrics = [metric for kind in families() for metric in kind.metrics]
+    names = [[metric.name, *(metric.bounds if metric.headline and metric.interval else ())] for metric in metrics]
+    return list(dict.fromkeys(name for group in names for name in group))
 
 
 class LiveTable:

@@ -47,7 +47,8 @@ class LoopOptions(Protocol):
 class Progress:
     """The progress of training. Together with the state of the model, it is enough to continue a run.
 
-    `best_score`: of the best evaluation so far (higher is better), None before the first one.
+    `best_score`: of the best evaluation so far (higher is better), None before the first one. `cpu_seconds`: of
+    training and validation, across resumes.
     """
 
     epoch: int = 0
@@ -59,6 +60,7 @@ class Progress:
     best_epoch: int = -1
     worse: int = 0
     finished: bool = False
+    cpu_seconds: float = 0.0
 
     def to_json(self) -> Json:
         """A flat JSON object."""

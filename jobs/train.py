@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 import pyarrow as pa
 
 from graphlearn.errors import InputError
-from graphlearn.events import PhaseStarted
+from graphlearn.events import Note, PhaseStarted
+from graphlearn.jobs.budget import Budget
 from graphlearn.jobs.dataflow import Data, Dataflow, Needs, Operator, Task
 from graphlearn.jobs.family import Sizes
 from graphlearn.jobs.metrics import MetricTable
@@ -56,7 +57,7 @@ class Part(Protocol):
 
 
 class Train(Task):
-    """Train a model in a `Loop`; the output `trained` is the model with its best weights."""
+    """Train a model in a `Loop`; the outputs are `trained`, the model with its best weights, and `training_seconds`."""
 
     needs: ClassVar[Needs] = ANYWHERE
 
@@ -72,9 +73,32 @@ class Train(Task):
                 if context.resume:
                     loop.resume()
                 loop.fit()
-                return {"trained": loop.trained()}
+                return {"trained": loop.trained(), "training_seconds": loop.progress.cpu_seconds}
         finally:
             loop.close()
+
+
+class Baselines(Task):
+    """Train and measure simple methods that a model is compared with, after its training; the output is `baselines`.
+
+    Its inputs are those that the methods need, and `training_seconds`: the CPU seconds of training. `share`: of these,
+    what the methods may use; see `Budget`.
+    """
+
+    needs: ClassVar[Needs] = ANYWHERE
+
+    share: float
+
+    @abstractmethod
+    def measure(self, data: Data, context: Context, budget: Budget) -> Any:
+        """What `evaluate` needs to compare: the metrics of each method, and samples of its test items."""
+
+    def run(self, data: Data, context: Context) -> Data:
+        budget = Budget(data["training_seconds"], self.share)
+        found = self.measure(data, context, budget)
+        if budget.cuts:
+            context.emit(Note(message=budget.note()))
+        return {"baselines": found}
 
 
 PUBLISHED = ("version", "metrics", "counts", "verdict")
@@ -141,11 +165,10 @@ def pipeline(request: ModelRequest, sizes: Sizes, *, encode: Task, train: Train,
     `encode` produces `encoded`, a `Part`; `evaluate` produces `evaluation`, an `Evaluation` with the family's metrics
     by split.
     """
-    metrics = tuple(metric.name for metric in family(request.family).metrics)
     publish = Publish(
         request=request,
         fingerprint=request.fingerprint(sizes.fingerprints),
-        table=MetricTable((pa.field("split", pa.string()),), metrics),
+        table=MetricTable((pa.field("split", pa.string()),), family(request.family).metrics),
         parts=("encoded",),
     )
     last = ("encoded", "trained", "evaluation")

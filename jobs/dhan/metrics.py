@@ -25,7 +25,7 @@ METRICS = (
     Metric(name="ari", label="ARI"),
 )
 NAMES = tuple(metric.name for metric in METRICS)
-TABLE = MetricTable(keys=(pa.field("method", pa.string()), pa.field("split", pa.string())), metrics=NAMES)
+TABLE = MetricTable(keys=(pa.field("method", pa.string()), pa.field("split", pa.string())), metrics=METRICS)
 """`evaluate('m')`: metrics that the task does not have are NULL; count is of nodes, or of links."""
 _COUNTS = ("count", "nodes", "edges")
 _ORDER = ("test", "all", "valid", "train")

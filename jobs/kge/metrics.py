@@ -27,7 +27,7 @@ METRICS = (
 PROTOCOL = "filtered, all entities, ties at mean rank"
 TABLE = MetricTable(
     keys=(pa.field("split", pa.string()), pa.field("side", pa.string()), pa.field("relation", pa.int64())),
-    metrics=tuple(metric.name for metric in METRICS),
+    metrics=METRICS,
 )
 """Metrics by split, side (both, head, tail) and relation id; -1 stands for all relations."""
 
@@ -52,11 +52,7 @@ def metrics_table(
     rows: Sequence[Mapping[str, Any]], relations: Dictionary, schema: pa.Schema, protocol: str
 ) -> pa.Table:
     """The records with the users' keys of the relations, NULL for all relations. `schema`: of `evaluate(...)`."""
-    columns = []
-    for field in schema:
-        if field.name == "relation":
-            columns.append(relations.take(np.array([row["relation"] for row in rows], np.int64)))
-        else:
-            values = [protocol if field.name == "protocol" else row[field.name] for row in rows]
-            columns.append(pa.array(values, field.type))
+    table = TABLE.table(rows, protocol)
+    keys = relations.take(np.array([row["relation"] for row in rows], np.int64))
+    columns = [keys if name == "relation" else table[name] for name in schema.names]
     return pa.table(columns, schema=schema)

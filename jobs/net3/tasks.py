@@ -14,7 +14,7 @@ from graphlearn.events import Emit, Evaluated, Note, PhaseStarted
 from graphlearn.jobs.dataflow import Data, Needs, Task
 from graphlearn.jobs.machine import memory_available
 from graphlearn.jobs.metrics import MetricTable
-from graphlearn.jobs.net3.metrics import FIGURES, METHOD, headline, metric_rows, verdict
+from graphlearn.jobs.net3.metrics import METHOD, NET3_METRICS, headline, metric_rows, verdict
 from graphlearn.jobs.net3.options import Net3JobOptions, model_options
 from graphlearn.jobs.net3.parts import Intervals, ModeGraphs, Recovered
 from graphlearn.jobs.train import ANYWHERE, Evaluation, Train, check_unchanged
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 TABLE = MetricTable(
     keys=(pa.field("method", pa.string()), pa.field("split", pa.string()), pa.field("step", pa.int32())),
-    metrics=FIGURES,
+    metrics=NET3_METRICS,
     count="cells",
 )
 """Metrics of the model and of every baseline by split and step ahead; step NULL is all steps together."""

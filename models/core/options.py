@@ -27,6 +27,10 @@ class Options:
     """Stop after this many evaluations without an improvement on the validation split; 0 never stops early."""
     checkpoint_seconds: float = 60.0
     """Seconds between checkpoints, from which an interrupted run continues."""
+    baselines: bool = True
+    """Compare the model with simple baselines, trained on the same data and measured on the same splits."""
+    baseline_share: float = 0.2
+    """CPU time that the baselines may use, as a share of the training's; 0 sets no limit."""
     seed: int = 0
     """Seed of everything random."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -41,7 +45,7 @@ class Options:
             if isinstance(value, float) and not math.isfinite(value):
                 raise OptionError(f"{field.name} must be a finite number, not {value}", key=field.name)
         self.check_at_least(1, "epochs")
-        self.check_at_least(0, "evaluate_every", "patience", "checkpoint_seconds", "seed", "threads")
+        self.check_at_least(0, "evaluate_every", "patience", "checkpoint_seconds", "baseline_share", "seed", "threads")
         self.check_above(0, "learning_rate")
 
     def check_at_least(self, bound: int, *names: str) -> None:
