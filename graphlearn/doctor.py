@@ -12,9 +12,10 @@ from pathlib import Path
 import click
 
 from graphlearn import __version__
-from graphlearn.jobs.machine import cores, gemm_flops, memory_available
+from graphlearn.jobs.machine import gemm_flops, memory_available
 from graphlearn.jobs.registry import broken, names
 from graphlearn.printing import print_fields, to_json_line
+from graphlearn.processors import cores
 from graphlearn.text import human_bytes
 from graphlearn.types import Json
 

@@ -28,6 +28,7 @@ from graphlearn.errors import (
     did_you_mean,
 )
 from graphlearn.events import Emit, Event, JobFinished, JobStarted, Note, fan_out, silent
+from graphlearn.processors import spin_briefly
 from graphlearn.sql import engine
 from graphlearn.sql.binding import Binder, BoundModel, errors_of, in_transaction, placed, set_variable, taken
 from graphlearn.sql.dry_run import PlannedModel, dry_run, plan
@@ -77,6 +78,7 @@ class Session:
     def __init__(self, workspace: Workspace, *, emit: Emit | None = None) -> None:
         from graphlearn.jobs.functions import ModelReader
 
+        spin_briefly()
         self.workspace = workspace
         self.has_trained = False
         """Whether a job of this session has started."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from dataclasses import dataclass
 from functools import lru_cache
@@ -53,8 +52,3 @@ def gemm_flops() -> float:
         torch.mm(a, b)
         count += 1
     return count * 2 * 1000 * 400 * 1000 / (time.perf_counter() - started)
-
-
-def cores() -> int:
-    """The number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -10,7 +10,6 @@ A query with N negatives costs 6 N D flops in matrix products, and 3 + N / chunk
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from graphlearn.models.kge.engines.engine import Engine
 from graphlearn.models.kge.kernels import table as table_kernels
 from graphlearn.models.kge.losses import MASKED, sampled_loss
 from graphlearn.models.kge.scorer import DOT, EUCLID, Scorer
+from graphlearn.processors import default_threads
 from graphlearn.types import FloatArray, IdArray, Side
 
 T = TypeVar("T")
@@ -58,7 +58,7 @@ class FusedEngine(Engine):
     def __init__(self, scorer: Scorer, n_entities: int, n_relations: int, device: torch.device) -> None:
         super().__init__(scorer, n_entities, n_relations, device)
         options = self.options
-        self.workers = options.threads or os.cpu_count() or 1
+        self.workers = options.threads or default_threads()
         self._pool = ThreadPoolExecutor(self.workers - 1) if self.workers > 1 else None
         self._torch_threads = torch.get_num_threads()
         B, C = options.batch_size, min(options.chunk_size, options.batch_size)
