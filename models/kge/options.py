@@ -24,7 +24,7 @@ class KgeOptions(Options):
     negatives: int = 200
     """Shared negatives per chunk, drawn with replacement; 0 scores every query against all entities."""
     negative_sampling: Literal["shared", "independent"] = "shared"
-    """shared: one draw per chunk, scored by matrix product. independent: a draw per query, at several times the cost."""
+    """shared: one draw per chunk, scored by matrix product. independent: a draw per query, which costs more."""
     degree_exponent: float = 0.0
     """Draw negatives with probability proportional to degree ** exponent; 0 is uniform."""
     filter_negatives: bool = False
