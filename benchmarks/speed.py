@@ -49,7 +49,7 @@ def ours(model: str, graph: EncodedTriples, seconds: float, **options: Any) -> t
     while time.perf_counter() - started < seconds:
         batch = next(batches)
         engine.step(batch, 0.1)
-        count += batch.triples
+        count += batch.examples
     speed = count / (time.perf_counter() - started)
     engine.close()
     return speed, engine

@@ -196,7 +196,7 @@ def test_tensorboard_files_hold_loss_and_metrics(tmp_path: Path) -> None:
 
     read = EventAccumulator(str(tmp_path / "tensorboard"))
     read.Reload()
-    assert {"train/loss", "train/triples_per_second", "valid/mrr"} <= set(read.Tags()["scalars"])
+    assert {"train/loss", "train/examples_per_second", "valid/mrr"} <= set(read.Tags()["scalars"])
     assert len(read.Scalars("train/loss")) == 40
     assert [round(point.value, 3) for point in read.Scalars("valid/mrr")] == [0.1, 0.2, 0.3, 0.4]
 

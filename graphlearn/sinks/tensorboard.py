@@ -25,7 +25,7 @@ class TensorBoardSink:
             case Step():
                 self._step = (event.epoch - 1) * event.steps + event.step
                 self._scalar("train/loss", event.loss, event)
-                self._scalar(f"train/{event.unit}_per_second", event.examples_per_second, event)
+                self._scalar("train/examples_per_second", event.examples_per_second, event)
             case Evaluated():
                 for name, value in event.metrics.items():
                     self._scalar(f"{event.split}/{name}", value, event)
