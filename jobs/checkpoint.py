@@ -1,9 +1,9 @@
 """Checkpoints: states from which a run continues, complete or absent on disk, and verified when they are read.
 
-    checkpoints/<step>/   state.json           progress, run, job, and sizes and SHA-256 of the other files
-                          state.safetensors    the tensors that training changes; absent once training has finished
-                          best.safetensors     the weights of the best validation so far
-    checkpoints/.best-<epoch>.safetensors      a hard link to the latter, for the next checkpoint
+    checkpoints/<epoch>-<step>/   state.json           progress, run, job, and sizes and SHA-256 of the other files
+                                  state.safetensors    the tensors that training changes, until it has finished
+                                  best.safetensors     the weights of the best validation so far
+    checkpoints/.best-<epoch>.safetensors              a hard link to the latter, for the next checkpoint
 
 `stage` copies the tensors to files without waiting for the disk, so that training can go on: the system's page cache
 holds the copy and, when memory is short, writes it out. `commit` computes the digests, flushes and renames, on any
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Mapping
@@ -33,6 +34,7 @@ FORMAT_VERSION = 1
 RECORD = "state.json"
 STATE = "state.safetensors"
 BEST = "best.safetensors"
+NAME = re.compile(r"[0-9]{1,18}-[0-9]{1,18}")
 LARGEST_HEADER = 1 << 24
 """Bytes that state.json and the header of a safetensors file may have: 16 MB, enough for 100,000 tensors."""
 
@@ -43,6 +45,11 @@ class Checkpoint:
 
     path: Path
     record: Json
+
+    @property
+    def step(self) -> int:
+        """The number of steps taken since the start of training, unchecked."""
+        return int(self.record["progress"].get("total_steps", 0))
 
     @property
     def progress(self) -> Json:
@@ -58,7 +65,8 @@ class Checkpoint:
         shared = set(self.record["shared"])
         if unknown := shared - set(like):
             raise self.refused(f"{RECORD} lists an unexpected tensor {_quoted(min(unknown))}")
-        found = self._read(STATE, {name: value for name, value in like.items() if name not in shared})
+        rest = {name: value for name, value in like.items() if name not in shared}
+        found = self._read(STATE, rest) if rest else {}
         if shared:
             best = self._read(BEST, {name: like[name] for name in shared}, others=True)
             found |= {name: best[name] for name in shared}
@@ -98,13 +106,13 @@ def newest(folder: Path, run: str, job: str) -> Checkpoint | None:
 
     Raises ArtifactError if it is damaged, or was written by another run or job.
     """
-    steps = [p for p in folder.glob("*") if _is_step(p.name)] if folder.is_dir() else []
-    path = max(steps, key=lambda p: int(p.name), default=None)
+    found = [p for p in folder.iterdir() if NAME.fullmatch(p.name)] if folder.is_dir() else []
+    path = max(found, key=lambda p: tuple(map(int, p.name.split("-"))), default=None)
     if path is None:
         return None
     try:
         record = {} if path.is_symlink() else _read_record(path / RECORD)
-        wrong = _wrong_record(record, int(path.name), run, job) if record else "it is a symbolic link or empty"
+        wrong = _wrong_record(record, path.name, run, job) if record else "it is a symbolic link or empty"
     except FileNotFoundError:
         wrong = f"{RECORD} is missing"
     except (OSError, ValueError, RecursionError) as error:
@@ -133,10 +141,10 @@ def stage(folder: Path, state: Mapping[str, Tensor], best: Path | None) -> Path:
 def commit(staged: Path, record: Json) -> Checkpoint:
     """Turn a staged folder into the newest checkpoint, and remove the older ones. Raises OSError.
 
-    record: `run`, `job`, `step`, `progress` and `shared`.
+    record: `name`, `run`, `job`, `progress`, and `shared`, the names of the tensors that are only in `best`.
     """
     folder = staged.parent
-    target = folder / str(record["step"])
+    target = folder / record["name"]
     try:
         files = {}
         for path in sorted(staged.iterdir()):
@@ -144,7 +152,6 @@ def commit(staged: Path, record: Json) -> Checkpoint:
             sync_file(path)
         record = sealed({**record, "format_version": FORMAT_VERSION, "files": files})
         write_json(staged / RECORD, record)
-        shutil.rmtree(target, ignore_errors=True)  # of an earlier process, if this one repeats a step
         os.rename(staged, target)
         sync_folder(folder)
     finally:
@@ -239,7 +246,7 @@ def _read_record(path: Path) -> Json:
     return read_json(path)
 
 
-def _wrong_record(record: Json, step: int, run: str, job: str) -> str | None:
+def _wrong_record(record: Json, name: str, run: str, job: str) -> str | None:
     """What is wrong with the record of a checkpoint; None if nothing is."""
     written, files, shared = record.get("format_version"), record.get("files"), record.get("shared")
     if written != FORMAT_VERSION or isinstance(written, bool):
@@ -250,17 +257,13 @@ def _wrong_record(record: Json, step: int, run: str, job: str) -> str | None:
         return f"it belongs to the run {_quoted(record.get('run'))}"
     if record.get("job") != job:
         return "it belongs to another job, or to other data"
-    if record.get("step") != step:
-        return f"it was renamed: it is the state after step {_quoted(record.get('step'))}"
+    if record.get("name") != name:
+        return f"it was renamed: it is {_quoted(record.get('name'))}"
     if not isinstance(files, dict) or not all(n in (STATE, BEST) and is_measure(f) for n, f in files.items()):
         return f"{RECORD} has an invalid files"
     if not isinstance(shared, list) or not all(isinstance(name, str) for name in shared):
         return f"{RECORD} has an invalid shared"
     return None if isinstance(record.get("progress"), dict) else f"{RECORD} has an invalid progress"
-
-
-def _is_step(name: str) -> bool:
-    return name.isascii() and name.isdecimal() and len(name) < 19
 
 
 def _refused(path: Path, why: str) -> ArtifactError:

@@ -139,7 +139,7 @@ def _open_run(workspace: Workspace, request: ModelRequest, print_: str, resume: 
 def _steps_done(run: RunFolder, job: str) -> int | None:
     """Optimiser steps taken before the newest checkpoint; None without one. Raises ArtifactError if it is unusable."""
     found = checkpoint.newest(run.checkpoints, run.id, job)
-    return None if found is None else int(found.record["step"])
+    return None if found is None else found.step
 
 
 def _published(store: ArtifactStore, model: str, run: str) -> ModelResult | None:

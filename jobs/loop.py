@@ -188,8 +188,8 @@ class Loop(ABC):
             return False
         try:
             progress = Progress.from_json(found.progress, self.loop_options.epochs)
-            if progress.total_steps != found.record["step"] or progress.step > self.steps(progress.epoch):
-                raise ValueError(f"there is no step {progress.step} in epoch {progress.epoch}")
+            if found.path.name != f"{progress.epoch}-{progress.step}" or progress.step > self.steps(progress.epoch):
+                raise ValueError(f"it is not the state after step {progress.step} of epoch {progress.epoch}")
         except ValueError as error:
             raise found.refused(f"{checkpoint.RECORD}: {error}") from error
         state = None if progress.finished else found.state(self.state())
@@ -252,7 +252,7 @@ class Loop(ABC):
             if self._stop:
                 self._save(wait=True)
                 raise Interrupted("stopped", run=self.run_id)
-            if due:
+            if due and p.step < steps:  # at the end of an epoch after its evaluation
                 stopped = self._saver.stopped
                 self._save(wait=options.checkpoint_seconds == 0)
                 lap_at += self._saver.stopped - stopped

@@ -122,8 +122,8 @@ class Saver:
         started = time.monotonic()
         tensors = dict(state()) if state is not None else {}
         shared = [name for name, value in (best or {}).items() if name in tensors and _equal(value, tensors[name])]
-        record: Json = {"run": self.run, "job": self.job, "step": progress["total_steps"]}
-        record |= {"progress": progress, "shared": shared}
+        name = f"{progress['epoch']}-{progress['step']}"
+        record: Json = {"name": name, "run": self.run, "job": self.job, "progress": progress, "shared": shared}
         for name in shared:
             del tensors[name]
         with run_errors(self.folder.parent):
