@@ -48,8 +48,9 @@ class Checkpoint:
 
     @property
     def step(self) -> int:
-        """The number of steps taken since the start of training, unchecked."""
-        return int(self.record["progress"].get("total_steps", 0))
+        """The number of steps taken since the start of training; 0 if it is unusable."""
+        steps = self.record["progress"].get("total_steps")
+        return steps if type(steps) is int else 0
 
     @property
     def progress(self) -> Json:
