@@ -117,7 +117,7 @@ def newest(folder: Path, run: str, job: str) -> Checkpoint | None:
     except FileNotFoundError:
         wrong = f"{RECORD} is missing"
     except (OSError, ValueError, RecursionError) as error:
-        wrong = f"{RECORD} is unreadable ({error})"
+        wrong = f"{RECORD} is unreadable ({str(error).removeprefix(f'{path / RECORD} ')})"
     if wrong is not None:
         raise _refused(path, wrong)
     return Checkpoint(path, record)

@@ -44,7 +44,7 @@ class TensorBoardSink:
             self._writer.add_scalar(name, value, self._step, walltime=event.time)
 
     def close(self) -> None:
-        """Flush and close the file."""
-        if self._writer is not None:
+        """Flush and close the file, unless its folder was removed."""
+        if self._writer is not None and Path(self._writer.log_dir).exists():
             self._writer.close()
         self._writer = None
