@@ -139,17 +139,18 @@ def stage(folder: Path, state: Mapping[str, Tensor], best: Path | None) -> Path:
     return staged
 
 
-def commit(staged: Path, record: Json) -> Checkpoint:
+def commit(staged: Path, record: Json, best: Json | None = None) -> Checkpoint:
     """Turn a staged folder into the newest checkpoint, and remove the older ones. Raises OSError.
 
-    record: `name`, `run`, `job`, `progress`, and `shared`, the names of the tensors that are only in `best`.
+    record: `name`, `run`, `job`, `progress`, and `shared`, the names of the tensors that are only in the best weights.
+    best: size and digest of the best weights, if known.
     """
     folder = staged.parent
     target = folder / record["name"]
     try:
         files = {}
         for path in sorted(staged.iterdir()):
-            files[path.name] = measure(path)
+            files[path.name] = best if best is not None and path.name == BEST else measure(path)
             sync_file(path)
         record = sealed({**record, "format_version": FORMAT_VERSION, "files": files})
         write_json(staged / RECORD, record)

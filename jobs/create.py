@@ -187,7 +187,7 @@ def _ended(error: BaseException, run: RunFolder, tell: Emit, request: ModelReque
         error = JobError("out of memory", help="lower dim or batch_size, or use a larger machine")
     status = "interrupted" if stopped else "failed"
     message = error.message if isinstance(error, GraphLearnError) else f"{type(error).__name__}: {error}"
-    if not run.path.exists():
+    if run.removed:
         run.close()
         return gone(run.path)
     try:

@@ -35,13 +35,15 @@ class Saver:
     def __init__(self, folder: Path, run: str, job: str) -> None:
         self.folder, self.run, self.job = folder, run, job
         self.stopped = 0.0  # seconds that training was stopped for checkpoints
-        self._spent = 0.0
+        self.spent = 0.0  # the same, with the processor time of saving in the background
         self._seconds_per_byte = 1 / RATE
         self._size = 0
         self._began = self._staged_at = time.monotonic()
         self._saved_at: float | None = None
         self._best: Path | None = None
+        self._measured: dict[Path | None, Json | None] = {}  # size and digest of the best weights
         self._thread: threading.Thread | None = None
+        self._cost = (0.0, 0.0)  # of the last one: seconds that training was stopped, and processor time of its thread
         self._saved: Checkpoint | None = None
         self._error: BaseException | None = None
 
@@ -79,7 +81,7 @@ class Saver:
 
     def _fits(self, grace: float) -> bool:
         cost = self._size * self._seconds_per_byte
-        return self._spent + cost <= SHARE * (time.monotonic() - self._began) + grace
+        return self.spent + cost <= SHARE * (time.monotonic() - self._began) + grace
 
     def keep_best(self, epoch: int, weights: Mapping[str, Tensor]) -> None:
         """Copy the best weights so far to a file, which becomes part of the next checkpoint."""
@@ -132,21 +134,20 @@ class Saver:
         if state is not None:
             self._size = max(1, sum(path.stat().st_size for path in staged.iterdir()))
         self._staged_at = started
-        arguments = (staged, record, stopped, started)
+        arguments = (staged, record, self._best, stopped, started)
         self._thread = threading.Thread(target=self._commit, args=arguments, name="checkpoint", daemon=True)
         self._thread.start()
 
-    def _commit(self, staged: Path, record: Json, stopped: float, started: float) -> None:
+    def _commit(self, staged: Path, record: Json, best: Path | None, stopped: float, started: float) -> None:
         try:
             with run_errors(self.folder.parent):
-                self._saved = checkpoint.commit(staged, record)
+                self._saved = checkpoint.commit(staged, record, self._measured.get(best))
+            self._measured = {best: self._saved.record["files"].get(checkpoint.BEST)}
             self._saved_at = started
         except BaseException as error:
             self._error = error
         finally:
-            seconds = time.thread_time()
-            self._spent += seconds
-            self._seconds_per_byte = (stopped + seconds) / max(1, self._size)
+            self._cost = (stopped, time.thread_time())
 
     def poll(self) -> Checkpoint | None:
         """The checkpoint that was completed since the last call, if one was. Raises the error of one that failed."""
@@ -173,6 +174,9 @@ class Saver:
         thread, self._thread = self._thread, None
         if thread is not None:
             thread.join()
+            stopped, seconds = self._cost
+            self.spent += seconds
+            self._seconds_per_byte = (stopped + seconds) / max(1, self._size)
         error, self._error = self._error, None
         if error is not None:
             raise error
@@ -180,7 +184,7 @@ class Saver:
     def _count(self, started: float) -> float:
         seconds = time.monotonic() - started
         self.stopped += seconds
-        self._spent += seconds
+        self.spent += seconds
         return seconds
 
 

@@ -60,6 +60,13 @@ class RunFolder:
         self._events: int | None = None
         self._state: Json | None = None
 
+    @property
+    def removed(self) -> bool:
+        """Whether the folder, or the file of events that this process has open, was removed."""
+        if self._events is not None and not os.fstat(self._events).st_nlink:
+            return True
+        return not self.path.exists()
+
     @classmethod
     def create(cls, folder: Path, model: str, job_sql: str, config: Json) -> RunFolder:
         """A new run of the model, owned by this process, with status "running".
@@ -142,8 +149,6 @@ class RunFolder:
         with run_errors(self.path):
             if self._events is None:
                 self._events = self._open_events()
-            if not os.fstat(self._events).st_nlink:
-                raise gone(self.path)
             written = os.write(self._events, line)
             while written < len(line):
                 try:
@@ -207,6 +212,8 @@ class RunFolder:
         self.close()
 
     def _own(self) -> Json:
+        if self.removed:
+            raise gone(self.path)
         if self._state is not None and self._lock.held:
             return self._state
         with run_errors(self.path):

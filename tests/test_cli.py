@@ -315,10 +315,10 @@ def test_a_run_folder_removed_during_training_is_one_error(fresh: Path) -> None:
             if event["event"] == "job_started":
                 path = Path(event["folder"])
             if event["event"] == "step":
-                shutil.rmtree(path)
+                shutil.rmtree(path.rename(fresh / "removed"))
                 break
         _, said = process.communicate(timeout=60)
-    assert process.returncode == 2, said
+    assert process.returncode == 1, said
     assert said.count("the folder of the run was removed while it was running") == 1
     assert "Traceback" not in said
     assert not path.exists()

@@ -224,9 +224,9 @@ def test_training_goes_on_while_a_checkpoint_is_written(tmp_path: Path, monkeypa
     """The state is that of the moment when the checkpoint was due; no second one is saved meanwhile."""
     going, plain = threading.Event(), checkpoint.commit
 
-    def slow(staged: Path, record: Json) -> Checkpoint:
+    def slow(staged: Path, *given: Any) -> Checkpoint:
         assert going.wait(60)
-        return plain(staged, record)
+        return plain(staged, *given)
 
     monkeypatch.setattr(checkpoint, "commit", slow)
     state = CountingLoop(tmp_path / "c")
@@ -250,9 +250,9 @@ def test_an_interrupt_saves_the_last_state_after_the_one_being_written(
 ) -> None:
     committed, plain = [], checkpoint.commit
 
-    def noted(staged: Path, record: Json) -> Checkpoint:
+    def noted(staged: Path, record: Json, *given: Any) -> Checkpoint:
         committed.append(record["name"])
-        return plain(staged, record)
+        return plain(staged, record, *given)
 
     monkeypatch.setattr(checkpoint, "commit", noted)
     monkeypatch.setattr(Saver, "due", lambda self, at_least: self._thread is None and not committed)

@@ -195,6 +195,9 @@ def test_a_missing_file_of_a_run_is_named(tmp_path: Path) -> None:
 def test_a_removed_run_folder_is_one_error_and_is_not_made_again(tmp_path: Path) -> None:
     run = create(tmp_path)
     run.append(Note(message="first"))
+    (run.path / "events.jsonl").unlink()
+    with pytest.raises(WorkspaceError, match="the folder of the run was removed while it was running"):
+        run.update(status="failed")
     shutil.rmtree(run.path)
     with pytest.raises(WorkspaceError, match="the folder of the run was removed while it was running"):
         run.append(Note(message="second"))
