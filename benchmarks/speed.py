@@ -64,7 +64,7 @@ def ours(model: str, graph: EncodedTriples, seconds: float, **options: Any) -> f
     while time.process_time() - started < seconds:
         batch = next(batches)
         engine.step(batch, 0.1)
-        count += batch.triples
+        count += batch.examples
     engine.close()
     return count / (time.process_time() - started)
 

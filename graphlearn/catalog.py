@@ -198,7 +198,8 @@ def _history(events: Iterable[Json]) -> list[Json]:
         common: Json = {"time": time, "seconds": spent + time - began, "epoch": event.get("epoch")}
         if kind == "step":
             step = event["step"] if isinstance(event.get("step"), int) else step
-            total = (int(event.get("epoch") or 1) - 1) * int(event.get("steps") or 0) + step
+            epoch, steps = (_fit(event.get(key), pa.int64()) for key in ("epoch", "steps"))
+            total = ((epoch or 1) - 1) * (steps or 0) + step
             rows = _until(rows, total)
             if event.get("epoch_done"):
                 speed = {key: event.get(key) for key in ("loss", "examples_per_second", "unit")}

@@ -64,7 +64,9 @@ class PhaseFinished(Event):
 class Step(Event):
     """Training progress, about once per second. `loss` is the mean per training example since the start of the epoch.
 
-    `unit`: what the training examples are, such as triples, windows of a series, or nodes.
+    `unit`: what `examples_per_second` counts, such as triples, windows or nodes. A triple counts once, also
+    if both of its ends are asked for. `eta_seconds`: an estimate of the time left, None until steps were measured.
+    `checkpoint_age`: seconds of training that would be lost by a kill, None before the first checkpoint.
     """
 
     epoch: int
@@ -73,7 +75,8 @@ class Step(Event):
     steps: int
     loss: float
     examples_per_second: float
-    eta_seconds: float
+    eta_seconds: float | None
+    checkpoint_age: float | None = None
     epoch_done: bool = False
     unit: str
 

@@ -141,7 +141,7 @@ def chosen(
 
     wanted = list(select)
     if resume is not None:
-        wanted.append(str(RunFolder.open(session.workspace.folder, resume).info().get("model")))
+        wanted.append(RunFolder.open(session.workspace.folder, resume).model)
     known = [name for names in created.values() for name in names]
     for name in wanted if len(created) > 1 else ():
         if not is_among(name, known):

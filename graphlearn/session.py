@@ -342,7 +342,7 @@ class Session:
         return resume if fold(self._model_of(resume)) == fold(statement.name) else None
 
     def _model_of(self, run: str) -> str:
-        return str(RunFolder.open(self.workspace.folder, run).info().get("model"))
+        return RunFolder.open(self.workspace.folder, run).model
 
     def _sink(self) -> tuple[Emit, Callable[[], None]]:
         """A function that receives the events of a job, and one to call at its end."""

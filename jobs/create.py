@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -18,7 +17,7 @@ from graphlearn.jobs.registry import family
 from graphlearn.jobs.request import ModelRequest, ModelResult
 from graphlearn.storage.artifacts import ArtifactStore
 from graphlearn.storage.interrupt import interruptible, interruption
-from graphlearn.storage.runs import RunFolder
+from graphlearn.storage.runs import RunFolder, gone
 
 if TYPE_CHECKING:
     import duckdb
@@ -55,7 +54,8 @@ def create_model(
     kind.fits(request, sizes, memory_available())
     dataflow = kind.plan(request, sizes)
     with workspace.training(request.name):
-        run = _open_run(workspace, request, request.fingerprint(sizes.fingerprints), resume)
+        fingerprint = request.fingerprint(sizes.fingerprints)
+        run = _open_run(workspace, request, fingerprint, resume)
         done = _published(ArtifactStore(workspace.folder), request.name, run.id)
         if done is not None:
             run.update(status="done", version=done.version, metrics=done.metrics)
@@ -68,6 +68,7 @@ def create_model(
                 emit=tell,
                 run=run.id,
                 folder=run.path,
+                job=fingerprint,
                 resume=resume is not None,
                 started=started,
                 driver=Driver(workspace, cursor),
@@ -79,7 +80,7 @@ def create_model(
                     family=request.family.lower(),
                     folder=str(run.path),
                     options=asdict(request.options),
-                    resumed_at=_steps_done(run) if resume is not None else None,
+                    resumed_at=_steps_done(run, fingerprint) if resume is not None else None,
                 )
             )
             outputs = execute(dataflow, context, keep=("version", "metrics", "counts", "verdict"), executor=executor)
@@ -118,13 +119,13 @@ def _open_run(workspace: Workspace, request: ModelRequest, print_: str, resume: 
         config = {"model": request.name, "fingerprint": print_, **request.definition()}
         return RunFolder.create(workspace.folder, request.name, request.statement, config)
     run = RunFolder.open(workspace.folder, resume)
-    config = json.loads((run.path / "config.json").read_text())
-    if config.get("model") != request.name:
+    config = run.config()
+    if config["model"] != request.name:
         raise UserError(
-            f'run "{resume}" trained model "{config.get("model")}", not "{request.name}"',
-            help=f"select it with --select {config.get('model')}, or omit --resume",
+            f'run "{resume}" trained model "{config["model"]}", not "{request.name}"',
+            help=f"select it with --select {config['model']}, or omit --resume",
         )
-    if config.get("fingerprint") != print_:
+    if config["fingerprint"] != print_:
         raise UserError(
             f'run "{resume}" cannot be resumed: the job or its input has changed since',
             help="omit --resume to train from the start",
@@ -135,10 +136,10 @@ def _open_run(workspace: Workspace, request: ModelRequest, print_: str, resume: 
     return run
 
 
-def _steps_done(run: RunFolder) -> int | None:
-    """Optimiser steps taken before the newest checkpoint; None without a checkpoint."""
-    path = checkpoint.newest(run.checkpoints)
-    return None if path is None else int(path.name)
+def _steps_done(run: RunFolder, job: str) -> int | None:
+    """Optimiser steps taken before the newest checkpoint; None without one. Raises ArtifactError if it is unusable."""
+    found = checkpoint.newest(run.checkpoints, run.id, job)
+    return None if found is None else found.step
 
 
 def _published(store: ArtifactStore, model: str, run: str) -> ModelResult | None:
@@ -186,6 +187,9 @@ def _ended(error: BaseException, run: RunFolder, tell: Emit, request: ModelReque
         error = JobError("out of memory", help="lower dim or batch_size, or use a larger machine")
     status = "interrupted" if stopped else "failed"
     message = error.message if isinstance(error, GraphLearnError) else f"{type(error).__name__}: {error}"
+    if run.removed:
+        run.close()
+        return gone(run.path)
     try:
         run.update(status=status, message=message)
         tell(

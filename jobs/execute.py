@@ -30,12 +30,14 @@ class Driver:
 class Context:
     """What a task gets besides its data: where to send events, the run's id and folder and, on the driver, `driver`.
 
-    `resume`: continue from the newest checkpoint. `started`: time.perf_counter() at the start of the run.
+    `job`: the fingerprint of the job. `resume`: continue from the newest checkpoint. `started`: time.perf_counter() at
+    the start of the run.
     """
 
     emit: Emit
     run: str
     folder: Path
+    job: str = ""
     resume: bool = False
     started: float = 0.0
     driver: Driver | None = None

@@ -24,12 +24,18 @@ class ModelRequest:
     statement: str
 
     def definition(self) -> Json:
-        """What identifies a request, apart from the data."""
+        """What a request asks for, apart from the data."""
         return {"family": self.family.lower(), "options": asdict(self.options), "inputs": self.inputs}
 
     def fingerprint(self, data: Mapping[str, str]) -> str:
-        """A digest of the definition and of the rows of every input; `data` maps role -> digest of its rows."""
-        text = json.dumps([self.definition(), dict(sorted(data.items()))], sort_keys=True, default=str)
+        """The identity of the job: a digest of its definition and of the rows of every input.
+
+        The options in `Options.runtime`, such as `threads`, do not count. `data` maps role -> digest of its rows. A
+        model is up to date if it has the same fingerprint, and a run can be resumed by a job that has.
+        """
+        defined = self.definition()
+        defined["options"] = {k: v for k, v in defined["options"].items() if k not in self.options.runtime}
+        text = json.dumps([defined, dict(sorted(data.items()))], sort_keys=True, default=str)
         return blake2b(text.encode(), digest_size=16).hexdigest()
 
 

@@ -67,6 +67,7 @@ class Train(Task):
 
     def run(self, data: Data, context: Context) -> Data:
         loop = self.loop(data, context)
+        loop.job = context.job
         context.emit(PhaseStarted(phase="train", total=loop.loop_options.epochs, unit="epochs"))
         try:
             with loop.threads():

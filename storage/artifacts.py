@@ -12,7 +12,6 @@ one, and so does a full disk, since the two renames need no space. Readers need 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,8 +21,9 @@ from pathlib import Path
 from urllib.parse import quote
 
 from graphlearn.errors import ArtifactError, ModelNotFound, UserError, did_you_mean
-from graphlearn.storage.files import disk_errors, dump_json, read_json, sync_file, sync_folder, write_json
+from graphlearn.storage.files import disk_errors, read_json, sync_file, sync_folder, write_json
 from graphlearn.storage.locks import Staging
+from graphlearn.storage.seal import changed, digest, is_measure, measure, sealed, wrong_size
 from graphlearn.types import Json
 
 FORMAT_VERSION = 2
@@ -80,7 +80,7 @@ class Staged:
         store, model = self._store, self._model
         home = store.folder / folder_name(model)
         with disk_errors(home):
-            files = {name: _measure(self.path / name) for name in _list_files(self.path)}
+            files = {name: measure(self.path / name) for name in _list_files(self.path)}
             for name in files:
                 sync_file(self.path / name)
             for folder in {(self.path / name).parent for name in files}:
@@ -95,7 +95,7 @@ class Staged:
                     "created_at": datetime.now(UTC).isoformat(timespec="milliseconds"),
                     "files": files,
                 }
-                write_json(self.path / MANIFEST, _sealed({**manifest, **own}))
+                write_json(self.path / MANIFEST, sealed({**manifest, **own}))
                 write_json(
                     self.path / MODEL, {"model": model, "current": version}
                 )  # no disk space is needed after this
@@ -265,13 +265,13 @@ class ArtifactStore:
             damage = f"its format {written} is newer than this version of GraphLearn reads ({FORMAT_VERSION})"
         elif written < FORMAT_VERSION:
             damage = f"its format {written} is older than this version of GraphLearn reads ({FORMAT_VERSION})"
-        elif _sealed(manifest) != manifest:
-            damage = f"{MANIFEST} has changed since it was written (its SHA-256 differs)"
+        elif sealed(manifest) != manifest:
+            damage = changed(MANIFEST)
         elif (wrong := _wrong_key(manifest, home)) is not None:
             return Artifact(_model_name(home), version, path, {}, f"{MANIFEST} has an invalid {wrong}")
         else:
             sizes = ((name, path / name, expected["bytes"]) for name, expected in manifest["files"].items())
-            damage = next((problem for name, file, size in sizes if (problem := _check_size(file, name, size))), None)
+            damage = next((problem for name, file, size in sizes if (problem := wrong_size(file, name, size))), None)
         return Artifact(str(manifest.get("model", _model_name(home))), version, path, manifest, damage)
 
     def _verify(self, artifact: Artifact) -> Artifact:
@@ -286,14 +286,14 @@ class ArtifactStore:
 
     def _check_file(self, path: Path, name: str, expected: Json) -> str | None:
         try:
-            wrong = _check_size(path, name, expected["bytes"])
+            wrong = wrong_size(path, name, expected["bytes"])
             if wrong is not None:
                 return wrong
             status = path.stat()
             state = (status.st_mtime_ns, status.st_size)
             if self._verified.get(path) != state:
-                if _digest(path) != expected["sha256"]:
-                    return f"{name} has changed since it was written (its SHA-256 differs)"
+                if digest(path) != expected["sha256"]:
+                    return changed(name)
                 self._verified[path] = state
         except FileNotFoundError:
             return f"{name} is missing"
@@ -321,9 +321,7 @@ def wrong_object(manifest: Json) -> str | None:
 def _is_file(name: str, file: object) -> bool:
     """Whether a name stays inside the version's folder, and size and digest are what they are called."""
     inside = not Path(name).is_absolute() and ".." not in Path(name).parts
-    return (
-        inside and isinstance(file, dict) and isinstance(file.get("bytes"), int) and isinstance(file.get("sha256"), str)
-    )
+    return inside and is_measure(file)
 
 
 def _versions(home: Path) -> set[int]:
@@ -367,30 +365,3 @@ def _list_files(folder: Path) -> list[str]:
         for path in folder.rglob("*")
         if path.is_file() and path not in (folder / MANIFEST, folder / MODEL)
     )
-
-
-def _measure(path: Path) -> Json:
-    return {"bytes": path.stat().st_size, "sha256": _digest(path)}
-
-
-def _sealed(manifest: Json) -> Json:
-    """The manifest after a round trip through JSON, with the "sha256" of all its other keys."""
-    rest = json.loads(dump_json({key: value for key, value in manifest.items() if key != "sha256"}))
-    text = json.dumps(rest, sort_keys=True, ensure_ascii=False)
-    return {**rest, "sha256": hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()}
-
-
-def _digest(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _check_size(path: Path, name: str, size: int) -> str | None:
-    """What is wrong with a file's presence or size; None if nothing is."""
-    try:
-        found = path.stat().st_size
-    except FileNotFoundError:
-        return f"{name} is missing"
-    except OSError as error:
-        return f"{name} is unreadable ({error.strerror})"
-    return None if found == size else f"{name} has {found:,} bytes instead of {size:,}"

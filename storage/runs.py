@@ -11,20 +11,42 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from graphlearn.errors import UserError, WorkspaceError, did_you_mean
+from graphlearn.errors import ArtifactError, UserError, WorkspaceError, did_you_mean
 from graphlearn.events import Event, to_json
 from graphlearn.storage.artifacts import fold, folder_name
 from graphlearn.storage.files import disk_errors, dump_json, read_json, sync_folder, write_bytes, write_json
 from graphlearn.storage.locks import FileLock, Staging, holder_of, is_free
 from graphlearn.types import Json
 
+CONFIG = "config.json"
+STATE = "run.json"
 FINAL = frozenset({"done", "unchanged", "failed", "interrupted"})
 RESUMABLE = frozenset({"killed", "failed", "interrupted"})
+
+
+@contextmanager
+def run_errors(path: Path) -> Iterator[None]:
+    """`disk_errors` for writing to a run folder; also raises WorkspaceError if the folder was removed."""
+    with disk_errors(path):
+        try:
+            yield
+        except FileNotFoundError:
+            if path.exists():
+                raise
+            raise gone(path) from None
+
+
+def gone(path: Path) -> WorkspaceError:
+    """The error for a run folder that was removed."""
+    return WorkspaceError(
+        f"the folder of the run was removed while it was running: {path}", help="run the job again, without --resume"
+    )
 
 
 class RunFolder:
@@ -38,6 +60,13 @@ class RunFolder:
         self._events: int | None = None
         self._state: Json | None = None
 
+    @property
+    def removed(self) -> bool:
+        """Whether the folder, or the file of events that this process has open, was removed."""
+        if self._events is not None and not os.fstat(self._events).st_nlink:
+            return True
+        return not self.path.exists()
+
     @classmethod
     def create(cls, folder: Path, model: str, job_sql: str, config: Json) -> RunFolder:
         """A new run of the model, owned by this process, with status "running".
@@ -50,7 +79,7 @@ class RunFolder:
         with disk_errors(home), Staging(home / ".staging").claim() as staged:
             (staged / "checkpoints").mkdir(parents=True)
             write_bytes(staged / "job.sql", job_sql.encode())
-            write_json(staged / "config.json", config)
+            write_json(staged / CONFIG, config)
             state: Json = {
                 "run": base,
                 "model": model,
@@ -63,7 +92,7 @@ class RunFolder:
             count = 1
             while True:
                 state["run"] = base if count == 1 else f"{base}-{count}"
-                write_json(staged / "run.json", state)
+                write_json(staged / STATE, state)
                 try:
                     os.rename(staged, home / state["run"])
                 except OSError:
@@ -96,7 +125,8 @@ class RunFolder:
         """Set fields of run.json, atomically. A final status also sets `finished_at`.
 
         Fields that readers use: status, epoch, epochs, step, loss, examples_per_second, eta_seconds, version, metrics,
-        message, finished_at. Raises WorkspaceError if another process owns the run or the disk is full.
+        message, finished_at. Raises WorkspaceError if another process owns the run, the disk is full or the folder was
+        removed.
         """
         state = self._own()
         state.update(fields)
@@ -106,17 +136,17 @@ class RunFolder:
             state.pop("finished_at", None)
         elif status in FINAL:
             state.setdefault("finished_at", datetime.now(UTC).isoformat(timespec="milliseconds"))
-        with disk_errors(self.path):
-            write_json(self.path / "run.json", state, durable=status is not None)
+        with run_errors(self.path):
+            write_json(self.path / STATE, state, durable=status is not None)
 
     def append(self, event: Event) -> None:
         """Append an event to events.jsonl as one line, immediately visible to readers.
 
-        Raises WorkspaceError if another process owns the run or the disk is full.
+        Raises WorkspaceError if another process owns the run, the disk is full or the folder was removed.
         """
         self._own()
         line = (dump_json(to_json(event)) + "\n").encode()
-        with disk_errors(self.path / "events.jsonl"):
+        with run_errors(self.path):
             if self._events is None:
                 self._events = self._open_events()
             written = os.write(self._events, line)
@@ -132,16 +162,25 @@ class RunFolder:
         return read_events(self.path)
 
     def info(self) -> Json:
-        """run.json, with status "killed" if its process no longer exists and "damaged" if the file is unreadable."""
+        """run.json, with status "killed" if its process no longer exists and "damaged" if the file is unusable."""
         try:
-            state = read_json(self.path / "run.json")
-        except (OSError, ValueError) as error:
-            return {"run": self.id, "model": None, "status": "damaged", "message": f"run.json is unreadable: {error}"}
+            state = self._read(STATE, "model", "status")
+        except ArtifactError as error:
+            return {"run": self.id, "model": None, "status": "damaged", "message": error.message}
         state["run"] = self.id
         if state.get("status") not in FINAL and not self._lock.held and is_free(self._lock.path):
             state["status"] = "killed"
             state["message"] = f"process {state.get('pid')} exited unexpectedly"
         return state
+
+    @property
+    def model(self) -> str:
+        """The model that the run trains. Raises ArtifactError if run.json is unusable."""
+        return str(self._read(STATE, "model", "status")["model"])
+
+    def config(self) -> Json:
+        """config.json, which has at least `model` and `fingerprint`. Raises ArtifactError if it is unusable."""
+        return self._read(CONFIG, "model", "fingerprint")
 
     @property
     def resumable(self) -> bool:
@@ -173,9 +212,11 @@ class RunFolder:
         self.close()
 
     def _own(self) -> Json:
+        if self.removed:
+            raise gone(self.path)
         if self._state is not None and self._lock.held:
             return self._state
-        with disk_errors(self.path):
+        with run_errors(self.path):
             acquired = self._lock.acquire()
         if not acquired:
             pid = holder_of(self._lock.path).get("pid", "unknown")
@@ -183,13 +224,27 @@ class RunFolder:
                 f'run "{self.id}" is in use by process {pid}', help=f"wait until it ends, or stop it: kill {pid}"
             )
         try:
-            self._state = read_json(self.path / "run.json")
-        except (OSError, ValueError) as error:
+            self._state = self._read(STATE, "model", "status")
+        except ArtifactError:
             self._lock.release()
-            raise WorkspaceError(
-                f'run "{self.id}" is damaged: {error}', help="start a new run without --resume"
-            ) from error
+            raise
         return self._state
+
+    def _read(self, name: str, *keys: str) -> Json:
+        """A JSON file of the run whose `keys` are texts."""
+        path = self.path / name
+        try:
+            found = read_json(path)
+        except (OSError, ValueError, RecursionError) as error:
+            reason = error.strerror if isinstance(error, OSError) else str(error).removeprefix(f"{path} ")
+            raise self._damaged(f"{path} is unreadable ({reason})") from error
+        wrong = next((key for key in keys if not isinstance(found.get(key), str)), None)
+        if wrong is not None:
+            raise self._damaged(f"{path} has no valid {wrong}")
+        return found
+
+    def _damaged(self, why: str) -> ArtifactError:
+        return ArtifactError(f'run "{self.id}" is damaged: {why}', help="start a new run, without --resume")
 
     def _open_events(self) -> int:
         """Open for appending, and complete a last line truncated by a crash with a newline."""
@@ -208,7 +263,7 @@ def read_events(path: Path) -> Iterator[Json]:
             for line in file:
                 try:
                     value = json.loads(line)
-                except ValueError:
+                except (ValueError, RecursionError):
                     continue
                 if isinstance(value, dict):
                     yield value

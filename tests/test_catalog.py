@@ -176,5 +176,7 @@ def test_damaged_event_lines_are_ignored(sql: Any, tmp_path: Path) -> None:
     run.append(step(1, 1, 1))
     run.close()
     with open(run.path / "events.jsonl", "a") as file:
-        file.write('[1]\nnull\n{"event": "step"}\n{"event": "evaluated", "time": 2, "metrics": 3}\n{"event": "st')
+        file.write('[1]\nnull\n{"event": "step"}\n' + "[" * 100_000 + "\n")
+        file.write('{"event": "step", "time": 1, "epoch": "x", "steps": [], "step": {}}\n')
+        file.write('{"event": "evaluated", "time": 2, "metrics": 3}\n{"event": "st')
     assert sql("SELECT kind FROM training_info") == [("epoch",), ("evaluation",)]

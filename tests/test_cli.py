@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -284,6 +285,44 @@ def test_a_run_is_offered_with_the_command_that_started_it(stopped: tuple[Path, 
     begun.write_text(json.dumps({"words": ["run", "a b.sql"], "folder": "/some where"}))
     said = running.resume_command(folder / "kg.graphlearn", run_id)
     assert said == f"cd '/some where' && python -m graphlearn.cli run 'a b.sql' --resume {run_id}"
+
+
+@pytest.mark.parametrize("name", ["config.json", "run.json"])
+def test_a_damaged_run_is_named(stopped: tuple[Path, str], name: str) -> None:
+    folder, _ = stopped
+    (run_id,) = (json.loads(line)["run"] for line in run("runs", "--json").stdout.splitlines())
+    path = folder / "kg.graphlearn" / "runs" / run_id / name
+    path.write_text("[]")
+    resumed = run("run", "endless.sql", "--set", "dim=4", "--resume", run_id)
+    assert resumed.exit_code == 2
+    assert f'run "{run_id}" is damaged: ' in resumed.stderr
+    assert f"{run_id}/{name} is unreadable (does not hold a JSON object)" in resumed.stderr
+    assert "Traceback" not in resumed.stderr
+    listed = run("runs")
+    assert listed.exit_code == 0
+    assert run_id in listed.stdout
+    assert ("damaged" in listed.stdout) == (name == "run.json")
+    assert run("query", "SELECT count(*) FROM runs, training_info").exit_code == 0
+
+
+def test_a_run_folder_removed_during_training_is_one_error(fresh: Path) -> None:
+    (fresh / "endless.sql").write_text(ENDLESS)
+    command = [sys.executable, "-m", "graphlearn.cli", "run", "endless.sql", "--json"]
+    with subprocess.Popen(command, cwd=fresh, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            event = json.loads(line)
+            if event["event"] == "job_started":
+                path = Path(event["folder"])
+            if event["event"] == "step":
+                shutil.rmtree(path.rename(fresh / "removed"))
+                break
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 1, said
+    assert said.count("the folder of the run was removed while it was running") == 1
+    assert "Traceback" not in said
+    assert not path.exists()
+    assert not list((fresh / "kg.graphlearn" / "models").glob("long*"))
 
 
 def offered(*arguments: str) -> str:

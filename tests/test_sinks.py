@@ -22,7 +22,7 @@ from graphlearn.events import (
     PhaseStarted,
     Step,
 )
-from graphlearn.sinks.sink import finish_line
+from graphlearn.sinks.sink import finish_line, step_line
 from graphlearn.text import duration
 
 
@@ -196,7 +196,7 @@ def test_tensorboard_files_hold_loss_and_metrics(tmp_path: Path) -> None:
 
     read = EventAccumulator(str(tmp_path / "tensorboard"))
     read.Reload()
-    assert {"train/loss", "train/triples_per_second", "valid/mrr"} <= set(read.Tags()["scalars"])
+    assert {"train/loss", "train/examples_per_second", "valid/mrr"} <= set(read.Tags()["scalars"])
     assert len(read.Scalars("train/loss")) == 40
     assert [round(point.value, 3) for point in read.Scalars("valid/mrr")] == [0.1, 0.2, 0.3, 0.4]
 
@@ -230,3 +230,29 @@ def test_durations(seconds: float, text: str) -> None:
 def test_the_reason_of_a_failure_is_left_to_the_error() -> None:
     event = JobFinished(run="r", model="m", status="interrupted", seconds=3.0, message="run r can continue")
     assert finish_line(event) == "m was interrupted after 3.00 s"
+
+
+@pytest.mark.parametrize(
+    ("eta", "age", "end"),
+    [
+        (None, None, "triples/s"),
+        (65.0, None, "triples/s · 1 min 05 s left"),
+        (3.2, 41.4, "triples/s · 3 s left · saved 41 s ago"),
+        (None, 130.0, "triples/s · saved 2 min 10 s ago"),
+    ],
+)
+def test_progress_shows_the_time_left_and_the_age_of_the_checkpoint(
+    eta: float | None, age: float | None, end: str
+) -> None:
+    """As far as they are known."""
+    event = Step(
+        epoch=1, epochs=2, step=1, steps=2, loss=0.5, examples_per_second=9.0, unit="triples",
+        eta_seconds=eta, checkpoint_age=age,
+    )  # fmt: skip
+    assert step_line(event).endswith(end)
+    for make in (plain, rich):
+        sink, stream = make()
+        sink(JobStarted(time=event.time - 10, run="r", model="m", family="complex", folder="f", options={}))
+        sink(event)
+        sink.close()
+        assert end in stream.getvalue()

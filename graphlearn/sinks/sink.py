@@ -27,12 +27,20 @@ def time_left(seconds: float) -> str:
     return f"{round(seconds)} s left" if seconds < 60 else f"{duration(seconds)} left"
 
 
+def time_since(seconds: float) -> str:
+    """A time in the past in whole seconds: `12 s ago`."""
+    return f"{round(seconds)} s ago" if seconds < 60 else f"{duration(seconds)} ago"
+
+
 def step_line(event: Step) -> str:
     """The training progress on one line."""
-    return (
-        f"epoch {event.epoch}/{event.epochs} · loss {event.loss:.4g} · "
-        f"{event.examples_per_second:,.0f} {event.unit}/s · {time_left(event.eta_seconds)}"
-    )
+    speed = f"{event.examples_per_second:,.0f} {event.unit}/s"
+    line = f"epoch {event.epoch}/{event.epochs} · loss {event.loss:.4g} · {speed}"
+    if event.eta_seconds is not None:
+        line += f" · {time_left(event.eta_seconds)}"
+    if event.checkpoint_age is not None:
+        line += f" · saved {time_since(event.checkpoint_age)}"
+    return line
 
 
 def when(event: Evaluated) -> str:

@@ -18,7 +18,7 @@ from cases.scans import CountedScans, count_scans
 from cases.spawned import spawned
 from graphlearn.cli import main
 from graphlearn.errors import Interrupted, OptionError, UserError
-from graphlearn.events import CheckpointSaved, Evaluated, Event, JobFinished, Note, PhaseFinished, Step
+from graphlearn.events import CheckpointSaved, Evaluated, Event, JobFinished, JobStarted, Note, PhaseFinished, Step
 from graphlearn.jobs.create import create_model, measure
 from graphlearn.jobs.family import Family
 from graphlearn.jobs.machine import Machine
@@ -210,27 +210,56 @@ class FamilyCase:
             case _:
                 return None
 
-    def test_a_resumed_run_ends_with_the_same_numbers(self, tmp_path: Path, variant: str) -> None:
-        (tmp_path / "whole").mkdir()
-        (tmp_path / "stopped").mkdir()
-        with self.open(tmp_path / "whole") as session:
-            session.sql(self.statement(variant))
-            whole = self.artifact(session, "m").manifest
+    def stopped(self, path: Path, variant: str, last: Callable[[Event], bool]) -> str:
+        """The id of a run that is interrupted after an event."""
 
         def stop(event: Event) -> None:
-            if isinstance(event, CheckpointSaved) and event.epoch == 2:
+            if last(event):
                 raise KeyboardInterrupt
 
-        with self.open(tmp_path / "stopped", stop) as session:
+        with self.open(path, stop) as session:
             with pytest.raises(Interrupted) as caught:
                 session.sql(self.statement(variant))
             assert session.sql("SELECT status, resumable FROM runs").fetchall() == [("interrupted", True)]  # type: ignore[union-attr]
-        with connect(tmp_path / "stopped" / "kg.duckdb", emit=lambda _: None) as session:
-            session.sql(self.statement(variant), resume=caught.value.run)
-            resumed = self.artifact(session, "m").manifest
-        assert resumed["run"] == caught.value.run
+        return str(caught.value.run)
+
+    @pytest.mark.parametrize("when", ["in epoch 3", "trained"])
+    def test_a_resumed_run_ends_with_the_same_numbers(
+        self, tmp_path: Path, trained: Session, variant: str, when: str
+    ) -> None:
+        def last(event: Event) -> bool:
+            if when == "trained":
+                return isinstance(event, PhaseFinished) and event.phase == "train"
+            return isinstance(event, CheckpointSaved) and event.epoch == 2
+
+        run = self.stopped(tmp_path, variant, last)
+        with connect(tmp_path / "kg.duckdb", emit=lambda _: None) as session:
+            session.sql(self.statement(variant), resume=run)
+            resumed, whole = self.artifact(session, "m").manifest, self.artifact(trained, variant).manifest
+        assert resumed["run"] == run
         assert resumed["metrics"] == whole["metrics"]
         assert resumed["files"]["weights.safetensors"] == whole["files"]["weights.safetensors"]
+
+    def test_threads_are_not_part_of_the_job(self, tmp_path: Path, trained: Session, variant: str) -> None:
+        """A model is up to date, and a run can be resumed, with another number of threads."""
+
+        def other(model: str) -> str:
+            found = self.statement(variant, model=model)
+            return found.replace("threads = 1", "threads = 2").replace("checkpoint_seconds = 0, ", "")
+
+        assert trained.sql(other(variant)).status == "unchanged"  # type: ignore[union-attr]
+        run = self.stopped(tmp_path, variant, lambda event: isinstance(event, CheckpointSaved))
+        accepted: list[int | None] = []
+
+        def stop(event: Event) -> None:
+            if isinstance(event, JobStarted):
+                accepted.append(event.resumed_at)
+                raise KeyboardInterrupt
+
+        with connect(tmp_path / "kg.duckdb", emit=stop) as session, pytest.raises(Interrupted):
+            session.sql(other("m"), resume=run)
+        assert accepted != [None]
+        assert len(accepted) == 1
 
     def test_the_order_of_rows_does_not_matter(self, tmp_path: Path, variant: str) -> None:
         found = []

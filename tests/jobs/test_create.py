@@ -160,8 +160,7 @@ def test_interrupt_saves_and_names_the_run(tmp_path: Path, undisturbed: tuple[di
         assert run is not None
         assert f"--resume {run}" in str(caught.value.help)
         assert list_runs(w.folder)[0]["status"] == "interrupted"
-        # checkpoint_seconds is part of the job's definition, so it must be the same when the run resumes
-        create_model(w, request(**options), emit=silent, resume=run)
+        create_model(w, request(**OPTIONS), emit=silent, resume=run)
     assert outcome(tmp_path)[:2] == undisturbed[:2]
 
 

@@ -236,8 +236,8 @@ def test_a_version_of_an_older_format_is_refused_by_name(store: ArtifactStore) -
 def test_digests_are_computed_once_until_a_file_changes(store: ArtifactStore, monkeypatch: pytest.MonkeyPatch) -> None:
     put(store)
     asked: list[str] = []
-    real = artifacts._digest
-    monkeypatch.setattr(artifacts, "_digest", lambda path: asked.append(path.name) or real(path))
+    real = artifacts.digest
+    monkeypatch.setattr(artifacts, "digest", lambda path: asked.append(path.name) or real(path))
     store.load("kg.medical")
     store.load("kg.medical")
     assert sorted(asked) == ["manifest.json", "weights.bin"]
@@ -441,7 +441,7 @@ def test_a_sealed_manifest_is_still_not_believed(store: ArtifactStore, what: str
     put(store)
     path = store.folder / "kg.medical" / "1" / "manifest.json"
     manifest = json.loads(path.read_text()) | {what.partition(" ")[0]: HOSTILE[what]}
-    path.write_text(json.dumps(artifacts._sealed(manifest)))
+    path.write_text(json.dumps(artifacts.sealed(manifest)))
     (listed,) = store.models()
     assert (listed.model, listed.damage) == ("kg.medical", f"manifest.json has an invalid {what.partition(' ')[0]}")
     with pytest.raises(ArtifactError, match=r"cannot be used: manifest\.json has an invalid"):
