@@ -178,7 +178,8 @@ def pipeline(request: ModelRequest, sizes: Sizes, *, encode: Task, train: Train,
             Operator(name="train", task=train, inputs=last[:1], outputs=last[1:2], reports_itself=True),
             Operator(name="evaluate", task=evaluate, inputs=last[:2], outputs=last[2:]),
             Operator(name="publish", task=publish, inputs=last, outputs=PUBLISHED),
-        ]
+        ],
+        request.options,
     )
 
 

@@ -147,7 +147,7 @@ def plan(request: ModelRequest, sizes: DhanSizes) -> Dataflow:
             estimate=estimate(bytes=arrays, memory=BASE_MEMORY + 2 * arrays, seconds=arrays / 3e8),
         ),
     ]
-    return Dataflow([scan, *encode, *rest])
+    return Dataflow([scan, *encode, *rest], options)
 
 
 def _nodes(request: ModelRequest, graph: GraphSizes, target: Target, estimate: Estimator) -> Iterator[Operator]:

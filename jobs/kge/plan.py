@@ -170,5 +170,6 @@ def plan(request: ModelRequest, sizes: KgeSizes) -> Dataflow:
                 detail=f"model {request.name}",
                 estimate=estimate(rows=entities + table_rows, bytes=weights + rows * 6, seconds=weights / 5e8),
             ),
-        ]
+        ],
+        options,
     )

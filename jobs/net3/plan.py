@@ -80,7 +80,10 @@ def plan(request: ModelRequest, sizes: Net3Sizes) -> Dataflow:
     def estimate(**costs: Any) -> Estimate:
         if not sizes.known:
             return Estimate()
-        return Estimate(**{name: min(cost, LARGEST) if isinstance(cost, int) else cost for name, cost in costs.items()})
+        bounded: dict[str, Any] = {
+            k: min(cost, LARGEST) if isinstance(cost, int) else cost for k, cost in costs.items()
+        }
+        return Estimate(**bounded)
 
     return Dataflow(
         [
@@ -165,5 +168,6 @@ def plan(request: ModelRequest, sizes: Net3Sizes) -> Dataflow:
                 advice=advice,
                 estimate=estimate(bytes=array, memory=BASE_MEMORY + copies * array, seconds=array / 5e8),
             ),
-        ]
+        ],
+        options,
     )

@@ -203,7 +203,7 @@ def calls_of(run: Callable[[], object]) -> int:
     """The Python calls that `run` makes; a step of a generator counts as one."""
     found = 0
 
-    def count(frame: FrameType, event: str, arg: object) -> None:  # noqa: ARG001
+    def count(frame: FrameType, event: str, arg: object) -> None:
         nonlocal found
         found += event == "call"
 
@@ -233,7 +233,9 @@ def test_the_work_grows_with_the_number_of_statements_and_not_faster(tmp_path: P
 
 def test_a_long_literal_takes_no_more_calls_than_a_short_one(tmp_path: Path) -> None:
     def work(n: int) -> int:
-        return check_and_run(f"CREATE TABLE t AS SELECT '{'ä' * n}' AS x; SELECT length(x) FROM t", tmp_path / "job.sql")
+        return check_and_run(
+            f"CREATE TABLE t AS SELECT '{'ä' * n}' AS x; SELECT length(x) FROM t", tmp_path / "job.sql"
+        )
 
     work(1)
     assert abs(work(20_000) - work(20)) < 200
