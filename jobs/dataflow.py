@@ -45,6 +45,20 @@ class Estimate:
     gemm: float | None = None
     method: str = ""
 
+    def __add__(self, other: Estimate) -> Estimate:
+        """The time of both; the sizes are those of the first."""
+        return replace(
+            self,
+            flops=_sum(self.flops, other.flops),
+            seconds=_sum(self.seconds, other.seconds),
+            gemm=_sum(self.gemm, other.gemm),
+        )
+
+    def __mul__(self, times: float) -> Estimate:
+        """The time of doing it several times, or of a part of it; the sizes remain."""
+        flops, seconds, gemm = (None if n is None else n * times for n in (self.flops, self.seconds, self.gemm))
+        return replace(self, flops=flops, seconds=seconds, gemm=gemm)
+
     def cpu(self, machine: Machine, device: str = "cpu") -> float | None:
         """CPU seconds on a machine, or seconds on its GPU; None if unknown."""
         return self._time(machine, machine.cuda if device == "cuda" else machine.gemm)
@@ -58,6 +72,10 @@ class Estimate:
         if self.seconds is None and self.gemm is None:
             return None
         return (self.seconds or 0.0) * machine.pace + ((self.gemm or 0.0) / rate if rate else 0.0)
+
+
+def _sum(a: float | None, b: float | None) -> float | None:
+    return None if a is None and b is None else (a or 0.0) + (b or 0.0)
 
 
 @dataclass(frozen=True, kw_only=True)

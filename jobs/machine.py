@@ -9,8 +9,9 @@ from functools import lru_cache
 from pathlib import Path
 
 from graphlearn.jobs.costs import Costs
+from graphlearn.processors import cores
 
-REFERENCE = 1.25e-3
+REFERENCE = 0.53e-3
 """CPU seconds of the reference machine in `pace`."""
 BASE_MEMORY = 600 << 20
 """Bytes used by a process that has imported everything."""
