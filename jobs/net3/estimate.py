@@ -9,7 +9,6 @@ from __future__ import annotations
 from graphlearn.jobs.dataflow import Estimate
 from graphlearn.jobs.net3.options import Net3JobOptions
 from graphlearn.jobs.train import expected_epochs
-from graphlearn.models.net3.training.recover import FOLDS
 from graphlearn.storage.series.sizes import SeriesSizes
 
 IMPORTS = 1.2
@@ -44,6 +43,8 @@ def window(series: SeriesSizes, options: Net3JobOptions) -> Estimate:
 def windows(steps: int, options: Net3JobOptions) -> tuple[int, int, int]:
     """The numbers of windows to train on, of the validation split, and of the test split."""
     if options.task == "recover":
+        from graphlearn.models.net3.training.recover import FOLDS
+
         return steps * (FOLDS if smooth(options) else 1), steps, steps
     train, valid, test = (round(steps * part) for part in options.split)
     return max(0, train - options.window - options.horizon), valid, test
