@@ -61,17 +61,18 @@ class Estimate:
 
     def cpu(self, machine: Machine, device: str = "cpu") -> float | None:
         """CPU seconds on a machine, or seconds on its GPU; None if unknown."""
-        return self._time(machine, machine.cuda if device == "cuda" else machine.gemm)
+        return self._time(machine, machine.cuda if device == "cuda" else machine.gemm, 1.0)
 
-    def time(self, machine: Machine, device: str = "cpu", cores: int = 0) -> float | None:
-        """Seconds from start to end; None if unknown. `cores`: those it may use, by default all that are free."""
-        rate = machine.cuda if device == "cuda" else machine.gemm * (cores or machine.cores)
-        return self._time(machine, rate)
+    def time(self, machine: Machine, device: str = "cpu", threads: int = 0) -> float | None:
+        """Seconds from start to end, next to what else runs; None if unknown. `threads`: 0 for one per core."""
+        threads = threads or machine.cores
+        cpu = machine.gemm * threads * machine.share(threads)
+        return self._time(machine, machine.cuda if device == "cuda" else cpu, machine.share(1))
 
-    def _time(self, machine: Machine, rate: float) -> float | None:
+    def _time(self, machine: Machine, rate: float, share: float) -> float | None:
         if self.seconds is None and self.gemm is None:
             return None
-        return (self.seconds or 0.0) * machine.pace + ((self.gemm or 0.0) / rate if rate else 0.0)
+        return (self.seconds or 0.0) * machine.pace / share + ((self.gemm or 0.0) / rate if rate else 0.0)
 
 
 def _sum(a: float | None, b: float | None) -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -9,7 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from graphlearn.jobs.costs import Costs
-from graphlearn.processors import cores
+from graphlearn.processors import default_threads
 
 REFERENCE = 0.53e-3
 """CPU seconds of the reference machine in `pace`."""
@@ -21,16 +22,21 @@ BASE_MEMORY = 600 << 20
 class Machine:
     """The machine that a plan is timed for.
 
-    `gemm`: multiplications and additions per second of one core in a matrix product. `cores`: those that are free.
-    `pace`: seconds for work that takes the reference machine one. `cuda`: like `gemm`, for its GPU; 0 without one.
-    `costs`: of operators in recent runs.
+    `gemm`: multiplications and additions per second of one core in a matrix product. `cores`: those that this process
+    may use. `load`: threads of other programs per core of the machine. `pace`: seconds for work that takes the
+    reference machine one. `cuda`: like `gemm`, for its GPU; 0 without one. `costs`: of operators in recent runs.
     """
 
     gemm: float
     cores: int = 1
+    load: float = 0.0
     pace: float = 1.0
     cuda: float = 0.0
     costs: Costs = field(default_factory=Costs)
+
+    def share(self, threads: int) -> float:
+        """The share of a core that each of our threads gets, if all threads of the machine get the same."""
+        return 1 / max(1.0, self.load + threads / self.cores)
 
     def device(self, kinds: Sequence[str]) -> str:
         """The first of these kinds of devices that the machine has; the last one if it has none of them."""
@@ -39,7 +45,10 @@ class Machine:
 
 def this_machine() -> Machine:
     """The machine that this process runs on, measured for 30 ms, with the costs of its recent runs."""
-    return Machine(gemm=core_gemm(), cores=cores(), pace=pace(), cuda=cuda_gemm(), costs=Costs.load())
+    load = os.getloadavg()[0] / (os.cpu_count() or 1) if hasattr(os, "getloadavg") else 0.0
+    return Machine(
+        gemm=core_gemm(), cores=default_threads(), load=load, pace=pace(), cuda=cuda_gemm(), costs=Costs.load()
+    )
 
 
 def memory_available() -> int:
