@@ -52,11 +52,24 @@ class PhaseAdvanced(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PhaseFinished(Event):
-    """An operator has finished. `detail` is a one-line summary, for example of what was counted."""
+class PhaseRunning(Event):
+    """A phase has been running for `seconds` and has reported nothing for a while; the plan expected the given time."""
 
     phase: str
     seconds: float
+    expected_seconds: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PhaseFinished(Event):
+    """An operator has finished. `detail` is a one-line summary, for example of what was counted.
+
+    `cpu_seconds`: of all threads of this process, None if unknown.
+    """
+
+    phase: str
+    seconds: float
+    cpu_seconds: float | None = None
     detail: str = ""
 
 

@@ -12,9 +12,10 @@ from graphlearn.events import CheckpointSaved, Emit, Evaluated, Event, JobFinish
 from graphlearn.jobs import checkpoint
 from graphlearn.jobs.execute import Context, Driver, Executor, execute, run_here
 from graphlearn.jobs.family import Sizes
-from graphlearn.jobs.machine import memory_available
+from graphlearn.jobs.machine import memory_available, this_machine
 from graphlearn.jobs.registry import family
 from graphlearn.jobs.request import ModelRequest, ModelResult
+from graphlearn.jobs.train import PUBLISHED
 from graphlearn.storage.artifacts import ArtifactStore
 from graphlearn.storage.interrupt import interruptible, interruption
 from graphlearn.storage.runs import RunFolder, gone
@@ -83,7 +84,7 @@ def create_model(
                     resumed_at=_steps_done(run, fingerprint) if resume is not None else None,
                 )
             )
-            outputs = execute(dataflow, context, keep=("version", "metrics", "counts", "verdict"), executor=executor)
+            outputs = execute(dataflow, context, keep=PUBLISHED, executor=executor, machine=this_machine())
         except BaseException as error:
             raise _ended(error, run, tell, request, started) from error
         seconds = time.perf_counter() - started

@@ -2,25 +2,53 @@
 
 from __future__ import annotations
 
+import os
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
+from graphlearn.jobs.costs import Costs
+from graphlearn.processors import default_threads
+
+REFERENCE = 0.53e-3
+"""CPU seconds of the reference machine in `pace`."""
 BASE_MEMORY = 600 << 20
 """Bytes used by a process that has imported everything."""
 
 
 @dataclass(frozen=True)
 class Machine:
-    """The machine that a plan is timed for. `gemm`: multiplications and additions per second in a matrix product."""
+    """The machine that a plan is timed for.
+
+    `gemm`: multiplications and additions per second of one core in a matrix product. `cores`: those that this process
+    may use. `load`: threads of other programs per core of the machine. `pace`: seconds for work that takes the
+    reference machine one. `cuda`: like `gemm`, for its GPU; 0 without one. `costs`: of operators in recent runs.
+    """
 
     gemm: float
+    cores: int = 1
+    load: float = 0.0
+    pace: float = 1.0
+    cuda: float = 0.0
+    costs: Costs = field(default_factory=Costs)
+
+    def share(self, threads: int) -> float:
+        """The share of a core that each of our threads gets, if all threads of the machine get the same."""
+        return 1 / max(1.0, self.load + threads / self.cores)
+
+    def device(self, kinds: Sequence[str]) -> str:
+        """The first of these kinds of devices that the machine has; the last one if it has none of them."""
+        return next((kind for kind in kinds if kind == "cpu" or (kind == "cuda" and self.cuda)), kinds[-1])
 
 
 def this_machine() -> Machine:
-    """The machine that this process runs on, measured for 50 ms."""
-    return Machine(gemm_flops())
+    """The machine that this process runs on, measured for 30 ms, with the costs of its recent runs."""
+    load = os.getloadavg()[0] / (os.cpu_count() or 1) if hasattr(os, "getloadavg") else 0.0
+    return Machine(
+        gemm=core_gemm(), cores=default_threads(), load=load, pace=pace(), cuda=cuda_gemm(), costs=Costs.load()
+    )
 
 
 def memory_available() -> int:
@@ -38,6 +66,51 @@ def memory_available() -> int:
             continue
         free = min(free, max(0, room))
     return free
+
+
+@lru_cache(maxsize=1)
+def core_gemm() -> float:
+    """Floating point operations per second of a float32 matrix product on one core, as if it had that core alone."""
+    import torch
+
+    from graphlearn.models.core.threads import threads
+
+    a, b = torch.randn(500, 200), torch.randn(200, 500)
+    with threads(1):
+        torch.mm(a, b)
+        started, count = time.thread_time(), 0
+        while time.thread_time() - started < 0.02:
+            torch.mm(a, b)
+            count += 1
+        return count * 2 * 500 * 200 * 500 / (time.thread_time() - started)
+
+
+@lru_cache(maxsize=1)
+def pace() -> float:
+    """Seconds that this machine takes in the interpreter for what takes the reference machine one."""
+
+    def once() -> float:
+        started = time.thread_time()
+        sum(i * i for i in range(20_000))
+        return time.thread_time() - started
+
+    return min(once() for _ in range(5)) / REFERENCE
+
+
+@lru_cache(maxsize=1)
+def cuda_gemm() -> float:
+    """Floating point operations per second of a float32 matrix product on the GPU; 0 without one."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return 0.0
+    a = torch.randn(4096, 4096, device="cuda")
+    float((a @ a)[0, 0])  # reading a result waits for the device
+    started = time.perf_counter()
+    for _ in range(4):
+        a @ a
+    float((a @ a)[0, 0])
+    return 5 * 2 * 4096**3 / (time.perf_counter() - started)
 
 
 @lru_cache(maxsize=1)

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from graphlearn.jobs.execute import Context
     from graphlearn.jobs.loop import Loop
+    from graphlearn.models.core.options import Options
 
 ANYWHERE = Needs(devices=("cuda", "cpu"))
 WEIGHTS = "weights.safetensors"
@@ -54,6 +55,13 @@ class Part(Protocol):
 
     def manifest(self) -> Json:
         """The keys that it adds to the manifest."""
+
+
+def expected_epochs(options: Options) -> int:
+    """Epochs until early stopping, for estimates: the best one tends to come within `patience` evaluations."""
+    if not (options.patience and options.evaluate_every):
+        return options.epochs
+    return min(options.epochs, 2 * options.patience * options.evaluate_every)
 
 
 class Train(Task):
@@ -179,7 +187,8 @@ def pipeline(request: ModelRequest, sizes: Sizes, *, encode: Task, train: Train,
             Operator(name="train", task=train, inputs=last[:1], outputs=last[1:2], reports_itself=True),
             Operator(name="evaluate", task=evaluate, inputs=last[:2], outputs=last[2:]),
             Operator(name="publish", task=publish, inputs=last, outputs=PUBLISHED),
-        ]
+        ],
+        request.options,
     )
 
 

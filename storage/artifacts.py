@@ -47,7 +47,7 @@ class Artifact:
 
 def fold(model: str) -> str:
     """The model name in the form that DuckDB compares: ASCII letters in lower case."""
-    return "".join(c.lower() if c.isascii() else c for c in model)
+    return model.encode("utf-8", "surrogatepass").lower().decode("utf-8", "surrogatepass")  # bytes: ASCII only
 
 
 def folder_name(model: str) -> str:

@@ -19,6 +19,7 @@ from graphlearn.events import (
     Note,
     PhaseAdvanced,
     PhaseFinished,
+    PhaseRunning,
     PhaseStarted,
     Step,
 )
@@ -256,3 +257,62 @@ def test_progress_shows_the_time_left_and_the_age_of_the_checkpoint(
         sink(event)
         sink.close()
         assert end in stream.getvalue()
+
+
+def a_long_preparation() -> list[Event]:
+    """A phase of 100 s that reports nothing but that it runs, and one of 60 s that counts."""
+    start = 1_700_000_000.0
+    beats = [
+        PhaseRunning(time=start + s, phase="prepare", seconds=float(s), expected_seconds=90) for s in range(2, 97, 5)
+    ]
+    counts = [PhaseAdvanced(time=start + 100 + s, phase="evaluate", done=10 * s) for s in range(1, 61)]
+    return [
+        JobStarted(time=start, run="r", model="m", family="net3", folder="/tmp", options={}),
+        PhaseStarted(time=start, phase="prepare"),
+        *beats,
+        PhaseFinished(time=start + 100, phase="prepare", seconds=100.0),
+        PhaseStarted(time=start + 100, phase="evaluate", total=600, unit="triples"),
+        *counts,
+    ]
+
+
+def test_logs_show_that_a_long_phase_runs() -> None:
+    sink, stream = plain()
+    for event in a_long_preparation():
+        sink(event)
+    lines = [line.partition(" m: ")[2] for line in stream.getvalue().splitlines()]
+    assert lines[1] == "prepare is running, 2.00 s so far, about 1 min 30 s expected"
+    assert [line for line in lines if line.startswith("prepare is")][-1].startswith("prepare is running, 1 min")
+    assert "evaluate is running, 20 of 600 triples after 2.00 s" in lines
+    assert not any("600 of 600" in line for line in lines)  # then it is no longer known what is left
+    assert 10 < len(lines) < 25
+
+
+def test_no_bar_is_full_while_its_phase_runs() -> None:
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from graphlearn.sinks.live import bar_column
+
+    def drawn(total: int | None, done: int) -> str:
+        stream = io.StringIO()
+        console = Console(file=stream, width=80, no_color=True)
+        progress = Progress(bar_column(), console=console)
+        progress.add_task("prepare", total=total, completed=done)
+        console.print(progress.make_tasks_table(progress.tasks))
+        return stream.getvalue()
+
+    assert "50%" in drawn(10, 5)
+    for total, done in ((None, 0), (10, 10), (0, 0), (10, 12)):
+        assert "━" not in drawn(total, done)
+        assert "100%" not in drawn(total, done)
+
+
+def test_the_live_view_says_how_long_a_phase_was_expected_to_take() -> None:
+    sink, stream = rich()
+    for event in a_long_preparation()[:4]:
+        sink(event)
+    assert isinstance(sink, sinks.RichSink)
+    assert "expected" in str(sink._bars().tasks[0].fields["amount"])
+    sink.close()
+    assert stream.getvalue()

@@ -12,17 +12,27 @@ from graphlearn.events import (
     Note,
     PhaseAdvanced,
     PhaseFinished,
+    PhaseRunning,
     PhaseStarted,
     Step,
 )
 from graphlearn.jobs.metrics import Metric, metrics_line
-from graphlearn.sinks.sink import EVALUATIONS, TRAINING, epochs_done, finish_line, metrics_of, step_line, when
+from graphlearn.sinks.sink import (
+    EVALUATIONS,
+    TRAINING,
+    epochs_done,
+    expectation,
+    finish_line,
+    metrics_of,
+    step_line,
+    when,
+)
 from graphlearn.text import duration
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
     from rich.live import Live
-    from rich.progress import Progress, TaskID
+    from rich.progress import Progress, ProgressColumn, Task, TaskID
 
 
 class RichSink:
@@ -49,6 +59,8 @@ class RichSink:
                 self._begin(event.phase, event.total, event.unit)
             case PhaseAdvanced():
                 self._advance(event.phase, event.done)
+            case PhaseRunning():
+                self._run(event)
             case PhaseFinished():
                 self._end(event)
             case Step():
@@ -79,12 +91,11 @@ class RichSink:
     def _bars(self) -> Progress:
         if self._progress is None:
             from rich.live import Live
-            from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+            from rich.progress import Progress, TextColumn, TimeElapsedColumn
 
             self._progress = Progress(
                 TextColumn("  {task.description:<10}"),
-                BarColumn(bar_width=30),
-                TaskProgressColumn(),
+                bar_column(),
                 TimeElapsedColumn(),
                 TextColumn("[dim]{task.fields[amount]}[/]"),
                 console=self._console,
@@ -111,6 +122,13 @@ class RichSink:
         if phase not in self._tasks:
             self._begin(phase, None, "")
         self._bars().update(self._tasks[phase], completed=done)
+
+    def _run(self, event: PhaseRunning) -> None:
+        if event.phase not in self._tasks:
+            self._begin(event.phase, None, "")
+        expected = expectation(event)
+        if expected and event.phase != TRAINING:
+            self._bars().update(self._tasks[event.phase], amount=expected)
 
     def _step(self, event: Step) -> None:
         self._training = step_line(event)
@@ -140,6 +158,27 @@ class RichSink:
             self._live.stop()
         self._live = self._progress = None
         self._tasks, self._training, self._evaluation = {}, "", ""
+
+
+def bar_column() -> ProgressColumn:
+    """A column with a bar and a percentage, or with a spinner while nobody knows how much is left.
+
+    A bar without a total would look full on terminals without colours, and so would one whose phase still tidies up.
+    """
+    from rich.progress import BarColumn, ProgressColumn, SpinnerColumn, TaskProgressColumn
+    from rich.table import Table
+
+    bar, percent, spinner = BarColumn(bar_width=30), TaskProgressColumn(), SpinnerColumn()
+
+    class Bar(ProgressColumn):
+        def render(self, task: Task) -> RenderableType:
+            if not task.total or task.completed >= task.total:
+                return spinner.render(task)
+            both = Table.grid(padding=(0, 1))
+            both.add_row(bar.render(task), percent.render(task))
+            return both
+
+    return Bar()
 
 
 def _plain(text: str) -> str:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from graphlearn.events import Evaluated, Event, JobFinished, Step
+from graphlearn.events import Evaluated, Event, JobFinished, PhaseRunning, Step
 from graphlearn.jobs.metrics import Metric
 from graphlearn.jobs.registry import family, is_family
-from graphlearn.text import duration
+from graphlearn.text import duration, human_seconds
 
 TRAINING = "train"  # the phase that Step events belong to
 EVALUATIONS = 2.0  # minimum seconds between evaluation lines during training; short epochs would flood the screen
@@ -41,6 +41,17 @@ def step_line(event: Step) -> str:
     if event.checkpoint_age is not None:
         line += f" · saved {time_since(event.checkpoint_age)}"
     return line
+
+
+def expectation(event: PhaseRunning) -> str:
+    """How long the plan expected a phase to take: `about 30 s expected`; empty if unknown or short."""
+    expected = event.expected_seconds
+    return f"about {human_seconds(expected)} expected" if expected is not None and expected >= 2 else ""
+
+
+def elapsed(event: PhaseRunning) -> str:
+    """How long a phase has been running: `12.0 s so far, about 30 s expected`."""
+    return ", ".join(filter(None, (f"{duration(event.seconds)} so far", expectation(event))))
 
 
 def when(event: Evaluated) -> str:

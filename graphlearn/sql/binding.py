@@ -22,7 +22,7 @@ from graphlearn.errors import (
     UserError,
     did_you_mean,
 )
-from graphlearn.jobs.registry import takes_keys
+from graphlearn.jobs.registry import table_functions, takes_keys
 from graphlearn.sql import engine
 from graphlearn.sql.calls import Call, calls_inside, find_calls
 from graphlearn.sql.diagnose import Fault, around
@@ -292,20 +292,31 @@ class Binder:
         return cursor
 
     def look(self, statement: Statement) -> None:
-        """Before each statement: register the system tables that it names, and save the state for new cursors."""
+        """Before each statement: register the system tables that it names, and save the state for new cursors.
+
+        Only the relation of a table function is read by a cursor of its own, so other statements save no state.
+        """
+        self._state = []
+        if engine.is_aborted(self.connection):
+            return
+        words = {token.value.lower() for token in statement.tokens}
+        self.offer_tables(words)
+        if words & set(table_functions()):
+            self._state = self._settings()
+
+    def _settings(self) -> list[str]:
+        """Statements that give a new cursor the search path, time zone and variables of the user's connection."""
         found: list[str] = []
-        if not engine.is_aborted(self.connection):
-            self.offer_tables(token.value for token in statement.tokens)
-            path = self.connection.execute("SELECT current_setting('search_path')").fetchall()[0][0]
-            if path:
-                found.append(f"SET search_path = {literal(path)}")
-            zone = self.connection.execute("SELECT current_setting('TimeZone')").fetchall()[0][0]
-            found.append(f"SET SESSION TimeZone = {literal(zone)}")
-            variables = self.connection.execute("SELECT name, value, type FROM duckdb_variables()").fetchall()
-            for name, value, type_name in variables:
-                typed = "NULL" if type_name == '"NULL"' else f"{literal(value)}::{type_name}"
-                found.append(f"SET VARIABLE {quoted(name)} = {typed}")
-        self._state = found
+        path = self.connection.execute("SELECT current_setting('search_path')").fetchall()[0][0]
+        if path:
+            found.append(f"SET search_path = {literal(path)}")
+        zone = self.connection.execute("SELECT current_setting('TimeZone')").fetchall()[0][0]
+        found.append(f"SET SESSION TimeZone = {literal(zone)}")
+        variables = self.connection.execute("SELECT name, value, type FROM duckdb_variables()").fetchall()
+        for name, value, type_name in variables:
+            typed = "NULL" if type_name == '"NULL"' else f"{literal(value)}::{type_name}"
+            found.append(f"SET VARIABLE {quoted(name)} = {typed}")
+        return found
 
 
 def set_variable(statement: Passthrough) -> tuple[str, list[Token]]:

@@ -6,6 +6,7 @@ DuckDB's tokenizer is used, so quotes, comments and dollar-quoted strings are re
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -16,8 +17,8 @@ from graphlearn.errors import Place, SqlError
 
 _UNICODE_SPACE = re.compile(r"[\u00a0\u1680\u2000-\u200b\u202f\u205f\u3000\ufeff]")
 _UNUSABLE = re.compile("[\0\ud800-\udfff]")
-_CLOSED_STRING = re.compile(r"(?:[bnxBNX]?'(?:[^']|'')*'|[eE]'(?:[^'\\]|''|\\.)*'|(\$[^$\s]*\$).*\1)", re.DOTALL)
-_CLOSED_NAME = re.compile(r'"(?:[^"]|"")*"', re.DOTALL)
+_CLOSED_STRING = re.compile(r"[bnxBNX]?'(?:[^']++|'')*+'|[eE]'(?:[^'\\]++|''|\\.)*+'|(\$[^$\s]*\$).*\1", re.DOTALL)
+_CLOSED_NAME = re.compile(r'"(?:[^"]++|"")*+"')
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +88,14 @@ class Source:
         elif tokens:
             self._check_closed(tokens[-1])
         return tuple(tokens)
+
+    @cached_property
+    def _starts(self) -> list[int]:
+        return [token.start for token in self.tokens]
+
+    def between(self, start: int, end: int) -> tuple[Token, ...]:
+        """The tokens that begin at `start` or later, and before `end`."""
+        return self.tokens[bisect_left(self._starts, start) : bisect_left(self._starts, end)]
 
     def _check_characters(self) -> None:
         if bad := _UNUSABLE.search(self.text):

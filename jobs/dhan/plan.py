@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from graphlearn.jobs.dataflow import Dataflow, Estimate, Operator
+from graphlearn.jobs.dhan import estimate as cost
 from graphlearn.jobs.dhan.metrics import TABLE
 from graphlearn.jobs.dhan.options import DhanJobOptions, check_names, check_nodes
-from graphlearn.jobs.dhan.sizes import check_paths, edge_flops, edge_text, epoch_time, flops, memory
+from graphlearn.jobs.dhan.sizes import check_paths, edge_flops, edge_text, memory
 from graphlearn.jobs.dhan.tasks import (
+    MEASURED,
     EncodeEdges,
     EncodeNodes,
     EncodePath,
@@ -66,12 +68,13 @@ def plan(request: ModelRequest, sizes: DhanSizes) -> Dataflow:
     options: DhanJobOptions = request.options
     graph = sizes.graph
     target = find_target(graph.roles, options.target)
-    arrays, training, work = graph.bytes, memory(graph, options), flops(graph, options)
+    arrays, training = graph.bytes, memory(graph, options)
     rows = sum(n.rows for n in graph.nodes.values()) + sum(e.edges for e in graph.edges.values())
-    seconds, gemm = epoch_time(graph, options)
 
-    def estimate(**costs: Any) -> Estimate:
-        return Estimate(**costs) if sizes.known else Estimate()
+    def estimate(time: Callable[..., Estimate] | None = None, **costs: Any) -> Estimate:
+        if not sizes.known:
+            return Estimate()
+        return replace(time(graph, options, target) if time else Estimate(), method=_method(options, target), **costs)
 
     scan = Operator(
         name="scan",
@@ -100,7 +103,7 @@ def plan(request: ModelRequest, sizes: DhanSizes) -> Dataflow:
                     "baselines: MLP and the simplest guess",
                 ]
             ),
-            estimate=estimate(memory=BASE_MEMORY + 3 * arrays + training, seconds=1 + 30 * arrays / 1e9),
+            estimate=estimate(cost.preparation, memory=BASE_MEMORY + 3 * arrays + training),
         ),
         Operator(
             name="train",
@@ -109,13 +112,7 @@ def plan(request: ModelRequest, sizes: DhanSizes) -> Dataflow:
             outputs=("trained",),
             reports_itself=True,
             detail=f"dhan, {_learns(options, target)}, at most {options.epochs} epochs",
-            estimate=estimate(
-                rows=options.epochs * rows,
-                flops=options.epochs * work,
-                memory=BASE_MEMORY + 2 * arrays + training,
-                seconds=options.epochs * seconds,
-                gemm=options.epochs * gemm,
-            ),
+            estimate=estimate(cost.training, rows=options.epochs * rows, memory=BASE_MEMORY + 2 * arrays + training),
         ),
         Operator(
             name="evaluate",
@@ -125,11 +122,9 @@ def plan(request: ModelRequest, sizes: DhanSizes) -> Dataflow:
             reports_itself=True,
             detail="macro-F1 and micro-F1, MRR or NMI, compared with the baselines",
             estimate=estimate(
+                lambda *known: cost.evaluation(*known) * len(MEASURED),
                 rows=rows,
-                flops=work / 3,
                 memory=BASE_MEMORY + 2 * arrays + training,
-                seconds=seconds / 3,
-                gemm=gemm / 3,
             ),
         ),
         Operator(
@@ -147,7 +142,13 @@ def plan(request: ModelRequest, sizes: DhanSizes) -> Dataflow:
             estimate=estimate(bytes=arrays, memory=BASE_MEMORY + 2 * arrays, seconds=arrays / 3e8),
         ),
     ]
-    return Dataflow([scan, *encode, *rest])
+    return Dataflow([scan, *encode, *rest], options)
+
+
+def _method(options: DhanJobOptions, target: Target) -> str:
+    """What is learnt, and how: tasks and sampling differ in cost."""
+    learnt = "embeddings" if options.target is None else "links" if target.edges else "classes"
+    return f"{learnt}, sampled" if options.fanout else learnt
 
 
 def _nodes(request: ModelRequest, graph: GraphSizes, target: Target, estimate: Estimator) -> Iterator[Operator]:
@@ -241,8 +242,8 @@ def _knn(options: DhanJobOptions, graph: GraphSizes, target: Target) -> Iterator
     size = graph.nodes.get(target.node or "", NodeSize())
     if options.target is None or target.edges or not options.knn or not graph.known or not size.dense + size.sparse:
         return
-    cost = comparisons(size.rows, size.dense, size.ones)
-    if cost > COMPARISONS:
-        yield f"too many nodes for a knn relation ({cost / 1e9:,.0f} G multiplications)"
+    work = comparisons(size.rows, size.dense, size.ones)
+    if work > COMPARISONS:
+        yield f"too many nodes for a knn relation ({work / 1e9:,.0f} G multiplications)"
     else:
-        yield f"knn relation of {options.knn} neighbours per node ({cost / 1e9:,.2f} G multiplications)"
+        yield f"knn relation of {options.knn} neighbours per node ({work / 1e9:,.2f} G multiplications)"

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from graphlearn.jobs.dataflow import Dataflow, Estimate, Operator
 from graphlearn.jobs.family import Sizes
+from graphlearn.jobs.kge import estimate as cost
 from graphlearn.jobs.kge.metrics import TABLE
 from graphlearn.jobs.kge.tasks import (
     EVALUATION_MEMORY,
@@ -36,12 +37,16 @@ STATE = {"adagrad": 1.0, "row_adagrad": 0.01, "row_adam": 1.01}
 
 @dataclass(frozen=True, kw_only=True)
 class KgeSizes(Sizes):
-    """Rows of the query and of its train split, approximate numbers of entities and relations."""
+    """Rows of the query and of its train split, approximate numbers of entities, relations and distinct queries.
+
+    A query asks for the heads of a relation and tail, or for the tails of a head and relation.
+    """
 
     rows: int
     entities: int
     relations: int
     train: int
+    queries: int
 
 
 def measure(cursor: duckdb.DuckDBPyConnection, request: ModelRequest) -> KgeSizes:
@@ -57,14 +62,18 @@ def measure(cursor: duckdb.DuckDBPyConnection, request: ModelRequest) -> KgeSize
         "relation": f"[{quoted(str(relation))}, NULL]",
         "hashed": f"[{row_hash(columns)}, NULL]",
         "is_train": f"[{is_train}, NULL]",
+        "query": f"[hash({quoted(str(head))}, {quoted(str(relation))}), "
+        f"hash({quoted(str(relation))}, {quoted(str(tail))}, 0)]",
     }
     unnested = ", ".join(f"unnest({values}) AS {name}" for name, values in pairs.items())
     counts = (
         "count(hashed), bit_xor(hashed), sum(hashed), approx_count_distinct(key), approx_count_distinct(relation), "
-        "count(*) FILTER (is_train)"
+        "count(*) FILTER (is_train), approx_count_distinct(query)"
     )
     query = f"SELECT {counts} FROM (SELECT {unnested} FROM {subquery(sql)})"
-    rows, xor, total, entities, relations, train = interruptible(cursor, lambda: cursor.execute(query).fetchall())[0]
+    rows, xor, total, entities, relations, train, queries = interruptible(
+        cursor, lambda: cursor.execute(query).fetchall()
+    )[0]
     if split is None:
         train = int(rows * (1 - options.valid_fraction - options.test_fraction))
     return KgeSizes(
@@ -74,6 +83,7 @@ def measure(cursor: duckdb.DuckDBPyConnection, request: ModelRequest) -> KgeSize
         entities=int(entities or 0),
         relations=int(relations or 0),
         train=int(train),
+        queries=int((queries or 0) * train / max(1, rows)),
     )
 
 
@@ -85,20 +95,20 @@ def plan(request: ModelRequest, sizes: KgeSizes) -> Dataflow:
     rows, entities = sizes.rows, sizes.entities
     table_rows = sizes.relations * (2 if options.reciprocal else 1)
     weights = 4 * (entities * scorer.entity_width + table_rows * scorer.relation_width)
-    queries = sizes.train * (2 if options.sides == "both" else 1)
-    flops = 3.0 * queries * (options.negatives or entities) * scorer.flops_per_score() * options.epochs
+    examples = sizes.train * (2 if options.sides == "both" else 1)
+    queries = min(examples, sizes.queries) if options.negatives == 0 else examples
     chunks = -(-options.batch_size // options.chunk_size)
     buffers = 4 * scorer.entity_width * (2 * options.batch_size + chunks * options.negatives)
     if options.negatives == 0:
         buffers += 2 * 4 * options.batch_size * entities + 2 * weights
     held = (rows - sizes.train) or 1
     known = 40 * rows
-    share = 0.5 if scorer.similarity.pair_kernel is None else 0.15  # relative to the speed of a matrix product
-    evaluation = 2.0 * held * entities * scorer.flops_per_score()
+    training = cost.training(scorer, queries=queries, valid=held // 2, entities=entities)
+    evaluation = cost.ranking(scorer, held, entities)
     fingerprint = request.fingerprint(sizes.fingerprints)
 
-    def estimate(**costs: Any) -> Estimate:
-        return Estimate(**costs) if sizes.known else Estimate()
+    def estimate(time: Estimate | None = None, **costs: Any) -> Estimate:
+        return replace(time or Estimate(), method=family, **costs) if sizes.known else Estimate()
 
     size = f", {human_bytes(weights)} of weights, {options.epochs} epochs" if sizes.known else ""
     return Dataflow(
@@ -139,13 +149,12 @@ def plan(request: ModelRequest, sizes: KgeSizes) -> Dataflow:
                 detail=f"{family}{size}",
                 advice="lower dim, or use optimizer = 'row_adagrad' (one number of state per row) or a larger machine",
                 estimate=estimate(
+                    training,
                     rows=queries * options.epochs,
                     bytes=weights,
-                    flops=flops,
                     memory=int(
                         BASE_MEMORY + weights + STATE[options.optimizer] * weights + buffers + known + EVALUATION_MEMORY
                     ),
-                    gemm=flops / share,
                 ),
             ),
             Operator(
@@ -156,10 +165,9 @@ def plan(request: ModelRequest, sizes: KgeSizes) -> Dataflow:
                 detail="filtered ranking of both sides among all entities, ties at their mean rank",
                 reports_itself=True,
                 estimate=estimate(
+                    evaluation,
                     rows=2 * held,
-                    flops=evaluation,
                     memory=int(BASE_MEMORY + weights + known + EVALUATION_MEMORY),
-                    gemm=evaluation / share,
                 ),
             ),
             Operator(
@@ -170,5 +178,6 @@ def plan(request: ModelRequest, sizes: KgeSizes) -> Dataflow:
                 detail=f"model {request.name}",
                 estimate=estimate(rows=entities + table_rows, bytes=weights + rows * 6, seconds=weights / 5e8),
             ),
-        ]
+        ],
+        options,
     )

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from graphlearn.jobs.dataflow import Dataflow, Estimate, Operator
 from graphlearn.jobs.family import Sizes
 from graphlearn.jobs.machine import BASE_MEMORY
+from graphlearn.jobs.net3 import estimate as cost
 from graphlearn.jobs.net3.options import Net3JobOptions, check_modes, resolve_columns
 from graphlearn.jobs.net3.tasks import (
     TABLE,
@@ -66,21 +67,19 @@ def plan(request: ModelRequest, sizes: Net3Sizes) -> Dataflow:
     rows, steps, array = series.rows, series.steps, series.bytes
     cells = series.cells // max(1, steps)
     recover = options.task == "recover"
-    windows = max(0, steps if recover else round(steps * options.split[0]) - options.window)
+    windows, *_ = cost.windows(steps, options)
     length = 2 * options.window + 1 if recover else options.window
-    width = sum(min(options.core_limit, int(options.core * n) + 1) for n in series.modes.values())
-    flops_window = 6.0 * length * cells * options.dim * (2 * options.dim + 2 * width + 16)
-    training = windows * flops_window * options.epochs
-    evaluation = steps * flops_window / 3
-    share = 0.15  # of the speed of a matrix product
     batch = 4 * options.batch_size * length * cells * options.dim * 12
     copies = 8 if recover and options.recovery == "smooth" else 1
     advice = "choose a longer freq, fewer keys, a smaller dim or batch_size, or a larger machine"
 
-    def estimate(**costs: Any) -> Estimate:
+    def estimate(time: Estimate | None = None, **costs: Any) -> Estimate:
         if not sizes.known:
             return Estimate()
-        return Estimate(**{name: min(cost, LARGEST) if isinstance(cost, int) else cost for name, cost in costs.items()})
+        bounded: dict[str, Any] = {
+            k: min(cost, LARGEST) if isinstance(cost, int) else cost for k, cost in costs.items()
+        }
+        return replace(time or Estimate(), method=options.task, **bounded)
 
     return Dataflow(
         [
@@ -117,9 +116,7 @@ def plan(request: ModelRequest, sizes: Net3Sizes) -> Dataflow:
                 outputs=("training", "baselines"),
                 detail="scale, seasonal means, linear AR; last value, seasonal naive and the other baselines",
                 advice=advice,
-                estimate=estimate(
-                    memory=BASE_MEMORY + copies * array + 2 * batch, seconds=max(0.2, array * copies / 2e7)
-                ),
+                estimate=estimate(cost.preparation(series, options), memory=BASE_MEMORY + copies * array + 2 * batch),
             ),
             Operator(
                 name="train",
@@ -130,10 +127,9 @@ def plan(request: ModelRequest, sizes: Net3Sizes) -> Dataflow:
                 detail=f"net3, {options.task}, window {options.window}, {options.epochs} epochs at most",
                 advice=advice,
                 estimate=estimate(
+                    cost.training(series, options),
                     rows=windows * options.epochs,
-                    flops=training,
                     memory=BASE_MEMORY + copies * array + batch,
-                    gemm=training / share,
                 ),
             ),
             Operator(
@@ -145,10 +141,9 @@ def plan(request: ModelRequest, sizes: Net3Sizes) -> Dataflow:
                 detail=protocol(options),
                 advice=advice,
                 estimate=estimate(
+                    cost.evaluation(series, options),
                     rows=steps,
-                    flops=evaluation,
                     memory=BASE_MEMORY + (copies + recover) * array + batch,
-                    gemm=evaluation / share,
                 ),
             ),
             Operator(
@@ -165,5 +160,6 @@ def plan(request: ModelRequest, sizes: Net3Sizes) -> Dataflow:
                 advice=advice,
                 estimate=estimate(bytes=array, memory=BASE_MEMORY + copies * array, seconds=array / 5e8),
             ),
-        ]
+        ],
+        options,
     )

@@ -1,0 +1,207 @@
+"""Measured costs: what is stored, what is ignored, and how they correct the estimates of a plan."""
+
+from __future__ import annotations
+
+import json
+import threading
+from pathlib import Path
+
+import pytest
+
+from cases.jobs import request, workspace
+from graphlearn.events import Event, PhaseFinished, PhaseRunning
+from graphlearn.jobs.costs import KEYS, LARGEST_FILE, PAIRS, Costs
+from graphlearn.jobs.create import create_model
+from graphlearn.jobs.dataflow import Dataflow, Estimate, Needs, Operator, Task
+from graphlearn.jobs.execute import Context, execute
+from graphlearn.jobs.heartbeat import Heartbeat
+from graphlearn.jobs.machine import Machine
+from graphlearn.jobs.train import expected_epochs
+from graphlearn.models.core.options import Options
+
+
+@pytest.fixture
+def stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The file of this machine's costs, in an empty cache folder."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    path = Costs.load().path
+    assert path is not None
+    assert path.is_relative_to(tmp_path)
+    return path
+
+
+class Nothing(Task):
+    """A task that may run on a GPU and does nothing."""
+
+    needs = Needs(devices=("cuda", "cpu"))
+
+    def run(self, data: dict[str, object], context: Context) -> dict[str, object]:  # noqa: ARG002
+        return {"nothing": None}
+
+
+def flow(options: Options | None = None, **costs: float) -> Dataflow:
+    """A plan of one operator with this estimate."""
+    return Dataflow([Operator(name="work", task=Nothing(), outputs=("nothing",), estimate=Estimate(**costs))], options)
+
+
+def test_the_median_of_the_nearest_runs_corrects_an_estimate(stored: Path) -> None:
+    costs = Costs.load()
+    assert costs.factor("train", 10.0) == (1.0, 0)
+    for estimated, measured in [(1, 5), (1, 5), (100, 200), (100, 9000), (100, 200), (90, 180), (110, 220)]:
+        costs.add("train", estimated, measured)
+    costs.add("other", 1, 50)
+    assert Costs.load().factor("train", 100.0) == (pytest.approx(2), 5)
+    assert Costs.load().factor("train", 1.0)[0] == pytest.approx(5, rel=0.7)
+    assert Costs.load().factor("other", 3.0) == (pytest.approx(50), 1)
+    assert costs.factor("train", 100.0) == (1.0, 0)  # a plan is made with what was known when it began
+
+
+def test_a_file_keeps_a_bounded_number_of_the_newest_pairs(stored: Path) -> None:
+    costs = Costs.load()
+    for n in range(1, PAIRS + 5):
+        costs.add("train", 1.0, float(n))
+    assert [measured for _, measured in Costs.load().pairs["train"]] == [float(n) for n in range(5, PAIRS + 5)]
+    stored.write_text(json.dumps({"format": 1, "pairs": {f"k{n}": [[1, 2]] for n in range(2 * KEYS)}}))
+    costs.add("train", 1.0, 1.0)
+    assert len(Costs.load().pairs) == KEYS
+    assert "train" in Costs.load().pairs
+
+
+def test_a_key_gets_no_pairs_that_are_noise(stored: Path) -> None:
+    Costs.load().add("scan", 0.001, 0.01)
+    assert not stored.exists()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\xff\x00",
+        b"[]",
+        b"null",
+        b'{"format": 1}',
+        b'{"format": 1, "pairs": []}',
+        b'{"format": 2, "pairs": {"train": [[1, 2]]}}',
+        b'{"format": 1, "pairs": {"train": 3}}',
+        b'{"format": 1, "pairs": {"train": [[1], [1, 2, 3], ["1", 2], [true, 1], [0, 1], [1, NaN], [-1, 2], null]}}',
+        b'{"format": 1, "pairs": {"train": [[1, 1e999], [1e-300, 1]]}}',
+        b"[" * 100_000,
+        b'{"format": 1, "pairs": {"' + b"x" * LARGEST_FILE + b'": [[1, 2]]}}',
+    ],
+)
+def test_a_file_with_anything_else_is_ignored_and_replaced(stored: Path, content: bytes) -> None:
+    stored.parent.mkdir(parents=True)
+    stored.write_bytes(content)
+    costs = Costs.load()
+    assert costs.factor("train", 1.0) == (1.0, 0)
+    costs.add("train", 1.0, 2.0)
+    assert Costs.load().factor("train", 1.0) == (pytest.approx(2), 1)
+
+
+def test_no_correction_exceeds_its_bound(stored: Path) -> None:
+    Costs.load().add("train", 1e-6, 1e6)
+    assert Costs.load().factor("train", 1.0)[0] == 100
+
+
+def test_a_folder_that_cannot_be_written_changes_nothing(stored: Path) -> None:
+    stored.parent.write_text("a file where the folder should be")
+    costs = Costs.load()
+    costs.add("train", 1.0, 2.0)
+    assert Costs.load().pairs == {}
+
+
+def test_a_run_records_its_operators_and_the_next_plan_uses_them(stored: Path, tmp_path: Path) -> None:
+    plan, seen = flow(seconds=1e-3), list[Event]()
+    machine = Machine(1e9, costs=Costs.load())
+    context = Context(emit=seen.append, run="r", folder=tmp_path)
+    key = plan.operators[0].kind("cpu")
+    execute(plan, context, machine=machine)
+    machine.costs.add(key, 1e-3, 0.1)
+    row = plan.table(Machine(1e9, costs=Costs.load())).to_pylist()[0]
+    assert (row["cpu_seconds"], row["seconds"], row["runs"]) == (pytest.approx(0.1), pytest.approx(0.1), 1)
+    (finished,) = [event for event in seen if isinstance(event, PhaseFinished)]
+    assert finished.cpu_seconds is not None
+
+
+def test_training_leaves_measured_costs_and_a_resumed_run_does_not(
+    stored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    added: list[str] = []
+    monkeypatch.setattr(Costs, "add", lambda self, key, estimated, measured: added.append(key))
+    with workspace(tmp_path) as opened:
+        create_model(opened, request(), emit=lambda _: None)
+    assert any("TrainKge" in key and "complex" in key and key.endswith("cpu") for key in added)
+    added.clear()
+    context = Context(emit=lambda _: None, run="r", folder=tmp_path, resume=True)
+    execute(flow(seconds=5.0), context, machine=Machine(1e9))
+    assert added == []
+
+
+def test_a_plan_names_the_device_that_the_machine_has() -> None:
+    def device(machine: Machine, options: Options | None = None) -> str:
+        return str(flow(options, seconds=1.0).table(machine)["device"][0])
+
+    assert device(Machine(1e9)) == "cpu"
+    assert device(Machine(1e9, cuda=1e13)) == "cuda"
+    assert device(Machine(1e9, cuda=1e13), Options(device="cpu")) == "cpu"
+    assert "cuda" not in flow(seconds=1.0).text(Machine(1e9))
+
+
+def test_arithmetic_is_shared_by_cores_and_all_waits_for_other_programs() -> None:
+    def seconds(machine: Machine, threads: int = 0) -> float:
+        plan = flow(Options(threads=threads), seconds=1.0, gemm=8e9)
+        found = plan.cost(plan.operators[0], machine)
+        assert found.cpu_seconds == 9.0
+        assert found.seconds is not None
+        return found.seconds
+
+    assert seconds(Machine(1e9)) == 9
+    assert seconds(Machine(1e9, cores=4)) == 3
+    assert seconds(Machine(1e9, cores=4), threads=1) == 9
+    assert seconds(Machine(1e9, cores=4, load=3.0)) > 2.5 * seconds(Machine(1e9, cores=4))
+
+
+def test_a_slower_machine_needs_longer_for_all_parts() -> None:
+    estimate = Estimate(seconds=1.0, gemm=1e9)
+    assert estimate.cpu(Machine(1e9)) == 2
+    assert estimate.cpu(Machine(0.5e9, pace=2.0)) == 4
+    assert (estimate * 3 + estimate).cpu(Machine(1e9)) == 8
+    assert (Estimate() + Estimate()).cpu(Machine(1e9)) is None
+
+
+def test_early_stopping_is_expected() -> None:
+    assert expected_epochs(Options(epochs=50, patience=0)) == 50
+    assert expected_epochs(Options(epochs=50, patience=5)) == 10
+    assert expected_epochs(Options(epochs=5, patience=5)) == 5
+
+
+def test_a_silent_phase_reports_that_it_runs() -> None:
+    beaten = threading.Event()
+    seen: list[Event] = []
+
+    def emit(event: Event) -> None:
+        seen.append(event)
+        beaten.set()
+
+    heartbeat = Heartbeat(emit, first=0.01, every=0.01)
+    with heartbeat.phase("prepare", 30.0):
+        assert beaten.wait(30)
+    count = len(seen)
+    assert all(isinstance(event, PhaseRunning) and event.phase == "prepare" for event in seen)
+    assert {event.expected_seconds for event in seen if isinstance(event, PhaseRunning)} == {30.0}
+    assert not [thread for thread in threading.enumerate() if thread.name == "heartbeat"]
+    assert len(seen) == count
+
+
+def test_events_that_cannot_be_recorded_fail_the_phase_and_not_the_heartbeat() -> None:
+    called = threading.Event()
+
+    def emit(event: Event) -> None:
+        called.set()
+        raise OSError("the disk is full")
+
+    heartbeat = Heartbeat(emit, first=0.01)
+    with heartbeat.phase("prepare", None):
+        assert called.wait(30)
+    with pytest.raises(OSError, match="full"):
+        heartbeat.emit(PhaseRunning(phase="prepare", seconds=1.0))
