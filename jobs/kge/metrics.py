@@ -13,7 +13,7 @@ from graphlearn.storage.dictionary import Dictionary
 from graphlearn.types import Side
 
 if TYPE_CHECKING:
-    from graphlearn.models.kge.ranks import Ranks
+    from graphlearn.models.core.ranks import Ranks
 
 
 METRICS = (
