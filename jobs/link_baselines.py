@@ -16,7 +16,7 @@ import numpy as np
 from graphlearn.jobs.budget import Budget
 from graphlearn.jobs.link_scores import Graph, Ints, Popularity, RuleScorer, RuleSettings
 from graphlearn.models.core.known import KnownAnswers
-from graphlearn.models.core.ranking import filtered_ranks
+from graphlearn.models.core.ranking import RankArray, filtered_ranks
 from graphlearn.models.core.ranks import Ranks
 from graphlearn.storage.triples.rules import mine_rules
 from graphlearn.types import BoolArray, FloatArray, IdArray, Side, Triples
@@ -92,19 +92,23 @@ def link_baselines(
     if seconds < LEAST:
         budget.cut("rules were not mined")
     else:
-        rules = mine_rules(
-            task.train,
-            task.n_relations,
-            rows=_rounded(ROWS * seconds),
-            seed=seed,
-            threads=threads,
-            progress=lambda done: progress(MINING * done / 3),
-        )
-        for sentence in rules.cuts:
-            budget.cut(sentence)
-        if len(rules):
-            scorer = tune(task, RuleScorer(graph, rules, popularity, settings), budget, seed)
-            methods[RULES], settings = scorer, scorer.settings
+        try:
+            rules = mine_rules(
+                task.train,
+                task.n_relations,
+                rows=_rounded(ROWS * seconds),
+                seed=seed,
+                threads=threads,
+                progress=lambda done: progress(MINING * done / 3),
+            )
+        except MemoryError:
+            budget.cut("rules were not mined, as they do not fit in memory")
+        else:
+            for sentence in rules.cuts:
+                budget.cut(sentence)
+            if len(rules):
+                scorer = tune(task, RuleScorer(graph, rules, popularity, settings), budget, seed)
+                methods[RULES], settings = scorer, scorer.settings
     progress(TUNING)
     order = np.random.default_rng([seed, 5]).permutation(len(task.test))
     found: dict[str, list[Ranks]] = {name: [] for name in methods}
@@ -155,7 +159,7 @@ def _alternatives(settings: RuleSettings) -> Iterator[Callable[[RuleSettings], R
 def rank(scorer: Scorer, triples: Triples, task: LinkTask) -> Ranks:
     """Filtered ranks of both ends of each triple; see `models.core.ranking`."""
     size = max(1, min(QUERIES, SCORES // (8 * task.n_entities)))
-    found: dict[Side, tuple[FloatArray, FloatArray]] = {}
+    found: dict[Side, tuple[RankArray, RankArray]] = {}
     for side in Side:
         tail = side is Side.TAIL
         anchors, targets = (triples.heads, triples.tails) if tail else (triples.tails, triples.heads)

@@ -13,7 +13,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from graphlearn.storage.triples.rules import COUNTS, Rules
+from graphlearn.storage.triples.rules import Rules
 from graphlearn.types import FloatArray, Triples
 
 Ints: TypeAlias = npt.NDArray[np.int64]
@@ -26,7 +26,7 @@ class Groups:
         """Group values by code. shape: [n] each"""
         order = np.lexsort((values, codes))
         codes, self.values = codes[order], values[order]
-        first = np.flatnonzero(np.r_[True, codes[1:] != codes[:-1]]) if len(codes) else np.empty(0, np.int64)
+        first = np.flatnonzero(_changes(codes))
         self.codes, self.starts = codes[first], np.append(first, len(codes))
 
     @property
@@ -112,17 +112,10 @@ def dense(rows: Ints, *keys: npt.NDArray[np.generic]) -> Ints:
     shape: [n] each -> [n]
     """
     order = np.lexsort((*reversed(keys), rows))
-    fresh = np.ones(len(rows), np.bool_)
-    for key in (rows, *keys):
-        if key is rows:
-            fresh[1:] = key[order][1:] != key[order][:-1]
-            begins = np.flatnonzero(fresh)
-        else:
-            fresh[1:] |= key[order][1:] != key[order][:-1]
-    level = np.cumsum(fresh)
+    begins = _changes(rows[order])
+    level = np.cumsum(np.logical_or.reduce([begins, *(_changes(key[order]) for key in keys)]))
     found = np.empty(len(rows), np.int64)
-    if len(rows):
-        found[order] = level - np.repeat(level[begins], np.diff(np.append(begins, len(rows)))) + 1
+    found[order] = level - np.maximum.accumulate(np.where(begins, level, 0)) + 1
     return found
 
 
@@ -132,8 +125,9 @@ class RuleSettings:
 
     `aggregation`: maximum takes the confidence of the best rule that predicts a candidate, and breaks ties by the
     second and third best; noisy_or is 1 minus the product of (1 - confidence) of all rules. The confidence of a rule is
-    support / (body + pessimism), where the pessimism is multiplied by support / seen. `popularity` breaks the remaining ties and orders candidates without a rule.
-    `groundings`: instances of rules that are followed per query and kind of rule, those of the strongest rules first.
+    support / (body + pessimism); where the support was counted on a sample, the pessimism grows by support / seen.
+    `popularity` breaks the remaining ties and orders candidates without a rule. `groundings`: instances of rules that
+    are followed per query and kind of rule, those of the strongest rules first.
     """
 
     aggregation: Literal["maximum", "noisy_or"] = "maximum"
@@ -160,7 +154,7 @@ class RuleScorer:
         heads = np.concatenate([head, head + R, constants.heads[kept]])
         support, body, seen = (
             np.concatenate([a[kept_paths], a[kept_paths], b[kept]])
-            for a, b in ((getattr(paths, name), getattr(constants, name)) for name in COUNTS)
+            for a, b in ((getattr(paths, name), getattr(constants, name)) for name in ("support", "body", "seen"))
         )
         confidence = np.minimum(support / (body + settings.pessimism * support / seen), 1 - 1e-9)
         # rules of a relation by descending confidence; `place`: in this order, `level`: equal for equal confidences
@@ -202,17 +196,15 @@ class RuleScorer:
     def scores(self, anchors: Ints, relations: Ints) -> FloatArray:
         """The scores of all candidates; 0 or their popularity if no rule predicts them. shape: [B], [B] -> [B, E]"""
         B, E = len(anchors), self.graph.E
-        if self.settings.popularity:
-            out = self.popularity.scores(anchors, relations)
-        else:
-            out = np.zeros((B, E), np.float32)
+        popular = self.settings.popularity
+        out = self.popularity.scores(anchors, relations) if popular else np.zeros((B, E), np.float32)
         found = [self._paths(anchors, relations), self._constants(anchors, relations)]
         rows, places, answers = (np.concatenate(parts) for parts in zip(*found, strict=True))
         keep = answers != anchors[rows]
         codes = np.sort((rows[keep] * E + answers[keep]) * self.most + places[keep])
-        codes = codes[np.r_[True, codes[1:] != codes[:-1]]] if len(codes) else codes
+        codes = codes[_changes(codes)]
         pairs, places = codes // self.most, codes % self.most
-        starts = np.flatnonzero(np.r_[True, pairs[1:] != pairs[:-1]]) if len(pairs) else np.empty(0, np.int64)
+        starts = np.flatnonzero(_changes(pairs))
         rows, answers = pairs[starts] // E, pairs[starts] % E
         at = self.offsets[relations[pairs // E]] + places
         keys: list[npt.NDArray[np.generic]] = [out[rows, answers]]
@@ -274,11 +266,17 @@ class RuleScorer:
         rows, places = kept // self.most, kept % self.most
         return rows, places, self.constants[self.offsets[relations[rows]] + places]
 
-
     def _strongest(self, rows: Ints, rule: Ints, group: Ints, sizes: Ints) -> tuple[Ints, Ints, Ints]:
         """The first items of each row, which are ordered by row and rule, with at most `groundings` together."""
         keep = _running(rows, sizes) <= self.settings.groundings
         return rows[keep], rule[keep], group[keep]
+
+
+def _changes(values: npt.NDArray[np.generic]) -> npt.NDArray[np.bool_]:
+    """Where a value differs from the one before; the first one does. shape: [n] -> [n]"""
+    found = np.ones(len(values), np.bool_)
+    found[1:] = values[1:] != values[:-1]
+    return found
 
 
 def _found(rows: Ints, rule: Ints, group: Ints) -> tuple[Ints, Ints, Ints]:
@@ -289,6 +287,6 @@ def _found(rows: Ints, rule: Ints, group: Ints) -> tuple[Ints, Ints, Ints]:
 def _running(rows: Ints, sizes: Ints) -> Ints:
     """The sum of sizes within each row so far. shape: rows (ascending), sizes: [n] -> [n]"""
     total = np.cumsum(sizes)
-    begins = np.flatnonzero(np.r_[True, rows[1:] != rows[:-1]]) if len(rows) else np.empty(0, np.int64)
+    begins = np.flatnonzero(_changes(rows))
     before = (total - sizes)[begins]
     return total - np.repeat(before, np.diff(np.append(begins, len(rows))))

@@ -87,6 +87,8 @@ class Loop(ABC):
     """Trains a model, with validation, and with checkpoints in `folder`. `unit`: the name of its training examples."""
 
     unit: str
+    examples_per_unit: int = 1
+    """Speeds are in units per second; losses are means per example."""
     diverged_help: ClassVar[str] = "lower learning_rate (now {:g})"
 
     def __init__(self, options: LoopOptions, folder: Path, run_id: str, emit: Emit) -> None:
@@ -214,7 +216,7 @@ class Loop(ABC):
                 step=p.step,
                 steps=steps,
                 loss=p.loss_sum / max(1, p.loss_count),
-                examples_per_second=speed,
+                examples_per_second=speed / self.examples_per_unit,
                 unit=self.unit,
                 eta_seconds=left,
                 epoch_done=done,

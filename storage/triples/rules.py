@@ -17,12 +17,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import duckdb
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from graphlearn.processors import default_threads
 from graphlearn.storage.interrupt import interruptible
 from graphlearn.types import DoubleArray, IdArray, Triples
 
@@ -32,7 +34,6 @@ CHUNK = 8_000_000
 """Rows of a join at once, to stay below that."""
 SUPPORT_ROWS, CONSTANT_ROWS = 4, 15
 """How many rows the joins that count support, and pairs of attributes, may have for each row of the join of paths."""
-COUNTS = ("support", "body", "seen")
 STARTS = 64
 """Paths of a rule are followed from about this many entities at least."""
 
@@ -102,52 +103,56 @@ def mine_rules(
     """Mine the rules with a minimum of support and of confidence (support / body).
 
     `min_support` and `min_constant_support` apply to `seen`. `rows`: how many rows the join of paths may have, above
-    which it is sampled; cheaper joins may have more of them. `threads`: 0 takes all cores. `progress` gets the number
-    of joins done so far, of three.
+    which it is sampled; cheaper joins may have more of them. `threads`: 0 takes all cores that this process may use. `progress` gets the number
+    of joins done so far, of three. Raises MemoryError if a join does not fit in MEMORY.
     """
     with duckdb.connect() as connection:
-        connection.execute(f"SET memory_limit = '{MEMORY}B'; SET temp_directory = ''; SET enable_external_access = false")
-        if threads:
-            connection.execute(f"SET threads = {threads}")
-        miner = _Miner(connection, train, n_relations, rows, seed)
+        connection.execute(f"SET memory_limit = '{MEMORY}B'; SET threads = {threads or default_threads()}")
+        connection.execute("SET temp_directory = ''; SET enable_external_access = false")
+
+        miner = _Miner(connection, n_relations, rows, seed)
         steps: list[Callable[[], object]] = [
+            lambda: miner.load(train),
             lambda: miner.count_support(min_support),
             lambda: miner.count_bodies(min_confidence),
             lambda: miner.find_constants(min_constant_support, min_confidence),
         ]
-
-        def work() -> None:
-            for done, step in enumerate(steps, 1):
-                step()
+        try:
+            for done, step in enumerate(steps):
+                interruptible(connection, step)
                 if progress is not None:
                     progress(done)
-
-        interruptible(connection, work)
-        return Rules(n_relations, miner.paths(min_confidence), miner.constants(), tuple(miner.cuts))
+            return Rules(n_relations, miner.paths(min_confidence), miner.constants(), tuple(miner.cuts))
+        except duckdb.OutOfMemoryException as error:
+            raise MemoryError(str(error)) from error
 
 
 class _Miner:
     """The tables of a mining connection.
 
     edges (rel, a, b): each triple in both directions.   ends (a, rel, n): edges of each entity and directed relation.
-    found (r, p, q, support, seen): path rules.   bodies (p, q, body).   attributes (id, rel, value, n): bodies of constant
-    rules, which hold for n entities.
+    found (r, p, q, support, seen): path rules of length 2.   bodies (p, q, body).   attributes (id, rel, value, n):
+    bodies of constant rules, which hold for n entities.   traits (a, id, rel, head): the attributes of each entity, and
+    whether they can be a rule's left side.
     """
 
-    def __init__(
-        self, connection: duckdb.DuckDBPyConnection, train: Triples, n_relations: int, rows: float, seed: int
-    ) -> None:
+    train: Triples
+
+    def __init__(self, connection: duckdb.DuckDBPyConnection, n_relations: int, rows: float, seed: int) -> None:
         self.connection, self.R, self.rows, self.seed = connection, n_relations, rows, seed
         self.cuts: list[str] = []
-        keep = train.heads != train.tails
-        self.train = train = train[keep]
+
+    def load(self, train: Triples) -> None:
+        """Create the tables of edges."""
+        self.train = train = train[train.heads != train.tails]
         self._table("facts", r=train.relations, h=train.heads, t=train.tails)
         self._run(
             f"""
             CREATE TEMP TABLE edges AS
-                SELECT DISTINCT r AS rel, h AS a, t AS b FROM facts UNION ALL SELECT DISTINCT r + {self.R}, t, h FROM facts;
+                SELECT DISTINCT r AS rel, h AS a, t AS b FROM facts
+                UNION ALL SELECT DISTINCT r + {self.R}, t, h FROM facts;
             CREATE TEMP TABLE ends AS SELECT a, rel, count(*) AS n FROM edges GROUP BY ALL;
-            """  # noqa: E501
+            """
         )
 
     def count_support(self, least: int) -> None:
@@ -251,7 +256,6 @@ class _Miner:
 
     def find_constants(self, least: int, min_confidence: float) -> None:
         """The constant rules. Of a hub's attributes, only a sample meets the others."""
-        R = self.R
         self._run(
             f"""
             CREATE TEMP TABLE attributes AS
@@ -283,7 +287,8 @@ class _Miner:
                 SELECT h.*, shift FROM traits h JOIN (
                     SELECT a, greatest(0, ceil(log2(count(*) / {most})))::BIGINT AS shift FROM traits GROUP BY a
                 ) USING (a) WHERE {self._drawn("shift", "a", "id")};
-            CREATE TEMP TABLE constants (r BIGINT, c BIGINT, p BIGINT, d BIGINT, support DOUBLE, body DOUBLE, seen DOUBLE);
+            CREATE TEMP TABLE constants
+                (r BIGINT, c BIGINT, p BIGINT, d BIGINT, support DOUBLE, body DOUBLE, seen DOUBLE);
             """
         )
         for part in range(parts):
@@ -303,28 +308,38 @@ class _Miner:
             )
 
     def paths(self, min_confidence: float) -> PathRules:
-        """The path rules; supports are at most as large as bodies."""
-        rows = self._numpy(
-            f"""
-            WITH every AS (
-                SELECT r, p, q, support, body, seen FROM found JOIN (
-                    FROM bodies UNION SELECT {self._inverse("q")}, {self._inverse("p")}, body FROM bodies
-                ) USING (p, q)
-                UNION ALL
-                SELECT t.rel, e.rel, -1, count(*), any_value(n), count(*) FROM edges t JOIN edges e ON e.a = t.a AND e.b = t.b
-                JOIN (SELECT rel, count(*) AS n FROM edges GROUP BY rel) k ON k.rel = e.rel
-                WHERE t.rel < {self.R} AND t.rel <> e.rel GROUP BY t.rel, e.rel
+        """The path rules of both lengths; supports are at most as large as bodies."""
+        return PathRules(
+            **self._numpy(
+                f"""
+                WITH sizes AS (SELECT rel, count(*) AS n FROM edges GROUP BY rel),
+                every AS (
+                    SELECT r, p, q, support, body, seen FROM found JOIN (
+                        FROM bodies UNION SELECT {self._inverse("q")}, {self._inverse("p")}, body FROM bodies
+                    ) USING (p, q)
+                    UNION ALL
+                    SELECT t.rel, e.rel, -1, count(*), any_value(s.n), count(*)
+                    FROM edges t JOIN edges e ON e.a = t.a AND e.b = t.b JOIN sizes s ON s.rel = e.rel
+                    WHERE t.rel < {self.R} AND t.rel <> e.rel GROUP BY t.rel, e.rel
+                )
+                SELECT r AS heads, p AS first, q AS second, least(support, body)::DOUBLE AS support,
+                       body::DOUBLE AS body, seen::DOUBLE AS seen
+                FROM every WHERE support >= {min_confidence} * body ORDER BY r, p, q
+                """
             )
-            SELECT r, p, q, least(support, body)::DOUBLE AS support, body::DOUBLE AS body, seen::DOUBLE AS seen FROM every
-            WHERE support >= {min_confidence} * body ORDER BY r, p, q
-            """
         )
-        return PathRules(*(_ids(rows[name]) for name in ("r", "p", "q")), *(rows[name] for name in COUNTS))
 
     def constants(self) -> ConstantRules:
         """The constant rules; supports are at most as large as bodies."""
-        rows = self._numpy("SELECT r, c, p, d, least(support, body) AS support, body, seen FROM constants ORDER BY ALL")
-        return ConstantRules(*(_ids(rows[name]) for name in ("r", "c", "p", "d")), *(rows[name] for name in COUNTS))
+        return ConstantRules(
+            **self._numpy(
+                """
+                SELECT r AS heads, c AS constants, p AS relations, d AS "values",
+                       least(support, body) AS support, body, seen
+                FROM constants ORDER BY ALL
+                """
+            )
+        )
 
     def _inverse(self, name: str) -> str:
         """The inverse of a directed relation."""
@@ -337,8 +352,8 @@ class _Miner:
     def _run(self, sql: str) -> None:
         self.connection.execute(sql)
 
-    def _numpy(self, sql: str) -> dict[str, npt.NDArray[np.generic]]:
-        found: dict[str, npt.NDArray[np.generic]] = self.connection.execute(sql).fetchnumpy()
+    def _numpy(self, sql: str) -> dict[str, Any]:
+        found: dict[str, Any] = self.connection.execute(sql).fetchnumpy()
         return found
 
     def _table(self, name: str, **columns: npt.NDArray[np.generic]) -> None:
@@ -351,7 +366,3 @@ class _Miner:
 def _shifts(n: DoubleArray, most: float) -> npt.NDArray[np.int64]:
     """How often to halve numbers until they are at most `most`."""
     return np.ceil(np.log2(np.maximum(1, n / most))).astype(np.int64)
-
-
-def _ids(column: npt.NDArray[np.generic]) -> IdArray:
-    return column.astype(np.int64)
