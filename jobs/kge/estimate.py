@@ -14,7 +14,7 @@ from graphlearn.models.kge.scorer import Scorer
 COMPILE = 2.5
 """Seconds to compile the kernels of training, which each process does once."""
 FUSED_STEP, STEP = 0.2e-3, 1.5e-3
-"""Seconds of an optimiser step apart from its queries, with shared negatives and otherwise."""
+"""Seconds of an optimiser step apart from its queries, with negatives and without."""
 SHARE = {"modulus": 0.35}
 """Speed of the comparison with candidates, as a share of that of a matrix product: RotatE takes square roots."""
 OTHERS = 0.8
@@ -29,8 +29,7 @@ def epoch(scorer: Scorer, queries: int, entities: int) -> Estimate:
     flops = 3.0 * queries * candidates * scorer.flops_per_score()
     share = INDEPENDENT if options.negative_sampling == "independent" else _share(scorer)
     rows = 0.5e-6 + 5e-9 * scorer.entity_width + 1.1e-9 * scorer.relation_width + 2.5e-9 * candidates
-    fused = options.negatives and options.negative_sampling == "shared"
-    step = (FUSED_STEP if fused else STEP) / options.batch_size
+    step = (FUSED_STEP if options.negatives else STEP) / options.batch_size
     return Estimate(seconds=(step + rows) * queries, flops=flops, gemm=flops / share)
 
 

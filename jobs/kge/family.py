@@ -41,7 +41,7 @@ class KgeFamily(Family):
             "required",
             {
                 "k": (int, 10, "answers per question"),
-                "exclude_known": (bool, False, "leave out known facts: those of the train, valid and test splits"),
+                "exclude_known": (bool, True, "leave out facts that the model was trained on, but not held-out ones"),
             },
             "'m', (SELECT head, relation FROM …)",
             returns="it returns each question with its answers",

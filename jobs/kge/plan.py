@@ -1,19 +1,22 @@
-"""The plan of a run: scan -> encode -> split -> train -> evaluate -> publish."""
+"""The plan of a run: scan -> encode -> split -> train -> baselines -> evaluate -> publish."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from graphlearn.jobs.budget import LEAST
 from graphlearn.jobs.dataflow import Dataflow, Estimate, Operator
 from graphlearn.jobs.family import Sizes
 from graphlearn.jobs.kge import estimate as cost
 from graphlearn.jobs.kge.metrics import TABLE
 from graphlearn.jobs.kge.tasks import (
+    EVALUATED,
     EVALUATION_MEMORY,
     CollectKnown,
     EncodeTriples,
     EvaluateKge,
+    KgeBaselines,
     ScanTriples,
     TrainKge,
 )
@@ -25,6 +28,7 @@ from graphlearn.models.kge.scorers.registry import scorer_type
 from graphlearn.storage.columns import check_columns, describe, find_column, quoted, subquery
 from graphlearn.storage.fingerprint import digest, row_hash
 from graphlearn.storage.interrupt import interruptible
+from graphlearn.storage.triples.rules import MEMORY
 from graphlearn.text import human_bytes
 
 if TYPE_CHECKING:
@@ -33,11 +37,13 @@ if TYPE_CHECKING:
 ROLE = "triples"
 STATE = {"adagrad": 1.0, "row_adagrad": 0.01, "row_adam": 1.01}
 """Bytes of optimiser state per byte of weights."""
+MINED = 2500
+"""Bytes per training triple to mine rules, up to the limit of their DuckDB."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class KgeSizes(Sizes):
-    """Rows of the query and of its train split, approximate numbers of entities, relations and distinct queries.
+    """Rows of the query, of its train and test splits, approximate numbers of entities, relations, distinct queries.
 
     A query asks for the heads of a relation and tail, or for the tails of a head and relation.
     """
@@ -47,6 +53,7 @@ class KgeSizes(Sizes):
     relations: int
     train: int
     queries: int
+    test: int
 
 
 def measure(cursor: duckdb.DuckDBPyConnection, request: ModelRequest) -> KgeSizes:
@@ -56,26 +63,26 @@ def measure(cursor: duckdb.DuckDBPyConnection, request: ModelRequest) -> KgeSize
     check_columns(columns)
     head, relation, tail, split = (find_column(columns, name) for name in ("head", "relation", "tail", "split"))
     # each row is unnested into two, for its head and its tail; values of the whole row are NULL in the second
-    is_train = f"lower({quoted(split)}::VARCHAR) = 'train'" if split else "NULL"
+    splits = f"lower({quoted(split)}::VARCHAR)" if split else "NULL"
     pairs = {
         "key": f"[{quoted(str(head))}, {quoted(str(tail))}]",
         "relation": f"[{quoted(str(relation))}, NULL]",
         "hashed": f"[{row_hash(columns)}, NULL]",
-        "is_train": f"[{is_train}, NULL]",
+        "split": f"[{splits}, NULL]",
         "query": f"[hash({quoted(str(head))}, {quoted(str(relation))}), "
         f"hash({quoted(str(relation))}, {quoted(str(tail))}, 0)]",
     }
     unnested = ", ".join(f"unnest({values}) AS {name}" for name, values in pairs.items())
     counts = (
         "count(hashed), bit_xor(hashed), sum(hashed), approx_count_distinct(key), approx_count_distinct(relation), "
-        "count(*) FILTER (is_train), approx_count_distinct(query)"
+        "count(*) FILTER (split = 'train'), count(*) FILTER (split = 'test'), approx_count_distinct(query)"
     )
     query = f"SELECT {counts} FROM (SELECT {unnested} FROM {subquery(sql)})"
-    rows, xor, total, entities, relations, train, queries = interruptible(
-        cursor, lambda: cursor.execute(query).fetchall()
-    )[0]
+    counted = interruptible(cursor, lambda: cursor.execute(query).fetchall())[0]
+    rows, xor, total, entities, relations, train, test, queries = counted
     if split is None:
-        train = int(rows * (1 - options.valid_fraction - options.test_fraction))
+        test = int(rows * options.test_fraction)
+        train = int(rows * (1 - options.valid_fraction)) - test
     return KgeSizes(
         fingerprints={ROLE: digest(columns, rows, xor, total)},
         known=rows > 0,
@@ -84,6 +91,7 @@ def measure(cursor: duckdb.DuckDBPyConnection, request: ModelRequest) -> KgeSize
         relations=int(relations or 0),
         train=int(train),
         queries=int((queries or 0) * train / max(1, rows)),
+        test=int(test),
     )
 
 
@@ -101,7 +109,12 @@ def plan(request: ModelRequest, sizes: KgeSizes) -> Dataflow:
     buffers = 4 * scorer.entity_width * (2 * options.batch_size + chunks * options.negatives)
     if options.negatives == 0:
         buffers += 2 * 4 * options.batch_size * entities + 2 * weights
-    held = (rows - sizes.train) or 1
+    splits = {"valid": rows - sizes.train - sizes.test, "test": sizes.test}
+    ranked = {name: n if options.evaluate_all else min(n, EVALUATED) for name, n in splits.items()}
+    held = sum(ranked.values()) or 1
+    parts = [f"{ranked[name]:,} of about {n:,} {name}" for name, n in splits.items() if ranked[name] < n]
+    part = f"; {' and '.join(parts)} triples, drawn at random" if parts and sizes.known else ""
+    against = ("baselines",) if options.baselines and (sizes.test or not sizes.known) else ()
     known = 40 * rows
     training = cost.training(scorer, queries=queries, valid=held // 2, entities=entities)
     evaluation = cost.ranking(scorer, held, entities)
@@ -110,6 +123,7 @@ def plan(request: ModelRequest, sizes: KgeSizes) -> Dataflow:
     def estimate(time: Estimate | None = None, **costs: Any) -> Estimate:
         return replace(time or Estimate(), method=family, **costs) if sizes.known else Estimate()
 
+    allowed = f", in {options.baseline_share:.0%} of the CPU time of training" if options.baseline_share else ""
     size = f", {human_bytes(weights)} of weights, {options.epochs} epochs" if sizes.known else ""
     return Dataflow(
         [
@@ -144,7 +158,7 @@ def plan(request: ModelRequest, sizes: KgeSizes) -> Dataflow:
                 name="train",
                 task=TrainKge(family=family, options=options),
                 inputs=("graph",),
-                outputs=("trained",),
+                outputs=("trained", "training_seconds"),
                 reports_itself=True,
                 detail=f"{family}{size}",
                 advice="lower dim, or use optimizer = 'row_adagrad' (one number of state per row) or a larger machine",
@@ -157,12 +171,28 @@ def plan(request: ModelRequest, sizes: KgeSizes) -> Dataflow:
                     ),
                 ),
             ),
+            *(
+                Operator(
+                    name="baselines",
+                    task=KgeBaselines(share=options.baseline_share, options=options),
+                    inputs=("graph", "training_seconds"),
+                    outputs=(name,),
+                    detail=f"popularity and rules of length 1 and 2{allowed}",
+                    reports_itself=True,
+                    estimate=estimate(
+                        training * (options.baseline_share or 1) + Estimate(seconds=LEAST),
+                        rows=2 * ranked["test"],
+                        memory=BASE_MEMORY + known + min(MEMORY, MINED * sizes.train),
+                    ),
+                )
+                for name in against
+            ),
             Operator(
                 name="evaluate",
-                task=EvaluateKge(threads=options.threads),
-                inputs=("graph", "trained"),
+                task=EvaluateKge(family=family, options=options),
+                inputs=("graph", "trained", *against),
                 outputs=("evaluation",),
-                detail="filtered ranking of both sides among all entities, ties at their mean rank",
+                detail=f"filtered ranking of both sides among all entities, ties at their mean rank{part}",
                 reports_itself=True,
                 estimate=estimate(
                     evaluation,

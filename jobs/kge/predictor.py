@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from graphlearn.errors import InputError
-from graphlearn.jobs.answers import Unknown, as_asked, find_field
+from graphlearn.jobs.answers import EXAMPLES, Unknown, as_asked, find_field
 from graphlearn.jobs.family import Predictor, Question, Warn
 from graphlearn.jobs.kge.metrics import PROTOCOL, metric_rows, metrics_table
 from graphlearn.jobs.kge.shape import ENDS, KgeShape
@@ -23,7 +23,7 @@ from graphlearn.models.kge.scorers.registry import scorer_type
 from graphlearn.storage.artifacts import Artifact
 from graphlearn.storage.dictionary import Dictionary
 from graphlearn.storage.triples.snapshot import ENTITIES, RELATIONS, read_snapshot
-from graphlearn.types import BoolArray, IdArray, Side, Triples
+from graphlearn.types import BoolArray, IdArray, Side, Split, Triples
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -72,7 +72,8 @@ class KgePredictor(Predictor):
             return self.embeddings(options["of"], schema)
         if question.asked is None:
             stored = read_metrics(self.artifact.path)
-            return iter(metrics_table(stored, self.relations, schema, PROTOCOL).to_batches())
+            protocol = str(self.artifact.manifest.get("protocol", PROTOCOL))
+            return iter(metrics_table(stored, self.relations, schema, protocol).to_batches())
         return self.evaluate(question, batches, schema, warn)
 
     @cached_property
@@ -94,6 +95,14 @@ class KgePredictor(Predictor):
     def known(self) -> dict[Side, KnownAnswers]:
         """All triples of the train, valid and test splits, as known answers."""
         return self._known_with([])
+
+    @cached_property
+    def learnt(self) -> dict[Side, KnownAnswers]:
+        """The triples of the train split, as known answers."""
+        from graphlearn.models.core.known import KnownAnswers
+
+        train = read_snapshot(self.artifact.path)[Split.TRAIN]
+        return {side: KnownAnswers.of([train], side, len(self.relations)) for side in Side}
 
     def _known_with(self, more: list[Triples]) -> dict[Side, KnownAnswers]:
         from graphlearn.models.core.known import KnownAnswers
@@ -164,7 +173,7 @@ class KgePredictor(Predictor):
             rows = np.flatnonzero(usable & (anchors >= 0) & (asked == ASKED))
             if not len(rows):
                 continue
-            hidden = known[side] if exclude else None
+            hidden = self.learnt[side] if exclude else None
             found, scores = model.top_k(
                 anchors[rows], r[rows], side, k, hidden, alive=self.alive, memory_limit=EVALUATION_MEMORY
             )
@@ -222,11 +231,13 @@ class KgePredictor(Predictor):
 
         step = max(1, EVALUATION_MEMORY // (4 * len(self.entities)))
         k = min(int(question.options["k"]), (len(self.entities) if self.alive is None else int(self.alive.sum())) - 1)
-        unknown = Unknown()
+        unknown, relations = Unknown(), list[str]()
         for batch in batches:
             asked = batch.column(0)
             every = self.entities.ids(asked, question.time_zone)
-            unknown.add({"key": asked}, {"key": every})
+            named = (every < 0) & (self.relations.ids(asked, question.time_zone) >= 0)
+            relations += [repr(asked[int(row)].as_py()) for row in np.flatnonzero(named)]
+            unknown.add({"key": asked}, {"key": np.where(named, ASKED, every)})
             for lo in range(0, batch.num_rows, step):
                 ids = every[lo : lo + step]
                 found = np.flatnonzero(ids >= 0)
@@ -254,7 +265,14 @@ class KgePredictor(Predictor):
                 ]
                 yield pa.record_batch(columns, schema=schema)
         if unknown.lost:
-            warn(f"similar: {self.artifact.model} has never seen {unknown.text('keys')}; their neighbour is NULL")
+            name = self.artifact.model
+            warn(f"similar: {name} has never seen {unknown.text('keys')}; their neighbour is NULL")
+        if relations:
+            name, shown = self.artifact.model, ", ".join(list(dict.fromkeys(relations))[:EXAMPLES])
+            warn(
+                f"similar: {shown} in {name} is a relation, not an entity, so its neighbour is NULL; "
+                f"compare relations by FROM embeddings('{name}', of := 'relations')"
+            )
 
     def embeddings(self, of: str, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
         """The vectors of all entities, or of all relations."""
@@ -291,7 +309,8 @@ class KgePredictor(Predictor):
             protocol += f"; {unknown.lost:,} of {unknown.rows:,} triples left out: their keys are unknown"
             name = self.artifact.model
             warn(f"evaluate: {name} has never seen a key of {unknown.text('triples')}; the metrics leave them out")
-        yield from metrics_table(metric_rows("given", ranks), self.relations, schema, protocol).to_batches()
+        rows = metric_rows(str(self.artifact.manifest["family"]), "given", ranks)
+        yield from metrics_table(rows, self.relations, schema, protocol).to_batches()
 
 
 def unanswerable() -> InputError:

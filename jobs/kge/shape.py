@@ -1,7 +1,8 @@
 """The columns of the answers of a knowledge-graph embedding.
 
 predict     the question's columns with head and tail filled in, rank INTEGER, score FLOAT, known BOOLEAN
-evaluate    split, side, relation, mrr, mr, amri, hits_at_1, hits_at_3, hits_at_10, count, protocol
+evaluate    method, split, side, relation, mrr, mrr_low, mrr_high, mr, amri, hits_at_1, hits_at_3, hits_at_10, count
+            (of ranks, two per triple), too_few (triples), protocol
 embeddings  key, embedding FLOAT[dim]
 similar     key, neighbour, rank INTEGER, score FLOAT (cosine)
 

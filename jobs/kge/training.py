@@ -43,7 +43,7 @@ class KgeLoop(Loop):
     ) -> None:
         self.options: KgeOptions = engine.options
         super().__init__(self.options, folder, run_id, emit)
-        self.examples_per_unit = 2 if self.options.sides == "both" else 1
+        self.examples_per_unit = 2 if self.options.sides == "both" else 1  # queries per triple
         self.engine, self.known, self.alive, self.memory_limit = engine, known, alive, memory_limit
         sizes = engine.n_entities, engine.n_relations
         self.sampler: Sampler | DeviceSampler

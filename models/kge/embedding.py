@@ -16,7 +16,7 @@ from torch import Tensor
 
 from graphlearn.models.core import ranking
 from graphlearn.models.core.known import KnownAnswers
-from graphlearn.models.kge.ranks import Ranks
+from graphlearn.models.core.ranks import Ranks
 from graphlearn.models.kge.scorer import EUCLID, Scorer
 from graphlearn.processors import default_threads
 from graphlearn.types import BoolArray, FloatArray, IdArray, Side, Triples

@@ -65,7 +65,10 @@ class KgeOptions(Options):
     evaluate_every: int = 5
     """Epochs between evaluations on the validation triples; 0 evaluates at the end only."""
     evaluate_at_most: int = 5000
-    """Validation triples used while training (a fixed random part; all of them when fewer). The report uses all."""
+    """Validation triples used while training: a fixed random part, or all of them when fewer."""
+    evaluate_all: bool = False
+    """Rank all validation and test triples for the final report; by default at most 20,000 of each split, drawn at
+    random."""
     patience: int = 3
     """Stop after this many evaluations without a better validation MRR; 0 never stops early."""
     test_fraction: float = 0.05
