@@ -112,8 +112,8 @@ def _attention(model: DhanPredictor) -> dict[str, float]:
     sums: dict[str, float] = {}
     for reason in explain(model.training, name, nodes, 1):
         if reason.kind == "relation":
-            label = f"{reason.relation}, backwards" if reason.back else reason.relation
-            sums[label] = sums.get(label, 0.0) + reason.weight / len(nodes)
+            label = f"{reason.relation}, backwards" if reason.back else str(reason.relation)
+            sums[label] = sums.get(label, 0.0) + (reason.weight or 0.0) / len(nodes)
     return dict(sorted(sums.items(), key=lambda item: -item[1]))
 
 
