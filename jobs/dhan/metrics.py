@@ -67,18 +67,22 @@ def finite(found: Mapping[str, float]) -> dict[str, float]:
     return {name: float(found[name]) for name in names if name in found and math.isfinite(found[name])}
 
 
-def metric_rows(method: str, split: Split | str, found: Measured, classes: Sequence[str] = ()) -> list[dict[str, Any]]:
-    """The record of a method on a split, and those of its classes; none if nothing was measured."""
+def metric_row(method: str, split: Split | str, found: Measured) -> dict[str, Any]:
+    """The record of a method on a split; empty if nothing was measured."""
     figures = finite(found.figures)
     if not figures:
-        return []
+        return {}
     if found.sample is not None:
         figures = measured(found.sample, METRICS) | figures
     count = next((int(found.figures[name]) for name in _COUNTS if name in found.figures), None)
+    return {"method": method, "split": str(split), **figures, "count": count}
+
+
+def metric_rows(method: str, split: Split | str, found: Measured, classes: Sequence[str]) -> list[dict[str, Any]]:
+    """The record of a method on a split, and those of its classes."""
+    whole = metric_row(method, split, found)
     keys = {"method": method, "split": str(split)}
-    return [{**keys, **figures, "count": count}] + [
-        {**keys, **row, "class": classes[row["class"]]} for row in found.by_class
-    ]
+    return [whole, *({**keys, **row, "class": classes[row["class"]]} for row in found.by_class)] if whole else []
 
 
 def overall(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

@@ -17,8 +17,8 @@ from graphlearn.jobs.dhan.metrics import (
     decided_by,
     final_metrics,
     finite,
+    metric_row,
     metric_rows,
-    overall,
     verdict_of,
 )
 from graphlearn.jobs.dhan.options import DhanJobOptions, model_options
@@ -203,12 +203,8 @@ class DhanBaselines(Baselines):
             return baselines(make_graph(tables), task, model_options(options), MEASURED, Allowance(budget))
 
     def describe(self, outputs: Data) -> str:
-        rows = [
-            row
-            for method, found in outputs["baselines"].items()
-            for split, figures in found.items()
-            for row in overall(metric_rows(method, split, figures))
-        ]
+        found = outputs["baselines"].items()
+        rows = [metric_row(method, split, what) for method, splits in found for split, what in splits.items()]
         return "; ".join(f"{row['method']}: {metrics_line(row, METRICS)}" for row in baselines_of(rows))
 
 

@@ -116,13 +116,12 @@ def _converged(
 ) -> MlpTraining | None:
     """The best of the MLPs with different learning rates and dropout, each trained until its score stops improving.
 
-    None if there is no time for a single one.
+    The first one has precedence when there is little time; None if there is none.
     """
     grid = list(itertools.product(RATES, DROPOUTS))
     best, trained = math.inf, None
     for i, (rate, dropout) in enumerate(grid):
-        part = allowance.part(1 / (len(grid) - i))
-        if not part.left:
+        if not allowance.left:
             allowance.cut(f"{name} was tried with {i} of {len(grid)} settings" if i else f"{name} was left out")
             break
         wanted = replace(options, learning_rate=rate, dropout=dropout, epochs=EPOCHS, fanout=(), linear=False)
@@ -130,9 +129,9 @@ def _converged(
         stop, epoch = EarlyStop(PATIENCE), 0
         for epoch in range(EPOCHS):
             train_epoch(training, epoch)
-            if stop.update(score(training), training) or not part.left:
+            if stop.update(score(training), training) or not allowance.left:
                 break
-        if not part.left and stop.since < PATIENCE:
+        if not i and stop.since < PATIENCE and not allowance.left:
             allowance.cut(f"{name} was stopped before it converged, after {epoch + 1} epochs")
         if trained is None or stop.best_score < best:
             training.load(stop.best)

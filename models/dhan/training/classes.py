@@ -18,8 +18,9 @@ from graphlearn.models.dhan.options import DhanOptions
 from graphlearn.models.dhan.training.labels import label_channels
 from graphlearn.models.dhan.training.training import LINEAR, NETWORK, WHOLE, HeteroTraining
 from graphlearn.models.hetero.classes import ClassQueries
+from graphlearn.models.hetero.comparisons import similar_name
 from graphlearn.models.hetero.graph import HeteroGraph
-from graphlearn.models.hetero.knn import name_of, with_knn
+from graphlearn.models.hetero.knn import with_knn
 from graphlearn.models.hetero.measured import Measured
 from graphlearn.models.hetero.regression import cross_entropy
 from graphlearn.models.hetero.tasks import Classification, MultiLabel, Task
@@ -125,7 +126,7 @@ class ClassTraining(HeteroTraining):
         if not self.channels:
             return out
         linked = {r.name for r in self.graph.relations}
-        if options.knn and self.graph.node(kind).features is not None and name_of(kind) not in linked:
+        if options.knn and self.graph.node(kind).features is not None and similar_name(kind) not in linked:
             out.append(f"{kind} has too many nodes to compare them all: no knn relation is added")
         if options.linear and self.sampler is None and self.head.linear is None:
             out.append("the graph is too large for the linear model (option linear): the network is used alone")
