@@ -43,7 +43,7 @@ class DhanFamily(Family):
                     None,
                     "answers per node, by default 1 class (all likely ones if there can be several) or 10 links",
                 ),
-                "exclude_known": (bool, False, "links: leave out those that the model was given"),
+                "exclude_known": (bool, True, "links: leave out those it was trained on, never held-out ones"),
             },
             "'m', nodes",
             returns="it returns each node with its classes or links",

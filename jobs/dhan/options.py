@@ -7,6 +7,7 @@ from typing import Literal
 
 from graphlearn.errors import InputError, OptionError, did_you_mean
 from graphlearn.models.dhan.options import DhanOptions
+from graphlearn.models.hetero.comparisons import similar_name
 from graphlearn.storage.hetero.features import Kind, feature_kinds
 from graphlearn.storage.hetero.nodes import check_label
 from graphlearn.storage.hetero.roles import GraphRoles, NodeRole
@@ -95,7 +96,16 @@ def check_nodes(role: NodeRole, target: Target, options: DhanJobOptions) -> dict
 
 
 def check_names(roles: GraphRoles, options: DhanJobOptions) -> None:
-    """Raise OptionError when an option names a table or column that does not exist."""
+    """Raise OptionError when an option names a table or column that does not exist, InputError for a role whose name is
+    that of the relation of option knn."""
+    made = {similar_name(node).lower() for node in roles.nodes}
+    for taken in (*roles.nodes, *roles.edges):
+        if taken.lower() in made and options.target is not None and options.knn:
+            raise InputError(
+                f"{taken} is also the name of the relation that option knn adds",
+                role=taken,
+                help="rename the role, or set knn = 0",
+            )
     tables = {name.lower() for name in roles.nodes}
     for name in options.embeddings:
         if name.lower() not in tables:

@@ -1,18 +1,20 @@
-"""The plan of a run: scan -> encode each table -> prepare -> train -> evaluate -> publish."""
+"""The plan of a run: scan -> encode each table -> prepare -> train -> baselines -> evaluate -> publish."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from graphlearn.jobs.budget import LEAST
 from graphlearn.jobs.dataflow import Dataflow, Estimate, Operator
 from graphlearn.jobs.dhan import estimate as cost
-from graphlearn.jobs.dhan.metrics import TABLE
+from graphlearn.jobs.dhan.metrics import TaskKind, metric_table, task_kind
 from graphlearn.jobs.dhan.options import DhanJobOptions, check_names, check_nodes
 from graphlearn.jobs.dhan.sizes import check_paths, edge_flops, edge_text, memory
 from graphlearn.jobs.dhan.tasks import (
     MEASURED,
+    DhanBaselines,
     EncodeEdges,
     EncodeNodes,
     EncodePath,
@@ -37,6 +39,16 @@ if TYPE_CHECKING:
     import duckdb
 
 Estimator: TypeAlias = Callable[..., Estimate]
+METHODS: Mapping[TaskKind, str] = {
+    "classes": "majority, label propagation, propagated features, MLP",
+    "links": "degree, item neighbours, random walk, MLP dot product",
+}
+FIGURES: Mapping[TaskKind, str] = {
+    "classes": "macro-F1 and micro-F1, overall and by class",
+    "links": "MRR, Hits@k and AUC",
+    "clusters": "AUC of links, NMI of clusters",
+    "embeddings": "AUC of links",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +97,23 @@ def plan(request: ModelRequest, sizes: DhanSizes) -> Dataflow:
     )
     encode = [*_nodes(request, graph, target, estimate), *_edges(request, graph, estimate)]
     encode += _paths(options, graph, estimate)
+    kind = task_kind(target, learnt=options.target is not None)
+    compared = options.baselines and kind in METHODS
+    share = options.baseline_share or 1
+    baselines = [
+        Operator(
+            name="baselines",
+            task=DhanBaselines(share=options.baseline_share, options=options, target=target),
+            inputs=("tables", "training_seconds"),
+            outputs=("baselines",),
+            detail=METHODS[kind],
+            estimate=estimate(
+                lambda *known: cost.training(*known) * share + Estimate(seconds=LEAST),
+                memory=BASE_MEMORY + 2 * arrays + training,
+            ),
+        )
+        for _ in range(compared)
+    ]
     rest = [
         Operator(
             name="prepare",
@@ -95,32 +124,27 @@ def plan(request: ModelRequest, sizes: DhanSizes) -> Dataflow:
                 edges=(*graph.roles.edges, *(path.name for path in graph.paths)),
             ),
             inputs=tuple(name for operator in encode for name in operator.outputs),
-            outputs=("tables", "training", "baselines"),
-            detail="; ".join(
-                [
-                    "splits, standardised features",
-                    *_knn(options, graph, target),
-                    "baselines: MLP and the simplest guess",
-                ]
-            ),
+            outputs=("tables", "training"),
+            detail="; ".join(["splits, standardised features", *_knn(options, graph, target)]),
             estimate=estimate(cost.preparation, memory=BASE_MEMORY + 3 * arrays + training),
         ),
         Operator(
             name="train",
             task=TrainDhan(),
             inputs=("training",),
-            outputs=("trained",),
+            outputs=("trained", "training_seconds"),
             reports_itself=True,
             detail=f"dhan, {_learns(options, target)}, at most {options.epochs} epochs",
             estimate=estimate(cost.training, rows=options.epochs * rows, memory=BASE_MEMORY + 2 * arrays + training),
         ),
+        *baselines,
         Operator(
             name="evaluate",
             task=EvaluateDhan(options=options),
-            inputs=("trained", "baselines"),
+            inputs=("tables", "trained", *(name for operator in baselines for name in operator.outputs)),
             outputs=("evaluation",),
             reports_itself=True,
-            detail="macro-F1 and micro-F1, MRR or NMI, compared with the baselines",
+            detail=f"{FIGURES[kind]}{', compared with the baselines' if baselines else ''}",
             estimate=estimate(
                 lambda *known: cost.evaluation(*known) * len(MEASURED),
                 rows=rows,
@@ -132,7 +156,7 @@ def plan(request: ModelRequest, sizes: DhanSizes) -> Dataflow:
             task=Publish(
                 request=request,
                 fingerprint=request.fingerprint(sizes.fingerprints),
-                table=TABLE,
+                table=metric_table(kind),
                 parts=("tables",),
                 extra={"target": asdict(target)},
             ),

@@ -68,7 +68,7 @@ class DhanPredictor(Predictor):
 
     def classes(self, asked: _Asked, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
         """The most probable classes of each node; all likely ones if a node can have several and k is not given."""
-        from graphlearn.models.dhan.training.classes import LIKELY
+        from graphlearn.models.hetero.classes import LIKELY
 
         node = self.tables.labelled
         assert node is not None
@@ -144,12 +144,14 @@ class DhanPredictor(Predictor):
         types, places = np.array([r.neighbour_type for r in found]), np.array([r.neighbour for r in found], np.int64)
         columns = [
             keys.take(pa.array(known[first][place])),
+            pa.array([r.part for r in found], pa.string()),
             pa.array([r.kind for r in found], pa.string()),
             pa.array([r.relation for r in found], pa.string()),
             pa.array([self._side(r.relation, r.back) for r in found], pa.string()),
             pa.array(types, pa.string()),
             self._neighbours(types, places, schema.field("neighbour").type),
             pa.array([r.weight for r in found], pa.float32()),
+            pa.array([r.contribution for r in found], pa.float32()),
         ]
         yield _batch(columns, schema)
 
@@ -161,8 +163,10 @@ class DhanPredictor(Predictor):
         ids, found = asked.nodes({column(asked.schema): keys})
         return ids[0], found[0]
 
-    def _side(self, relation: str, back: bool) -> str:
+    def _side(self, relation: str | None, back: bool) -> str | None:
         """The end of the relation that the neighbours are."""
+        if relation is None:
+            return None
         table = self.tables.edges.get(relation)  # None for the relation of option knn
         if table is not None and table.hubs is not None:
             return "hub"

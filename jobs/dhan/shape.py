@@ -3,9 +3,10 @@
 predict     id, label, probability FLOAT, rank INTEGER     if classes of nodes were learnt
 predict     source, target, score FLOAT, rank INTEGER      if links were learnt
 embeddings  id, embedding FLOAT[hidden]
-explain     id, kind, relation, side, type, neighbour, weight FLOAT
-            kind: 'relation' or 'neighbour'; side: the end of the relation that neighbours are, 'hub' if they share one
-evaluate    method, split, the metrics, count, protocol
+explain     id, part, kind, relation, side, type, neighbour, weight FLOAT, contribution FLOAT
+            part: 'network' or 'linear', whichever decides, or both; kind: 'features' (its own), 'relation' or
+            'neighbour'; side: the end of the relation that neighbours are, 'hub' if they share one
+evaluate    method, split, class (if classes were learnt), the metrics that the task has, count, too_few, protocol
 
 Keys and classes have the types that they have in the user's tables.
 """
@@ -21,7 +22,7 @@ import pyarrow as pa
 
 from graphlearn.errors import InputError, OptionError, UserError, did_you_mean
 from graphlearn.jobs.answers import find_field
-from graphlearn.jobs.dhan.metrics import TABLE
+from graphlearn.jobs.dhan.metrics import TaskKind, metric_table
 from graphlearn.jobs.dhan.options import DhanJobOptions
 from graphlearn.jobs.family import Columns, ModelShape, Question
 from graphlearn.storage.dictionary import key_field
@@ -83,7 +84,7 @@ class DhanShape(ModelShape):
     def columns(self, question: Question) -> pa.Schema:
         function, asked = question.function, question.asked
         if function == "evaluate":
-            return TABLE.schema
+            return metric_table(self.task).schema
         if function == "embeddings":
             table = self.table(question.options["of"])
             return pa.schema([self._id(table), pa.field("embedding", pa.list_(pa.float32(), self.hidden))])
@@ -105,6 +106,15 @@ class DhanShape(ModelShape):
         elif asked is not None:
             self.id_column(asked)
         return schema
+
+    @property
+    def task(self) -> TaskKind:
+        """The task that was learnt."""
+        if self.source is not None:
+            return "links"
+        if self.label is not None:
+            return "classes"
+        return "clusters" if self.node is not None else "embeddings"
 
     def table(self, name: str | None) -> str:
         """A node table by name (case-insensitive), by default the main one. Raises OptionError."""
@@ -155,7 +165,6 @@ class DhanShape(ModelShape):
         """Neighbours are keys of any node table, as text if their types differ."""
         one = len({str(field.type) for field in self.keys.values()}) == 1
         neighbour = next(iter(self.keys.values())) if one else pa.field("neighbour", pa.string())
-        texts = [pa.field(name, pa.string()) for name in ("kind", "relation", "side", "type")]
-        return pa.schema(
-            [self._id(self.main), *texts, neighbour.with_name("neighbour"), pa.field("weight", pa.float32())]
-        )
+        texts = [pa.field(name, pa.string()) for name in ("part", "kind", "relation", "side", "type")]
+        figures = [pa.field(name, pa.float32()) for name in ("weight", "contribution")]
+        return pa.schema([self._id(self.main), *texts, neighbour.with_name("neighbour"), *figures])

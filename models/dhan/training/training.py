@@ -30,8 +30,12 @@ from graphlearn.models.dhan.network.model import Dhan
 from graphlearn.models.dhan.options import DhanOptions
 from graphlearn.models.hetero.features import FeatureTable
 from graphlearn.models.hetero.graph import HeteroGraph
+from graphlearn.models.hetero.measured import Measured
 from graphlearn.models.hetero.tasks import Classification, MultiLabel, Task, check_task
 from graphlearn.types import BoolArray, FloatArray, IdArray, Split
+
+WHOLE, NETWORK, LINEAR = "whole", "network", "linear"
+"""The model, and its parts."""
 
 
 class HeteroTraining(ABC):
@@ -113,9 +117,9 @@ class HeteroTraining(ABC):
         return []
 
     @property
-    def summary(self) -> str:
-        """A sentence about the trained model, possibly empty."""
-        return ""
+    def shares(self) -> dict[str, float]:
+        """How much each part contributes to a prediction; they sum to 1."""
+        return {NETWORK: 1.0}
 
     @property
     @abstractmethod
@@ -129,6 +133,10 @@ class HeteroTraining(ABC):
     @abstractmethod
     def evaluate(self, split: Split) -> dict[str, float]:
         """Metrics of a split; `nodes` or `edges` is how many were measured."""
+
+    @abstractmethod
+    def measure(self, split: Split) -> dict[str, Measured]:
+        """What `evaluate` measures, with samples, of the whole model and of its parts."""
 
     @abstractmethod
     def score(self) -> float:

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 import graphlearn
 from graphlearn.cli import main
 from graphlearn.events import silent
-from graphlearn.jobs.dhan.picture import read_stored
+from graphlearn.jobs.dhan.stored import read_stored
 from graphlearn.report import draw_report
 from graphlearn.session import Session, connect
 from graphlearn.storage.artifacts import ArtifactStore
@@ -52,10 +52,19 @@ def test_a_picture_is_drawn(workspace: Session, tmp_path: Path, name: str) -> No
         path = draw_report(folder / "runs" / str(run["run"]), stored, tmp_path / place)
         assert path.stat().st_size > 20_000
     read = read_stored(version)
-    assert set(read.attention) <= {"near", "near, backwards", "day", "similar thing"}
-    assert sum(read.attention.values()) == pytest.approx(1, abs=1e-3)
+    assert set(read.relations) <= {"near", "near, backwards", "day", "similar thing"}
+    assert sum(read.relations.values()) == pytest.approx(1, abs=1e-3)
     assert read.map.vectors.shape[1] == 8
-    assert (name == "links") == (set(read.map.groups) == {""})
+    assert (name == "links") == (set(read.map.groups) == {""}) == (read.map.links is not None)
+    if name == "class":
+        assert read.confusion is not None
+        assert read.confusion.sum() == 12
+        rows = [row for row in read.rows if (row["method"], row["split"]) == ("dhan", "test") and row["class"]]
+        by_class = {row["class"]: (row["count"], row["recall"]) for row in rows}
+        for i, key in enumerate(read.classes):
+            count, recall = by_class[key]
+            assert read.confusion[i].sum() == count
+            assert read.confusion[i, i] == pytest.approx(recall * count)
 
 
 def command(workspace: Session, *arguments: str) -> str:

@@ -60,6 +60,8 @@ ELSEWHERE = {
     "evaluate_every",
     "patience",
     "checkpoint_seconds",
+    "baselines",
+    "baseline_share",
     "device",
     "threads",
 }
@@ -203,7 +205,7 @@ def test_multi_label() -> None:
     training = make_training(graph, task, DhanOptions(hidden=16, heads=2, epochs=60, device="cpu"))
     fit(training)
     found = baselines(graph, task, training.options)
-    assert training.evaluate(Split.TEST)["macro_f1"] > found["majority"]["test"]["macro_f1"] + 0.2
+    assert training.evaluate(Split.TEST)["macro_f1"] > found["majority"][Split.TEST].figures["macro_f1"] + 0.2
 
 
 def test_the_graph_beats_the_mlp_which_beats_the_majority() -> None:
@@ -212,7 +214,12 @@ def test_the_graph_beats_the_mlp_which_beats_the_majority() -> None:
     fit(training)
     found = baselines(graph, task, training.options)
     ours, mlp, majority = (
-        f["macro_f1"] for f in (training.evaluate(Split.TEST), found["MLP"]["test"], found["majority"]["test"])
+        f["macro_f1"]
+        for f in (
+            training.evaluate(Split.TEST),
+            found["MLP"][Split.TEST].figures,
+            found["majority"][Split.TEST].figures,
+        )
     )
     assert ours > mlp + 0.1 > majority + 0.2
     assert training.evaluate(Split.TEST)["nodes"] == (task.split == 2).sum()
@@ -234,7 +241,7 @@ def test_links(fanout: tuple[int, ...]) -> None:
         train_epoch(training, epoch)
     figures = training.evaluate(Split.TEST)
     assert figures["auc"] > 0.6
-    assert figures["auc"] > baselines(graph, task, options)["degree"]["test"]["auc"]
+    assert figures["auc"] > baselines(graph, task, options)["degree"][Split.TEST].figures["auc"]
     nodes = np.array([3, 0])
     targets, scores = training.predict(nodes, k=4)
     assert targets.shape == scores.shape == (2, 4)

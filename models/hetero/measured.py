@@ -1,0 +1,18 @@
+"""What is measured of a method on a split."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from graphlearn.models.core.bootstrap import Sample
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The metrics of a method on a split, a sample for their intervals, and, for classes, those of each class."""
+
+    figures: Mapping[str, float]
+    sample: Sample | None = None
+    by_class: Sequence[Mapping[str, Any]] = ()
