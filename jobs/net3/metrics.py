@@ -66,7 +66,7 @@ def metric_rows(method: str, split: str, metrics: Metrics) -> list[dict[str, Any
     for row in metrics.rows():
         if row["cells"]:
             step = int(row["step"]) or None
-            record = {"method": method, "split": split, "step": step, "cells": int(row["cells"])}
+            record: dict[str, Any] = {"method": method, "split": split, "step": step, "cells": int(row["cells"])}
             for metric in NET3_METRICS:
                 value = row.get(metric.name, math.nan)
                 record[metric.name] = value if math.isfinite(value) else None

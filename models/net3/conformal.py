@@ -15,7 +15,7 @@ HALF_LIFE = 16.0
 """Time steps after which an error counts half as much in the spread of recent errors."""
 MEMORY = 64
 """Time steps after which it no longer counts."""
-PRIOR = 3.0
+PRIOR = 1.0
 """The weight of the mean over all series in the spread of one, in errors of the newest step."""
 STATIC_PRIOR = 10.0
 """The same for a spread over all validation cells."""

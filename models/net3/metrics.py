@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
@@ -33,7 +34,7 @@ def block_length(windows: int, window: int, horizon: int, season: int = 1) -> in
     which targets overlap, and the cube root of the number of windows, the optimal order (Hall, Horowitz and Jing 1995).
     """
     usual = min(max(window + horizon, season), windows // BLOCKS)
-    return max(1, horizon, usual, round(windows ** (1 / 3)), -(-windows // MOST_BLOCKS))
+    return max(1, horizon, usual, math.ceil(math.cbrt(windows)), -(-windows // MOST_BLOCKS))
 
 
 @dataclass

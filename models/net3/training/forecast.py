@@ -226,16 +226,22 @@ class ForecastTraining(SeriesTraining):
             recent.add(chosen, self._residuals(self.predict(chosen), actual, np.isfinite(actual)))
         return recent
 
-    def spreads(self, starts: IdArray) -> FloatArray:
-        """The spread of recent errors at the origins of window starts, ascending. shape: [B] -> [B, H, N1, ..., NM]"""
+    def rolling(self, first: int, stop: int) -> Iterator[tuple[IdArray, FloatArray, FloatArray]]:
+        """The window starts from `first` to `stop` in batches: starts, forecasts, spread at their origins.
+
+        shape: [B], [B, H, N1, ..., NM], [B, H, N1, ..., NM]
+        """
         W, H, size = self.options.window, self.options.horizon, max(1, self.options.batch_size)
-        recent, found = self.recent_errors(int(starts[0])), []
-        for lo in range(int(starts[0]), int(starts[-1]) + 1, size):
-            chosen = np.arange(lo, min(int(starts[-1]) + 1, lo + size))
-            actual = gather(self.values, chosen, H, W)
-            residuals = self._residuals(self.predict(chosen), actual, np.isfinite(actual))
-            found.append(recent.add(chosen, residuals)[np.isin(chosen, starts)])
-        return np.concatenate(found)
+        recent = self.recent_errors(first)
+        for lo in range(first, stop, size):
+            chosen = np.arange(lo, min(stop, lo + size))
+            predicted, actual = self.predict(chosen), gather(self.values, chosen, H, W)
+            yield chosen, predicted, recent.add(chosen, self._residuals(predicted, actual, np.isfinite(actual)))
+
+    def spreads(self, starts: IdArray) -> FloatArray:
+        """The spread at the origins of window starts, ascending. shape: [B] -> [B, H, N1, ..., NM]"""
+        batches = self.rolling(int(starts[0]), int(starts[-1]) + 1)
+        return np.concatenate([spread[np.isin(chosen, starts)] for chosen, _, spread in batches])
 
     def conformal(self) -> Conformal:
         """Intervals from the residuals of the validation split; infinite without one."""

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from graphlearn.models.core.adamw_ema import AdamWEma, copied
 from graphlearn.models.core.device import choose_device
 from graphlearn.models.net3.conformal import Conformal, floor_of
+from graphlearn.models.net3.data.calendar import Calendar
 from graphlearn.models.net3.data.scaler import Scaler
 from graphlearn.models.net3.metrics import Metrics
 from graphlearn.models.net3.options import Net3Options
@@ -38,6 +39,7 @@ class SeriesTraining(ABC):
     values: FloatArray
     observed: BoolArray | None
     eval_target: Mapping[Split, BoolArray] | None
+    calendar: Calendar
     options: Net3Options
     scaler: Scaler
     model: nn.Module
