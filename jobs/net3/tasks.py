@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import count
@@ -279,11 +280,10 @@ def check_length(steps: int, options: Net3JobOptions) -> None:
         )
     test = split.length - split.valid_end
     if options.split[2] and test < options.horizon:
-        share = options.horizon / steps
-        enough = share <= 0.5
-        longer = f", or enlarge the test split, e.g. split = [{0.9 - share:.2f}, 0.10, {share + 0.005:.2f}]"
+        share = math.ceil(100 * options.horizon / steps + 0.5) / 100
+        enlarged = f", or enlarge the test split, e.g. split = [{0.9 - share:.2f}, 0.10, {share:.2f}]"
         raise OptionError(
             f"horizon = {options.horizon} is longer than the test split, which has {test:,} of {steps:,} time steps",
             key="horizon",
-            help=f"use horizon = {max(1, test)} or less{longer if enough else ''}",
+            help=f"use horizon = {max(1, test)} or less{enlarged if share < 0.5 else ''}",
         )
