@@ -225,15 +225,16 @@ class BaselineRun:
         return lambda starts: scaler.inverse(z[np.asarray(starts) + W])[:, None]
 
     def best(self, grid: Sequence[float], tried: Callable[[float], Predict], what: str) -> tuple[float, BySplit]:
-        """The value with the least z-scored RMSE on the validation split (on the test split if that is empty)."""
+        """The value with the least z-scored RMSE on the validation split; without one, the first value."""
         found: list[tuple[float, float, BySplit]] = []
         for value in grid:
             if found and not self.budget.left:
                 self.budget.cut(f"{len(found)} of {len(grid)} {what} were tried")
                 break
             metrics = self.measured(tried(value))
-            split = Split.VALID if metrics[Split.VALID].total["cells"] else Split.TEST
-            found.append((metrics[split].total["z_rmse"], value, metrics))
+            found.append((metrics[Split.VALID].total["z_rmse"], value, metrics))
+            if not metrics[Split.VALID].total["cells"]:
+                break
         return min(found, key=lambda part: part[0])[1:]
 
     def measured(self, predict: Predict) -> BySplit:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -255,7 +256,7 @@ def draw(history: History, version_folder: Path | None) -> Figure:
         left: Any = [[f"series{k}"] for k in range(len(stored.panels))]
         right: Any = [["error"], ["error"], ["loss"], ["valid"]]
         axes = figure.subplot_mosaic([[left, right]], width_ratios=[2.4, 1])
-        text += literal(f"\n{stored.verdict}") if stored.verdict else ""
+        text += literal("\n" + fill(stored.verdict, 165)) if stored.verdict else ""
     figure.suptitle(text, x=0.01, ha="left", fontsize=12)
     draw_loss(axes["loss"], history)
     _draw_valid(axes["valid"], history)
@@ -275,7 +276,7 @@ def _draw_valid(axes: Axes, history: History) -> None:
         axes.plot(*zip(*rmse, strict=True), color=COLOURS[2], marker="o", markersize=4)
         epoch, best = min(rmse, key=lambda point: point[1])
         axes.annotate(
-            f"best: {number(best)}", (epoch, best), textcoords="offset points", xytext=(0, -14), ha="center", fontsize=9
+            f"best: {number(best)}", (epoch, best), textcoords="offset points", xytext=(0, 8), ha="center", fontsize=9
         )
         axes.margins(x=0.12, y=0.25)
     finish_curve(axes, bool(rmse), "no validation cells")
@@ -342,7 +343,8 @@ def _interval_label(stored: Stored) -> str:
     """The nominal level and the coverage on the test split."""
     name = f"coverage_{100 * LEVEL:g}"
     reached = next((row[name] for row in stored.rows if row["split"] == "test" and row.get("step") is None), None)
-    return f"{LEVEL:.0%} interval" + (f" (contains {reached:.1%} of the test cells)" if reached is not None else "")
+    contains = f" (contains {100 * reached:.1f} % of the test cells)" if reached is not None else ""
+    return f"{100 * LEVEL:g} % interval{contains}"
 
 
 def _draw_dates(axes: Axes, times: npt.NDArray[Any]) -> None:
@@ -395,7 +397,7 @@ def _draw_errors(axes: Axes, stored: Stored) -> None:
         for v, row in zip(values, total, strict=True)
     ]
     axes.barh(
-        names, values, xerr=np.maximum(np.array(arms).T, 0), height=0.62,
+        names, values, xerr=np.maximum(np.array(arms).T, 0), height=0.3,
         color=["#a9c3e8" if name == model else "#dfe2e7" for name in names],
         error_kw={"ecolor": "#8a8f98", "elinewidth": 1.2, "capsize": 2.5},
     )  # fmt: skip
@@ -404,10 +406,10 @@ def _draw_errors(axes: Axes, stored: Stored) -> None:
     for k, row in enumerate(total):
         text = f"{row['method']}   {number(row['rmse'])}   (z {row['z_rmse']:.3f})"
         axes.annotate(
-            text, (0, k), textcoords="offset points", xytext=(6, 0), va="center", fontsize=9,
+            text, (0, k - 0.2), textcoords="offset points", xytext=(2, 2), va="bottom", fontsize=9,
             color="#16181c", weight="bold" if row["method"] == model else "normal",
         )  # fmt: skip
-    axes.invert_yaxis()
+    axes.set_ylim(len(names) - 0.6, -0.8)
     axes.grid(visible=False, axis="y")
     axes.tick_params(axis="y", length=0)
 

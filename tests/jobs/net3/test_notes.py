@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 from graphlearn.errors import OptionError
 from graphlearn.events import Event, Note
 from graphlearn.jobs.net3.options import Net3JobOptions
-from graphlearn.jobs.net3.tasks import advice
+from graphlearn.jobs.net3.tasks import advice, check_length
 from graphlearn.session import Session, connect
 from graphlearn.storage.series.axis import Freq, TimeAxis
 
@@ -48,9 +49,9 @@ def test_a_horizon_beyond_the_test_split_is_refused(session: Session, horizon: i
         train(session, options=f"window = 6, horizon = {horizon}")
     assert f"use horizon = {test} or less, or enlarge the test split, e.g. split = [" in str(caught.value.help)
     assert session.sql("FROM runs").fetchall() == [], "nothing was started"  # type: ignore[union-attr]
-    example = str(caught.value.help).split("e.g. ")[1]
-    train(session, options=f"window = 6, horizon = {horizon}, {example}")
-    train(session, options=f"window = 6, horizon = {horizon}, split = [0.8, 0.2, 0]")  # no test is wanted
+    split = re.findall(r"split = \[(.*)\]", str(caught.value.help))[0]
+    for given in (tuple(float(share) for share in split.split(",")), (0.8, 0.2, 0.0)):  # the latter wants no test
+        check_length(240, Net3JobOptions(window=6, horizon=horizon, split=given))
 
 
 @pytest.mark.parametrize(
