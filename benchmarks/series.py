@@ -95,8 +95,8 @@ def child(case: Case, seed: int) -> dict[str, Any]:
         found = run_job(case.job, {**overrides, "split": [0.8, 0.0, 0.2], "epochs": epochs, "patience": 0})
         found["epochs"] = {"best": epochs, "last": epochs}
         found["covered"] = first["covered"]
-        tested, before = (by_method(run)[NET3] for run in (found, first))
-        tested |= {name: value for name, value in before.items() if name.startswith("coverage")}
+        tested, earlier = (by_method(run)[NET3] for run in (found, first))
+        tested |= {name: value for name, value in earlier.items() if name.startswith("coverage")}
     else:
         found = run_job(case.job, overrides)
     return {**found, "seed": seed, "cpu": time.process_time() - before}
