@@ -1,7 +1,8 @@
 """The data that a version stores in addition to weights, series and metrics.
 
 graph_<mode>.parquet     source, target, weight: the edges of a mode, as ids of its entries
-intervals.safetensors    step_<h>: residuals of the validation split, from which prediction intervals follow
+intervals.safetensors    step_<h>: scores of the validation split, from which prediction intervals follow; floor, spread
+series_errors.safetensors    <split>/<method>: sums of the errors of each series, of the model and the best baseline
 recovered.npy            float32 [T, N1, ..., NM], the value of every cell (task = 'recover')
 """
 
@@ -16,8 +17,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from graphlearn.jobs.net3.metrics import METHOD
 from graphlearn.storage.files import disk_errors
-from graphlearn.types import FloatArray, Json
+from graphlearn.types import DoubleArray, FloatArray, Json
 
 if TYPE_CHECKING:
     from graphlearn.models.net3.conformal import Conformal
@@ -27,8 +29,9 @@ if TYPE_CHECKING:
 
 INTERVALS = "intervals.safetensors"
 RECOVERED = "recovered.npy"
-RESIDUALS = 10_000
-"""The number of residuals stored per step ahead, evenly chosen."""
+SERIES_ERRORS = "series_errors.safetensors"
+PLACES = ("spread", "floor")
+"""The arrays of intervals with a value per series."""
 
 
 def graph_file(mode: int) -> str:
@@ -65,7 +68,7 @@ def read_graphs(artifact: Artifact) -> dict[int, Graph]:
 
 @dataclass(frozen=True)
 class Intervals:
-    """Sorted residuals of the validation split, by step ahead."""
+    """Scores of the validation split, from which prediction intervals follow."""
 
     conformal: Conformal
 
@@ -73,12 +76,10 @@ class Intervals:
         """Raises WorkspaceError when the disk is full."""
         from safetensors.numpy import save_file
 
-        found = {}
-        for step, row in enumerate(self.conformal.sorted_residuals, 1):
-            kept = row if len(row) <= RESIDUALS else row[np.linspace(0, len(row) - 1, RESIDUALS).astype(int)]
-            found[f"step_{step}"] = np.ascontiguousarray(kept)
+        found = {f"step_{step}": row for step, row in enumerate(self.conformal.scores, 1)}
+        found |= {name: x for name in PLACES if (x := getattr(self.conformal, name)) is not None}
         with disk_errors(folder):
-            save_file(found, folder / INTERVALS)
+            save_file({name: np.ascontiguousarray(x, np.float32) for name, x in found.items()}, folder / INTERVALS)
 
     def manifest(self) -> Json:
         """Nothing."""
@@ -86,13 +87,47 @@ class Intervals:
 
 
 def read_intervals(folder: Path) -> Conformal:
-    """The residuals of a version."""
+    """The intervals of a version."""
     from safetensors.numpy import load_file
 
     from graphlearn.models.net3.conformal import Conformal
 
     found = load_file(folder / INTERVALS)
-    return Conformal([found[f"step_{h}"] for h in range(1, len(found) + 1)])
+    places = {name: found.pop(name, None) for name in PLACES}
+    return Conformal([found[f"step_{h}"] for h in range(1, len(found) + 1)], **places)
+
+
+@dataclass(frozen=True)
+class SeriesErrors:
+    """Sums of the errors of each series on a split, by method; see `Metrics.series`. shape: sums: [N, S] each"""
+
+    split: str
+    sums: Mapping[str, DoubleArray]
+
+    def write(self, folder: Path) -> None:
+        """Raises WorkspaceError when the disk is full."""
+        from safetensors.numpy import save_file
+
+        found = {f"{self.split}/{method}": np.ascontiguousarray(sums) for method, sums in self.sums.items()}
+        with disk_errors(folder):
+            save_file(found, folder / SERIES_ERRORS)
+
+    def manifest(self) -> Json:
+        """Nothing."""
+        return {}
+
+
+def read_series_errors(folder: Path) -> list[tuple[str, str, DoubleArray]]:
+    """(method, split, sums) of a version, the model first. shape: sums: [N, S]"""
+    from safetensors.numpy import load_file
+
+    if not (folder / SERIES_ERRORS).exists():
+        return []
+    found = []
+    for name, sums in load_file(folder / SERIES_ERRORS).items():
+        split, method = name.split("/", maxsplit=1)
+        found.append((method, split, sums))
+    return sorted(found, key=lambda part: (part[0] != METHOD, part[0]))
 
 
 @dataclass(frozen=True)
@@ -103,13 +138,13 @@ class Recovered:
 
     @classmethod
     def by(cls, training: SeriesTraining) -> Recovered:
-        """The cells that a trained recovery predicts, computed in batches of time steps."""
+        """The cells that a trained recovery predicts, at least the floor, computed in batches of time steps."""
         steps, size = len(training.values), max(1, training.options.batch_size)
         first = 0 if training.options.recovery == "smooth" else -training.options.window
         found = np.empty(training.values.shape, np.float32)
         for lo in range(0, steps, size):
             batch = np.arange(lo, min(lo + size, steps))
-            found[lo : lo + size] = training.predict(batch + first)[:, 0]
+            found[lo : lo + size] = np.maximum(training.predict(batch + first)[:, 0], training.floor)
         return cls(found)
 
     def write(self, folder: Path) -> None:

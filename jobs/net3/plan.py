@@ -1,4 +1,4 @@
-"""The plan of a run: scan -> encode -> graphs -> prepare -> train -> evaluate -> publish."""
+"""The plan of a run: scan -> encode -> graphs -> prepare -> train -> baselines -> evaluate -> publish."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from graphlearn.jobs.budget import LEAST
 from graphlearn.jobs.dataflow import Dataflow, Estimate, Operator
 from graphlearn.jobs.family import Sizes
 from graphlearn.jobs.machine import BASE_MEMORY
 from graphlearn.jobs.net3 import estimate as cost
+from graphlearn.jobs.net3.baselines import FORECAST_METHODS, RECOVERY_METHODS, MeasureBaselines
 from graphlearn.jobs.net3.options import Net3JobOptions, check_modes, resolve_columns
 from graphlearn.jobs.net3.tasks import (
     TABLE,
@@ -70,7 +72,8 @@ def plan(request: ModelRequest, sizes: Net3Sizes) -> Dataflow:
     windows, *_ = cost.windows(steps, options)
     length = 2 * options.window + 1 if recover else options.window
     batch = 4 * options.batch_size * length * cells * options.dim * 12
-    copies = 8 if recover and options.recovery == "smooth" else 1
+    smooth = recover and options.recovery == "smooth"
+    copies = 8 if smooth else 1
     advice = "choose a longer freq, fewer keys, a smaller dim or batch_size, or a larger machine"
 
     def estimate(time: Estimate | None = None, **costs: Any) -> Estimate:
@@ -81,6 +84,21 @@ def plan(request: ModelRequest, sizes: Net3Sizes) -> Dataflow:
         }
         return replace(time or Estimate(), method=options.task, **bounded)
 
+    parts = ("intervals", "series_errors", *(("recovered",) if recover else ()))
+    baselines = Operator(
+        name="baselines",
+        task=MeasureBaselines(options=options, share=options.baseline_share),
+        inputs=("trained", "axis", "training_seconds"),
+        outputs=("baselines",),
+        reports_itself=True,
+        detail=", ".join(RECOVERY_METHODS if recover else FORECAST_METHODS),
+        advice=advice,
+        estimate=estimate(
+            cost.training(series, options) * (options.baseline_share or 1) + Estimate(seconds=LEAST),
+            rows=steps,
+            memory=BASE_MEMORY + (copies + 2) * array,
+        ),
+    )
     return Dataflow(
         [
             Operator(
@@ -113,8 +131,9 @@ def plan(request: ModelRequest, sizes: Net3Sizes) -> Dataflow:
                 name="prepare",
                 task=PrepareNet3(options=options),
                 inputs=("values", "axis", "graphs"),
-                outputs=("training", "baselines"),
-                detail="scale, seasonal means, linear AR; last value, seasonal naive and the other baselines",
+                outputs=("training",),
+                reports_itself=True,
+                detail="scale, seasonal means, " + ("low-rank completion" if smooth else "linear AR"),
                 advice=advice,
                 estimate=estimate(cost.preparation(series, options), memory=BASE_MEMORY + copies * array + 2 * batch),
             ),
@@ -122,7 +141,7 @@ def plan(request: ModelRequest, sizes: Net3Sizes) -> Dataflow:
                 name="train",
                 task=TrainNet3(),
                 inputs=("training",),
-                outputs=("trained",),
+                outputs=("trained", "training_seconds"),
                 reports_itself=True,
                 detail=f"net3, {options.task}, window {options.window}, {options.epochs} epochs at most",
                 advice=advice,
@@ -132,11 +151,12 @@ def plan(request: ModelRequest, sizes: Net3Sizes) -> Dataflow:
                     memory=BASE_MEMORY + copies * array + batch,
                 ),
             ),
+            *((baselines,) if options.baselines else ()),
             Operator(
                 name="evaluate",
                 task=EvaluateNet3(options=options),
-                inputs=("trained", "baselines"),
-                outputs=("evaluation", "intervals", *(("recovered",) if recover else ())),
+                inputs=("trained", "axis", *(("baselines",) if options.baselines else ())),
+                outputs=("evaluation", *parts),
                 reports_itself=True,
                 detail=protocol(options),
                 advice=advice,
@@ -152,9 +172,9 @@ def plan(request: ModelRequest, sizes: Net3Sizes) -> Dataflow:
                     request=request,
                     fingerprint=request.fingerprint(prints),
                     table=TABLE,
-                    parts=("series", "graphs", "intervals", *(("recovered",) if recover else ())),
+                    parts=("series", "graphs", *parts),
                 ),
-                inputs=("series", "graphs", "trained", "evaluation", "intervals", *(("recovered",) if recover else ())),
+                inputs=("series", "graphs", "trained", "evaluation", *parts),
                 outputs=PUBLISHED,
                 detail=f"model {request.name}",
                 advice=advice,

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 
 from graphlearn.jobs.family import Summary, SummaryTable
 from graphlearn.jobs.metrics import read_metrics
-from graphlearn.jobs.net3.metrics import FIGURES, NET3_METRICS
+from graphlearn.jobs.net3.metrics import COVERAGE, ERRORS, Z_RMSE
 from graphlearn.jobs.net3.parts import graph_file
 from graphlearn.storage.artifacts import Artifact
 from graphlearn.storage.series.report import SeriesReport
@@ -43,6 +43,7 @@ def summary(artifact: Artifact) -> Summary:
             "time": f"{report.first} to {report.last}",
             "counted": "\n".join(message for message, _ in report.notes()) or None,
             "graphs": ", ".join(_graphs(artifact, list(report.modes))) or "none given",
+            "coverage": _coverage(metrics),
             "verdict": manifest.get("verdict") or None,
         },
         tables=_tables(rows, manifest.get("protocol")),
@@ -68,8 +69,11 @@ def _tables(rows: Sequence[Json], protocol: str | None) -> list[SummaryTable]:
     found = [
         SummaryTable(
             f"metrics ({protocol})" if protocol else "metrics",
-            ("method", "split", *(metric.title for metric in NET3_METRICS), "cells"),
-            [(row["method"], row["split"], *(row[name] for name in FIGURES), row["cells"]) for row in total],
+            ("method", "split", *(metric.title for metric in ERRORS), "95 % interval of RMSE (z)", "cells"),
+            [
+                (row["method"], row["split"], *(row[metric.name] for metric in ERRORS), _interval(row), row["cells"])
+                for row in total
+            ],
         )
     ]
     split = total[0]["split"]
@@ -85,6 +89,17 @@ def _tables(rows: Sequence[Json], protocol: str | None) -> list[SummaryTable]:
             )
         )
     return found
+
+
+def _interval(row: Json) -> str:
+    low, high = (row.get(bound) for bound in Z_RMSE.bounds)
+    return f"{number(low)} to {number(high)}" if low is not None and high is not None else ""
+
+
+def _coverage(metrics: Json) -> str | None:
+    """The share of test cells inside the intervals of each level."""
+    found = [f"{metrics[m.name]:.1%} {m.label}".replace("%", " %", 1) for m in COVERAGE if m.name in metrics]
+    return f"{', '.join(found)}, of the test cells" if found else None
 
 
 def _spread(steps: list[int]) -> list[int]:

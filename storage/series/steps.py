@@ -18,6 +18,9 @@ REGULAR = 0.5
 OCCUPIED = 0.05
 """The share of its steps that must have a stamp."""
 
+COARSER = 3
+"""A declared step is too fine if the usual distance between stamps is so many times as long."""
+
 _WEEK = 7 * DAY
 
 
@@ -87,6 +90,17 @@ def infer_freq(stamps: Stamps) -> Freq:
         if months is not None:
             return months
     return Freq(ticks=step)
+
+
+def coarser_freq(stamps: Stamps, declared: Freq) -> str:
+    """The most common distance between neighbouring stamps, if it is several declared steps; otherwise empty."""
+    try:
+        usual = infer_freq(stamps)
+    except InputError:  # a single stamp, or stamps too far apart
+        return ""
+    day = DAY * (1000 if stamps.type == "TIMESTAMP_NS" else 1)
+    long, short = (step.ticks or step.months * 30 * day for step in (usual, declared))
+    return usual.text(stamps.type) if long >= COARSER * short else ""
 
 
 def axis_type(type_name: str, freq: Freq) -> str:

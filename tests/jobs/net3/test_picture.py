@@ -89,7 +89,14 @@ def test_a_forecast_is_drawn_at_its_steps(home: Path) -> None:
         for step, line in ((0, panel.near), (1, panel.far)):
             predicted = model.training.predict(np.array([90 - 4 - 1 - step]))[0, step]
             assert line.values[-1] == pytest.approx(predicted[place], rel=1e-4)
-    np.testing.assert_allclose(found.panels[0].ahead.half, found.panels[0].near.half, rtol=1)  # type: ignore[union-attr]
+    panel = found.panels[0]
+    station, kind = (part.split(" ", maxsplit=1)[1] for part in panel.label.split(" · "))
+    asked = f"SELECT value, lower, upper FROM forecast('ahead') WHERE station = '{station}' AND kind = '{kind}'"
+    with graphlearn.connect(str(home), emit=silent) as session:
+        answers = session.sql(asked).fetchall()  # type: ignore[union-attr]
+    assert panel.ahead is not None
+    drawn = np.stack([panel.ahead.values, panel.ahead.lower, panel.ahead.upper], axis=1)  # type: ignore[list-item]
+    np.testing.assert_allclose(drawn, answers, rtol=1e-4)
 
 
 def test_a_recovery_shows_what_was_held_out(home: Path) -> None:
@@ -98,6 +105,14 @@ def test_a_recovery_shows_what_was_held_out(home: Path) -> None:
     assert all(h is not None and h.any() for h in held)
     assert all(np.isfinite(panel.near.values).all() for panel in found.panels)
     assert all(np.isfinite(p.truth.values[p.held]).all() for p in found.panels)
+
+
+def test_the_longest_gap() -> None:
+    x = np.ones((20, 2, 2), np.float32)
+    assert picture.longest_gap(x) is None
+    x[:6, 0, 0] = x[15:, 1, 1] = np.nan  # before the first or after the last reading: no gap
+    x[5:7, 1, 0], x[9:12, 0, 1] = np.nan, np.nan
+    assert picture.longest_gap(x) == ((0, 1), 9, 3)
 
 
 def test_series_are_chosen_with_variety() -> None:
@@ -237,5 +252,8 @@ def test_labels() -> None:
     assert metrics_line({"what": 1.0}, NET3_METRICS) == "what 1.0000"
     series = {"rmse": 12.34, "mae": 1.5, "mape": 7.25, "z_rmse": 0.5, "z_mae": 0.4, "count": 3}
     assert metrics_line(series, NET3_METRICS) == "RMSE 12.3 · MAE 1.5000 · MAPE 7.2 % · RMSE (z) 0.5000"
-    assert [metric.title for metric in NET3_METRICS] == ["RMSE", "MAE", "MAPE (%)", "RMSE (z)", "MAE (z)"]
+    assert [metric.title for metric in NET3_METRICS] == [
+        *("RMSE", "MAE", "MAPE (%)", "RMSE (z)", "MAE (z)"),
+        *("in 80 % interval", "in 90 % interval", "in 95 % interval"),
+    ]
     assert [number(x) for x in (0.0, 0.00001, 1.0, 12345.6)] == ["0.0000", "1e-05", "1.0000", "12,345.6"]

@@ -92,11 +92,11 @@ def test_a_plan_is_pure(workspace: Workspace, task: str, monkeypatch: pytest.Mon
     again = NET3.plan(request(**TASKS[task]), pickle.loads(pickle.dumps(sizes)))
     assert again.table(Machine(1e12)) == first
     assert first.column("operator").to_pylist() == [
-        "scan", "encode", "graphs", "prepare", "train", "evaluate", "publish",
+        "scan", "encode", "graphs", "prepare", "train", "baselines", "evaluate", "publish",
     ]  # fmt: skip
     slow = {row["operator"]: row["seconds"] for row in again.table(Machine(1e6)).to_pylist()}
     fast = {row["operator"]: row["seconds"] for row in first.to_pylist()}
-    assert [name for name in slow if slow[name] != fast[name]] == ["train", "evaluate"]
+    assert [name for name in slow if slow[name] != fast[name]] == ["train", "baselines", "evaluate"]
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -116,7 +116,7 @@ def test_tasks_that_need_no_database_run_elsewhere(workspace: Workspace, task: s
     heard: dict[str, list[Event]] = {"here": [], "there": []}
     create_model(workspace, request("here", **TASKS[task]), emit=heard["here"].append)
     create_model(workspace, request("there", **TASKS[task]), emit=heard["there"].append, executor=elsewhere)
-    assert sent == ["prepare", "train", "evaluate"]
+    assert sent == ["prepare", "train", "baselines", "evaluate"]
     here, there = (ArtifactStore(workspace.folder).load(name).manifest for name in heard)
     assert here["metrics"] == there["metrics"]
     assert here["verdict"] == there["verdict"] != ""
@@ -125,13 +125,14 @@ def test_tasks_that_need_no_database_run_elsewhere(workspace: Workspace, task: s
     assert {"weights.safetensors", "intervals.safetensors", "metrics.parquet", "series.npy", "graph_0.parquet"} < {
         *stored
     }
+    assert "series_errors.safetensors" in stored
     assert ("recovered.npy" in stored) == (task != "forecast")
     one, other = (
         [replace(e, time=0.0) for e in events if isinstance(e, Note | Evaluated)] for events in heard.values()
     )
     assert one == other
     phases = [e.phase for e in heard["here"] if isinstance(e, PhaseStarted)]
-    assert phases == ["scan", "encode", "graphs", "prepare", "train", "evaluate", "publish"]
+    assert phases == ["scan", "encode", "graphs", "prepare", "train", "baselines", "evaluate", "publish"]
 
 
 @pytest.mark.parametrize(
@@ -154,7 +155,7 @@ def test_a_series_beyond_any_memory_is_refused_and_can_be_explained(workspace: W
     with pytest.raises(ResourceError, match=r"the series would be .* the free memory is 1,024 MiB") as caught:
         NET3.fits(wanted, huge, 1 << 30)
     assert "choose a longer freq" in str(caught.value.help)
-    assert NET3.plan(wanted, huge).table(Machine(1e12)).num_rows == 7
+    assert NET3.plan(wanted, huge).table(Machine(1e12)).num_rows == 8
     with pytest.raises(ResourceError, match=r"of memory to prepare, and 1\.0 MB is free") as caught:
         NET3.fits(wanted, sizes, 1 << 20)
     assert "dim" in str(caught.value.help)

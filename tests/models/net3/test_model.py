@@ -412,7 +412,7 @@ CHANGES: dict[str, object] = {
 }  # fmt: skip
 ELSEWHERE = {
     "task", "recovery", "hidden", "rank", "orthonormality", "epochs", "evaluate_every", "patience", "device", "threads",
-    "checkpoint_seconds",
+    "checkpoint_seconds", "baselines", "baseline_share",
 }  # fmt: skip
 
 
