@@ -139,8 +139,8 @@ def main() -> None:
     body = (
         f"CPU seconds of each operator that takes at least {LARGE:.0f} s. Without past runs, the estimate of\n"
         f"{good} of {len(ratios)} jobs is within a factor of {FACTOR:.0f}. The second run of the same job, in a new\n"
-        "process, has the measurements of the first one. Ratio: estimated / measured. Wall: the same two, next to what\n"
-        "else ran."
+        "process, has the measurements of the first one. Ratio: estimated / measured. Wall: the same two, next to\n"
+        "what else ran."
     )
     if not given.once and set(raw) == set(JOBS):
         results.write("estimates", "Estimates of EXPLAIN", f"{body}\n\n{results.markdown(table)}", raw)

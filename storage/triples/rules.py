@@ -103,8 +103,8 @@ def mine_rules(
     """Mine the rules with a minimum of support and of confidence (support / body).
 
     `min_support` and `min_constant_support` apply to `seen`. `rows`: how many rows the join of paths may have, above
-    which it is sampled; cheaper joins may have more of them. `threads`: 0 takes all cores that this process may use. `progress` gets the number
-    of joins done so far, of three. Raises MemoryError if a join does not fit in MEMORY.
+    which it is sampled; cheaper joins may have more of them. `threads`: 0 takes all cores that this process may use.
+    `progress` gets the number of joins done so far, of three. Raises MemoryError if a join does not fit in MEMORY.
     """
     with duckdb.connect() as connection:
         connection.execute(f"SET memory_limit = '{MEMORY}B'; SET threads = {threads or default_threads()}")

@@ -7,8 +7,8 @@ import threading
 from pathlib import Path
 
 import pytest
-
 from cases.jobs import request, workspace
+
 from graphlearn.events import Event, PhaseFinished, PhaseRunning
 from graphlearn.jobs.costs import KEYS, LARGEST_FILE, PAIRS, Costs
 from graphlearn.jobs.create import create_model
