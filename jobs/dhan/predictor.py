@@ -19,6 +19,7 @@ from graphlearn.storage.artifacts import Artifact
 from graphlearn.storage.hetero.nodes import Keys
 from graphlearn.storage.hetero.tables import read_hetero
 from graphlearn.storage.hetero.target import Target
+from graphlearn.storage.stored import read_tensors
 from graphlearn.types import FloatArray, IdArray
 
 ROWS = 1 << 16
@@ -57,12 +58,10 @@ class DhanPredictor(Predictor):
     @cached_property
     def training(self) -> Any:
         """The model; which methods it has depends on what was learnt."""
-        from safetensors.torch import load_file
-
         from graphlearn.jobs.dhan.graph import make_graph, make_task
         from graphlearn.models.dhan.training.make import make_training
 
-        weights = load_file(self.artifact.path / WEIGHTS)
+        weights = read_tensors(self.artifact.path / WEIGHTS, "pt")
         task = make_task(self.tables, self.target, learnt=self.options.target is not None)
         return make_training(make_graph(self.tables), task, model_options(self.options), weights)
 
