@@ -17,18 +17,8 @@ NAMES = frozenset(
     (
         *("BIGINT", "BIGNUM", "BIT", "BLOB", "BOOLEAN", "DATE", "DOUBLE", "FLOAT", "HUGEINT", "INTEGER", "INTERVAL"),
         *("JSON", "SMALLINT", "TIME", "TIMESTAMP", "TIMESTAMPTZ", "TIMESTAMP_MS", "TIMESTAMP_NS", "TIMESTAMP_S"),
-        *(
-            "TIMETZ",
-            "TIME_NS",
-            "TINYINT",
-            "UBIGINT",
-            "UHUGEINT",
-            "UINTEGER",
-            "USMALLINT",
-            "UTINYINT",
-            "UUID",
-            "VARCHAR",
-        ),
+        *("TIMETZ", "TIME_NS", "TINYINT", "UBIGINT", "UHUGEINT", "UINTEGER", "USMALLINT", "UTINYINT"),
+        *("UUID", "VARCHAR"),
     )
 )
 """Types without parameters. (TIME and TIMESTAMP may be followed by WITH TIME ZONE.)"""

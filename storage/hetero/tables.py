@@ -134,6 +134,8 @@ def read_hetero(folder: Path) -> HeteroTables:
             )
         for i, edge in enumerate(stored["edges"]):
             place = edge.pop("hubs")
+            if place is not None and type(place) is not int:  # part of a file name
+                raise ValueError("a hub table has no number")
             hubs = None if place is None else Keys(Dictionary(folder / f"hub_{place}.parquet"))
             src, dst = arrays[f"edge_{i}.src"], arrays[f"edge_{i}.dst"]
             weight, split = arrays.get(f"edge_{i}.weight"), arrays.get(f"edge_{i}.split")
