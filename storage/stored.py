@@ -6,7 +6,8 @@ ArtifactError that names the file.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -108,6 +109,21 @@ def read_tensors(path: Path, framework: Literal["pt", "np"]) -> dict[str, Any]:
         _check_header(path)
         with safe_open(path, framework) as file:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+
+
+def check_sizes(tensors: Mapping[str, Any], *widths: int, bounded: Sequence[int] = ()) -> None:
+    """Raise ValueError if options do not fit stored tensors, before a model of their size is made.
+
+    Each of `widths` is a dimension of some tensor; none of `bounded` exceeds the number of values in all of them.
+    """
+    known = {size for tensor in tensors.values() for size in tensor.shape}
+    total = sum(math.prod(tensor.shape) for tensor in tensors.values())
+    if (
+        any(type(n) is not int for n in (*widths, *bounded))
+        or not known.issuperset(widths)
+        or max(bounded, default=0) > total
+    ):
+        raise ValueError("its tensors do not fit the options of the model")
 
 
 def _check_header(path: Path) -> None:

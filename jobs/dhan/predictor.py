@@ -19,7 +19,7 @@ from graphlearn.storage.artifacts import Artifact
 from graphlearn.storage.hetero.nodes import Keys
 from graphlearn.storage.hetero.tables import read_hetero
 from graphlearn.storage.hetero.target import Target
-from graphlearn.storage.stored import read_tensors
+from graphlearn.storage.stored import check_sizes, read_tensors
 from graphlearn.types import FloatArray, IdArray
 
 ROWS = 1 << 16
@@ -61,7 +61,9 @@ class DhanPredictor(Predictor):
         from graphlearn.jobs.dhan.graph import make_graph, make_task
         from graphlearn.models.dhan.training.make import make_training
 
-        weights = read_tensors(self.artifact.path / WEIGHTS, "pt")
+        weights, options = read_tensors(self.artifact.path / WEIGHTS, "pt"), self.options
+        features = (node.features.width for node in self.tables.nodes.values() if node.features is not None)
+        check_sizes(weights, options.hidden, bounded=(*features, options.hops, options.layers))
         task = make_task(self.tables, self.target, learnt=self.options.target is not None)
         return make_training(make_graph(self.tables), task, model_options(self.options), weights)
 

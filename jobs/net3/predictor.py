@@ -21,7 +21,7 @@ from graphlearn.jobs.net3.shape import Net3Shape
 from graphlearn.jobs.train import WEIGHTS
 from graphlearn.storage.artifacts import Artifact
 from graphlearn.storage.series.tensor import read_series
-from graphlearn.storage.stored import check_array, damaged_if_unreadable, read_tensors
+from graphlearn.storage.stored import check_array, check_sizes, damaged_if_unreadable, read_tensors
 from graphlearn.text import counted
 from graphlearn.types import FloatArray, Split
 
@@ -67,12 +67,14 @@ class Net3Predictor(Predictor):
         from graphlearn.models.net3.training.forecast import ForecastTraining
         from graphlearn.models.net3.training.make import make_training
 
+        weights, options = read_tensors(self.artifact.path / WEIGHTS, "pt"), self.options
+        check_sizes(weights, options.dim, bounded=(options.horizon, options.learnt_rank, options.rank))
         made = make_training(
             self.series.values,
             read_graphs(self.artifact, self.series.values.shape[1:]),
             model_options(self.options),
             calendar_of(self.series.axis, self.options),
-            fitted=read_tensors(self.artifact.path / WEIGHTS, "pt"),
+            fitted=weights,
         )
         assert isinstance(made, ForecastTraining)
         return made
