@@ -1,0 +1,143 @@
+"""A workspace with a small stored model of every kind, and ways to tamper with one.
+
+Whoever tampers with a model also computes the digests in its manifest; see `reseal`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from click.testing import CliRunner, Result
+
+from graphlearn.cli import main
+from graphlearn.session import connect
+from graphlearn.storage import artifacts
+
+TABLES = """
+CREATE TABLE triples AS
+SELECT 'p' || (i * 7 % 60) AS head, ['knows', 'likes', 'helps'][1 + i % 3] AS relation, 'p' || (i * i % 59) AS tail,
+       CASE WHEN i % 20 = 0 THEN 'test' WHEN i % 20 = 1 THEN 'valid' ELSE 'train' END AS split
+FROM range(300) t(i);
+CREATE TABLE readings AS
+SELECT TIMESTAMPTZ '2024-01-01 00:00:00+00' + INTERVAL (t) HOUR AS ts, 's' || s AS site,
+       CASE WHEN (t * 7 + s * 3) % 11 > 0 THEN 10 * s + sin(t * 0.7 + s) END AS value
+FROM range(60) a(t), range(4) b(s);
+CREATE TABLE roads AS SELECT 's' || i AS source, 's' || (i + 1) % 4 AS target FROM range(4) t(i);
+CREATE TABLE paper AS
+SELECT 'p' || i AS id, [i % 3, 3 + i % 5] AS words, i / 7 AS x, ['a', 'b', 'c'][1 + i % 3] AS area
+FROM range(90) t(i);
+CREATE TABLE author AS SELECT i AS id, [i % 4] AS words FROM range(40) t(i);
+CREATE TABLE writes AS SELECT i % 40 AS author, 'p' || (i * 7 % 90) AS paper FROM range(380) t(i);
+CREATE TABLE about AS SELECT 'p' || i AS source, i % 6 AS hub FROM range(90) t(i);
+"""
+SHORT = "epochs = 1, threads = 1"
+GRAPH = "author AS (FROM author), writes AS (FROM writes), subject AS (FROM about)"
+MODELS = {
+    "graph": f"TYPE complex OPTIONS ({SHORT}, dim = 4, negatives = 4) AS FROM triples",
+    "ahead": f"TYPE net3 OPTIONS ({SHORT}, horizon = 2, window = 3, dim = 3, core_limit = 3, learnt_rank = 2) "
+    "AS (series AS (FROM readings), site AS (FROM roads))",
+    "filled": f"TYPE net3 OPTIONS ({SHORT}, task = 'recover', dim = 3, core_limit = 3, learnt_rank = 2) AS FROM readings",
+    "classes": f"TYPE dhan OPTIONS ({SHORT}, target = 'area', hidden = 8, heads = 2, hops = 1) "
+    f"AS (paper AS (FROM paper), {GRAPH})",
+    "links": f"TYPE dhan OPTIONS ({SHORT}, target = 'writes', hidden = 8, heads = 2, hops = 1) "
+    f"AS (paper AS (SELECT id, words, x FROM paper), {GRAPH})",
+}
+QUESTIONS = {
+    "graph": (
+        "FROM predict('graph', (SELECT 'p7' AS head, 'knows' AS relation), k := 3)",
+        "FROM similar('graph', (SELECT 'p7' AS key))",
+        "FROM embeddings('graph', of := 'relations')",
+        "FROM evaluate('graph', (FROM triples LIMIT 5))",
+        "FROM evaluate('graph')",
+    ),
+    "ahead": (
+        "FROM forecast('ahead', horizon := 3, at := TIMESTAMPTZ '2024-01-02 00:00:00+00')",
+        "FROM forecast('ahead')",
+        "FROM evaluate('ahead')",
+    ),
+    "filled": ("FROM recover('filled', every := true)", "FROM evaluate('filled')"),
+    "classes": (
+        "FROM predict('classes')",
+        "FROM embeddings('classes', of := 'author')",
+        "FROM explain('classes', (SELECT 'p1' AS id))",
+        "FROM evaluate('classes')",
+    ),
+    "links": ("FROM predict('links', (SELECT 3 AS id), k := 3)", "FROM predict('links', (FROM writes LIMIT 3))"),
+}
+LISTS = ("FROM models", "FROM model_versions")
+
+
+def train_all(folder: Path) -> Path:
+    """Train every model in a new workspace in the folder; returns its database."""
+    database = folder / "kg.duckdb"
+    with connect(database, emit=lambda _: None) as session:
+        session.connection.execute(TABLES)
+        for name, definition in MODELS.items():
+            session.sql(f"CREATE MODEL {name} {definition}")
+    return database
+
+
+def copy_of(database: Path, folder: Path, *models: str) -> Path:
+    """A copy of the workspace with some of its models."""
+    for model in models:
+        shutil.copytree(_models(database) / model, _models(folder / database.name) / model)
+    shutil.copy(database, folder)
+    return folder / database.name
+
+
+def version_of(database: Path, model: str) -> Path:
+    """The folder of a model's first version."""
+    return _models(database) / model / "1"
+
+
+def _models(database: Path) -> Path:
+    return database.with_suffix(".graphlearn") / "models"
+
+
+def run(database: Path, *arguments: str) -> Result:
+    """The command line, in this process."""
+    return CliRunner().invoke(main, [*arguments, "--workspace", str(database)])
+
+
+def read_json(path: Path) -> Any:
+    """A JSON file."""
+    return json.loads(path.read_text())
+
+
+def edit_json(path: Path, change: Callable[[Any], object]) -> None:
+    """Change a JSON value in place."""
+    value = read_json(path)
+    change(value)
+    path.write_text(json.dumps(value))
+
+
+def edit_table(path: Path, change: Callable[[pa.Table], pa.Table]) -> None:
+    """Change the rows, columns or metadata of a Parquet file."""
+    pq.write_table(change(pq.read_table(path)), path)
+
+
+def edit_tensors(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Change the tensors of a safetensors file in place."""
+    from safetensors.numpy import load_file, save_file
+
+    tensors = load_file(path)
+    change(tensors)
+    save_file(tensors, path)
+
+
+def reseal(version: Path, *, listed: bool = True) -> None:
+    """Write the digests and sizes of the files as they are now. `listed`: also the list of files."""
+    path = version / artifacts.MANIFEST
+    with contextlib.suppress(ValueError, TypeError, RecursionError):  # it is no JSON object
+        manifest = read_json(path)
+        if listed:
+            names = [name for name in artifacts._list_files(version) if not (version / name).is_symlink()]
+            manifest["files"] = {name: artifacts._measure(version / name) for name in names}
+        path.write_text(json.dumps(artifacts._sealed(manifest)))
