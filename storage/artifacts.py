@@ -320,7 +320,8 @@ class ArtifactStore:
         else:
             sizes = ((name, path / name, expected["bytes"]) for name, expected in manifest["files"].items())
             damage = next((problem for name, file, size in sizes if (problem := wrong_size(file, name, size))), None)
-        return Artifact(str(manifest.get("model", _model_name(home))), version, path, manifest, damage)
+        known = manifest["model"] if damage is None else _model_name(home)
+        return Artifact(known, version, path, manifest, damage)
 
     def _verify(self, artifact: Artifact) -> Artifact:
         if (damage := wrong_object(artifact.manifest) or _foreign(artifact.path)) is not None:

@@ -111,19 +111,20 @@ def read_tensors(path: Path, framework: Literal["pt", "np"]) -> dict[str, Any]:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
 
 
-def check_sizes(tensors: Mapping[str, Any], *widths: int, bounded: Sequence[int] = ()) -> None:
-    """Raise ValueError if options do not fit stored tensors, before a model of their size is made.
+def check_sizes(path: Path, *widths: int, bounded: Sequence[int] = ()) -> None:
+    """Raise ArtifactError if options do not fit a safetensors file, before a model of their size is made.
 
     Each of `widths` is a dimension of some tensor; none of `bounded` exceeds the number of values in all of them.
     """
-    known = {size for tensor in tensors.values() for size in tensor.shape}
-    total = sum(math.prod(tensor.shape) for tensor in tensors.values())
+    shapes = [shape for _, shape in tensor_shapes(path).values()]
+    known = {size for shape in shapes for size in shape}
+    total = sum(math.prod(shape) for shape in shapes)
     if (
         any(type(n) is not int for n in (*widths, *bounded))
         or not known.issuperset(widths)
         or max(bounded, default=0) > total
     ):
-        raise ValueError("its tensors do not fit the options of the model")
+        raise ArtifactError(f"the tensors in {path} do not fit the options of the model", help=RETRAIN)
 
 
 def _check_header(path: Path) -> None:

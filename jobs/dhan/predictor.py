@@ -41,6 +41,9 @@ class DhanPredictor(Predictor):
         self.options = stored_options(artifact.manifest["options"])
         self.target = Target(**artifact.manifest["target"])
         self.tables = read_hetero(artifact.path)
+        options = self.options
+        features = (node.features.width for node in self.tables.nodes.values() if node.features is not None)
+        check_sizes(artifact.path / WEIGHTS, options.hidden, bounded=(*features, options.hops, options.layers))
         self.shape = DhanShape.of_tables(self.tables, self.target, self.options)
 
     def answer(
@@ -61,9 +64,7 @@ class DhanPredictor(Predictor):
         from graphlearn.jobs.dhan.graph import make_graph, make_task
         from graphlearn.models.dhan.training.make import make_training
 
-        weights, options = read_tensors(self.artifact.path / WEIGHTS, "pt"), self.options
-        features = (node.features.width for node in self.tables.nodes.values() if node.features is not None)
-        check_sizes(weights, options.hidden, bounded=(*features, options.hops, options.layers))
+        weights = read_tensors(self.artifact.path / WEIGHTS, "pt")
         task = make_task(self.tables, self.target, learnt=self.options.target is not None)
         return make_training(make_graph(self.tables), task, model_options(self.options), weights)
 

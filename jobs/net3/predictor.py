@@ -44,6 +44,9 @@ class Net3Predictor(Predictor):
         self.artifact = artifact
         self.options = _options_of(artifact)
         self.series = read_series(artifact.path)
+        options = self.options
+        bounded = options.horizon, options.learnt_rank, options.rank
+        check_sizes(artifact.path / WEIGHTS, options.dim, bounded=bounded)
         self.shape = Net3Shape.of_series(self.series, self.options)
 
     def answer(
@@ -67,14 +70,12 @@ class Net3Predictor(Predictor):
         from graphlearn.models.net3.training.forecast import ForecastTraining
         from graphlearn.models.net3.training.make import make_training
 
-        weights, options = read_tensors(self.artifact.path / WEIGHTS, "pt"), self.options
-        check_sizes(weights, options.dim, bounded=(options.horizon, options.learnt_rank, options.rank))
         made = make_training(
             self.series.values,
             read_graphs(self.artifact, self.series.values.shape[1:]),
             model_options(self.options),
             calendar_of(self.series.axis, self.options),
-            fitted=weights,
+            fitted=read_tensors(self.artifact.path / WEIGHTS, "pt"),
         )
         assert isinstance(made, ForecastTraining)
         return made

@@ -256,7 +256,10 @@ class TimeAxis:
             raise ValueError("the axis has no valid time zone")
         if axis.zone is None and axis.type == WITH_ZONE:
             raise ValueError("the axis has no time zone")
-        axis.stamps(0, 1), axis.stamps(axis.steps - 1, 1)
+        for step in (0, axis.steps - 1):
+            stamp = axis.stamps(step, 1)
+            if axis.zone is not None:
+                pc.local_timestamp(stamp)  # raises ArrowInvalid for a zone that does not exist
         return axis
 
 

@@ -6,17 +6,22 @@ Whoever tampers with a model also computes the digests in its manifest; see `res
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 from click.testing import CliRunner, Result
 
+from graphlearn import show
 from graphlearn.cli import main
+from graphlearn.errors import GraphLearnError
+from graphlearn.printing import print_relation
 from graphlearn.session import connect
 from graphlearn.storage import artifacts
 
@@ -43,7 +48,8 @@ MODELS = {
     "graph": f"TYPE complex OPTIONS ({SHORT}, dim = 4, negatives = 4) AS FROM triples",
     "ahead": f"TYPE net3 OPTIONS ({SHORT}, horizon = 2, window = 3, dim = 3, core_limit = 3, learnt_rank = 2) "
     "AS (series AS (FROM readings), site AS (FROM roads))",
-    "filled": f"TYPE net3 OPTIONS ({SHORT}, task = 'recover', dim = 3, core_limit = 3, learnt_rank = 2) AS FROM readings",
+    "filled": f"TYPE net3 OPTIONS ({SHORT}, task = 'recover', dim = 3, core_limit = 3, learnt_rank = 2) "
+    "AS FROM readings",
     "classes": f"TYPE dhan OPTIONS ({SHORT}, target = 'area', hidden = 8, heads = 2, hops = 1) "
     f"AS (paper AS (FROM paper), {GRAPH})",
     "links": f"TYPE dhan OPTIONS ({SHORT}, target = 'writes', hidden = 8, heads = 2, hops = 1) "
@@ -84,21 +90,58 @@ def train_all(folder: Path) -> Path:
     return database
 
 
-def copy_of(database: Path, folder: Path, *models: str) -> Path:
-    """A copy of the workspace with some of its models."""
-    for model in models:
-        shutil.copytree(_models(database) / model, _models(folder / database.name) / model)
-    shutil.copy(database, folder)
-    return folder / database.name
+class Bench:
+    """A workspace whose models are tampered with one after another, with a session that stays open."""
 
+    def __init__(self, folder: Path) -> None:
+        database = train_all(folder)
+        self.models = database.with_suffix(".graphlearn") / "models"
+        self.database, self.intact = database, folder / "intact"
+        shutil.copytree(self.models, self.intact)
+        self.session = connect(database, emit=lambda _: None)
 
-def version_of(database: Path, model: str) -> Path:
-    """The folder of a model's first version."""
-    return _models(database) / model / "1"
+    def restore(self) -> None:
+        """All models as they were trained."""
+        shutil.rmtree(self.models)
+        shutil.copytree(self.intact, self.models)
 
+    def version(self, model: str) -> Path:
+        """The folder of a model's version."""
+        return self.models / model / "1"
 
-def _models(database: Path) -> Path:
-    return database.with_suffix(".graphlearn") / "models"
+    def refusals(self, model: str) -> list[str]:
+        """The first line of the error of each question that a model refuses. Raises whatever is no error of ours."""
+        found = []
+        for question in QUESTIONS[model]:
+            try:
+                self.session.sql(question).fetchall()  # type: ignore[union-attr]
+            except GraphLearnError as error:
+                found.append(error.render().splitlines()[0])
+            except duckdb.InvalidInputException as error:  # the rows came from us, and DuckDB asked for them
+                lines = str(error).splitlines()
+                ours = [line.partition("Error: ")[2] for line in lines if line.startswith("graphlearn.errors.")]
+                if not ours:
+                    raise
+                found.append(f"error: {ours[0]}")
+        return found
+
+    def listed(self) -> str:
+        """What the lists of models print."""
+        out = io.StringIO()
+        with contextlib.redirect_stdout(out):
+            show.print_models(self.models.parent, as_json=False)
+            show.print_models(self.models.parent, as_json=True)
+            for table in LISTS:
+                print_relation(self.session.sql(table))  # type: ignore[arg-type]
+        return out.getvalue()
+
+    def shown(self, model: str) -> str:
+        """What `show` prints about a model. Raises GraphLearnError."""
+        out = io.StringIO()
+        with contextlib.redirect_stdout(out):
+            show.print_model(self.models.parent, model, None, as_json=True)
+            show.print_model(self.models.parent, model, None, as_json=False)
+        return out.getvalue()
 
 
 def run(database: Path, *arguments: str) -> Result:
