@@ -8,10 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
-from graphlearn.storage.memory import memory_available as memory_available  # noqa: PLC0414, offered here too
-
 from graphlearn.jobs.costs import Costs
 from graphlearn.processors import default_threads
+from graphlearn.storage.memory import memory_available as memory_available  # noqa: PLC0414, offered here too
 
 REFERENCE = 0.53e-3
 """CPU seconds of the reference machine in `pace`."""

@@ -15,7 +15,7 @@ import hashlib
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -31,7 +31,7 @@ from graphlearn.errors import (
     WorkspaceError,
     did_you_mean,
 )
-from graphlearn.storage.files import disk_errors, read_json, sync_file, sync_folder, write_json
+from graphlearn.storage.files import LONGEST_JSON, disk_errors, dump_json, read_json, sync_file, sync_folder, write_json
 from graphlearn.storage.locks import Staging
 from graphlearn.storage.seal import changed, digest, is_measure, measure, sealed, wrong_size
 from graphlearn.types import Json
@@ -42,6 +42,8 @@ MANIFEST = "manifest.json"
 MODEL = "model.json"
 
 _LONGEST_NAME = 120
+_LONGEST_MODEL = 1 << 20
+"""Bytes of model.json."""
 _VERSION = re.compile(r"[1-9][0-9]{0,17}")
 _OUTSIDE = re.compile(r"[\\\x00-\x1f\x7f]")
 """What the name of a file in a version never contains."""
@@ -98,6 +100,16 @@ def unusable(artifact: Artifact, damage: str) -> ArtifactError:
     also = f"; other versions of it: {', '.join(map(str, others))}" if others else ""
     what = f'model "{artifact.model}" version {artifact.version}'
     return ArtifactError(f"{what} cannot be used: {damage}", help=fix + also)
+
+
+def check_length(model: str, statement: str, inputs: Mapping[str, str]) -> None:
+    """Raise UserError if a statement is too long to be stored with its model."""
+    length = len(dump_json([statement, inputs]).encode("utf-8", "replace"))
+    if length > LONGEST_JSON // 2:
+        raise UserError(
+            f"the statement of model {model} is too long to be stored with it: {length:,} bytes",
+            help="put its values into a table or a file, and select from that",
+        )
 
 
 def fold(model: str) -> str:
@@ -390,7 +402,7 @@ def _current(home: Path) -> int | None:
     """
     versions = _versions(home)
     try:
-        current = read_json(home / MODEL).get("current")
+        current = read_json(home / MODEL, longest=_LONGEST_MODEL).get("current")
     except (OSError, ValueError):
         current = None
     if type(current) is not int or current not in versions:
@@ -400,7 +412,7 @@ def _current(home: Path) -> int | None:
 
 def _model_name(home: Path) -> str:
     try:
-        name = read_json(home / MODEL)["model"]
+        name = read_json(home / MODEL, longest=_LONGEST_MODEL)["model"]
         if not isinstance(name, str) or folder_name(name) != home.name:
             raise KeyError(name)
         return name

@@ -20,7 +20,7 @@ from graphlearn.types import Json
 
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 FORBIDDEN = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
-LONGEST_JSON = 64 << 20
+LONGEST_JSON = 256 << 20
 """Bytes of a JSON file."""
 DEEPEST = 64
 """Levels of a JSON file."""

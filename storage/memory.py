@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import duckdb
 
+from graphlearn.control_groups import PROC, control_groups
 from graphlearn.errors import ResourceError
 
 PER_THREAD = 128 << 20
 """Bytes that DuckDB needs per thread, as its documentation says: with less it may fail instead of spilling."""
-PROC = Path("/proc/self")
 
 _V2 = (("memory.max", "memory.high"), "memory.current", "inactive_file")
 _V1 = (("memory.limit_in_bytes",), "memory.usage_in_bytes", "total_inactive_file")
@@ -31,29 +30,10 @@ def memory_available() -> int:
     return max(0, min([free, *cgroup_headrooms(PROC), *_address_space()]))
 
 
-def cgroup_headrooms(proc: Path) -> Iterator[int]:
-    """Bytes left in each control group of a process that has a limit, from its own to the outermost visible one.
-
-    `proc`: the folder of the process in /proc. A group can be limited by version 1 or 2 of the kernel's interface.
-    """
-    try:
-        groups = [line.split(":", 2) for line in (proc / "cgroup").read_text().splitlines()]
-        mounts = [line.split() for line in (proc / "mountinfo").read_text().splitlines()]
-    except OSError:  # not on Linux
-        return
-    for number, controllers, group in (line for line in groups if len(line) == 3):
-        unified = number == "0"  # version 2
-        if not unified and "memory" not in controllers.split(","):
-            continue
-        for mount in mounts:
-            kind, _, settings = mount[mount.index("-") + 1 :]
-            if kind != "cgroup2" if unified else (kind != "cgroup" or "memory" not in settings.split(",")):
-                continue
-            root, top = mount[3], Path(mount[4].encode().decode("unicode_escape"))
-            inside = os.path.relpath(group, root)
-            here = top if inside.startswith("..") else top / inside  # outside of what a container sees
-            for folder in [here, *(parent for parent in here.parents if parent.is_relative_to(top))]:
-                yield from _headroom(folder, *(_V2 if unified else _V1))
+def cgroup_headrooms(proc: Path = PROC) -> Iterator[int]:
+    """Bytes left in each control group of a process that limits its memory; `proc`: its folder in /proc."""
+    for version, folder in control_groups("memory", proc):
+        yield from _headroom(folder, *(_V2 if version == 2 else _V1))
 
 
 def _headroom(folder: Path, limits: tuple[str, ...], use: str, cache: str) -> Iterator[int]:

@@ -23,7 +23,7 @@ from graphlearn.cli import main
 from graphlearn.errors import GraphLearnError
 from graphlearn.printing import print_relation
 from graphlearn.session import connect
-from graphlearn.storage import artifacts
+from graphlearn.storage import artifacts, seal
 
 TABLES = """
 CREATE TABLE triples AS
@@ -182,5 +182,5 @@ def reseal(version: Path, *, listed: bool = True) -> None:
         manifest = read_json(path)
         if listed:
             names = [name for name in artifacts._list_files(version) if not (version / name).is_symlink()]
-            manifest["files"] = {name: artifacts._measure(version / name) for name in names}
-        path.write_text(json.dumps(artifacts._sealed(manifest)))
+            manifest["files"] = {name: seal.measure(version / name) for name in names}
+        path.write_text(json.dumps(seal.sealed(manifest)))

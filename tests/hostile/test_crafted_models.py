@@ -28,8 +28,10 @@ from cases.stored_models import (
     run,
 )
 
-from graphlearn.errors import GraphLearnError
+from graphlearn.errors import GraphLearnError, UserError
+from graphlearn.storage import artifacts
 from graphlearn.storage.artifacts import FORMAT_VERSION
+from graphlearn.storage.files import LONGEST_JSON
 
 INJECTION = "INTEGER) FROM range(1); COPY (SELECT 1) TO 'stolen.csv'; SELECT NULL::INTEGER AS (key"
 ESCAPES = "\x1b[2J\x9b31m\u202e[bold red]"
@@ -321,3 +323,20 @@ def test_what_is_printed_about_a_model_controls_no_terminal(bench: Bench) -> Non
 def test_a_newer_format_is_named(bench: Bench) -> None:
     manifest(format_version=FORMAT_VERSION + 1)(bench.version("graph"))
     assert "is newer than this version of GraphLearn reads" in bench.refusals("graph")[0]
+
+
+def test_a_json_file_of_any_length_is_not_read(bench: Bench) -> None:
+    with open(bench.version("graph") / "manifest.json", "ab") as file:
+        file.truncate(LONGEST_JSON + 1)  # zeros, which take no space on the disk
+    assert "manifest.json has more than 268,435,456 bytes" in bench.refusals("graph")[0]
+    assert "manifest.json is unreadable" in bench.listed()
+
+
+def test_a_statement_that_could_not_be_stored_is_refused_before_training(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(artifacts, "LONGEST_JSON", 1000)
+    with pytest.raises(UserError, match="the statement of model graph is too long to be stored with it: ") as caught:
+        bench.session.sql(f"CREATE OR REPLACE MODEL graph {MODELS['graph']} WHERE head <> '{'x' * 300}'")
+    assert caught.value.help == "put its values into a table or a file, and select from that"
+    assert bench.refusals("graph") == []
