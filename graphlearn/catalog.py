@@ -139,13 +139,13 @@ def catalog_tables(folder: Path) -> dict[str, object]:
 def _models(folder: Path) -> Iterator[Json]:
     store = ArtifactStore(folder)
     for artifact in store.models():
-        yield {**_version_row(artifact), "versions": len(store.versions(artifact.model))}
+        yield {**_version_row(artifact), "versions": len(artifact.versions)}
 
 
 def _model_versions(folder: Path) -> Iterator[Json]:
     store = ArtifactStore(folder)
     for current in store.models():
-        for artifact in store.versions(current.model):
+        for artifact in store.history(current):
             yield {**_version_row(artifact), "is_current": artifact.version == current.version}
 
 

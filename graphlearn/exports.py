@@ -205,10 +205,13 @@ def _tables(session: Session, source: Source, target: str | None, text: tuple[st
         return read_graph(session.connection, source, target, text)
     from graphlearn.jobs.functions import family_of
     from graphlearn.jobs.registry import family
-    from graphlearn.storage.artifacts import ArtifactStore
+    from graphlearn.storage.artifacts import ArtifactStore, reading
 
     artifact = ArtifactStore(session.workspace.folder).load(source)
-    tables: HeteroTables = family(family_of(artifact)).graph(artifact)
+    with reading(artifact, asked=True):
+        tables: HeteroTables = family(family_of(artifact)).graph(artifact)
+        for node in tables.nodes.values():
+            assert len(node.keys.dictionary.keys) == len(node)
     return tables
 
 

@@ -8,8 +8,11 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import redirect_stdout
+from io import StringIO
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+from graphlearn.errors import UNPRINTABLE, printable
 from graphlearn.storage.files import dump_json
 from graphlearn.text import number
 
@@ -34,7 +37,9 @@ def print_relation(relation: duckdb.DuckDBPyRelation, form: Format = "box") -> N
         for batch in relation.project("COLUMNS(*)::VARCHAR").to_arrow_reader(BATCH):
             writer.writerows(zip(*(column.to_pylist() for column in batch.columns), strict=True))
     else:
-        relation.show(max_width=width(), max_rows=BOX_ROWS)
+        with redirect_stdout(StringIO()) as box:
+            relation.show(max_width=width(), max_rows=BOX_ROWS)
+        sys.stdout.write(printable(box.getvalue()))
     sys.stdout.flush()
 
 
@@ -53,8 +58,8 @@ def json_lines(relation: duckdb.DuckDBPyRelation) -> Iterator[str]:
 
 
 def to_json_line(value: Any) -> str:
-    """A value as strict JSON on one line."""
-    return dump_json(value)
+    """A value as strict JSON on one line, without characters that control a terminal."""
+    return UNPRINTABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", dump_json(value))
 
 
 def print_explained(relation: duckdb.DuckDBPyRelation) -> None:
@@ -68,9 +73,9 @@ def print_table(names: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Print rows in columns, with numbers right-aligned and None as an empty cell."""
     table = [list(row) for row in rows]
     cells = [[_cell(value) for value in row] for row in table]
-    widths = [max(len(name), *(len(row[i]) for row in cells)) for i, name in enumerate(names)]
+    widths = [max(len(printable(name)), *(len(row[i]) for row in cells)) for i, name in enumerate(names)]
     right = [all(isinstance(row[i], int | float | None) for row in table) for i in range(len(names))]
-    for line in ([*names], ["─" * w for w in widths], *cells):
+    for line in ([*map(printable, names)], ["─" * w for w in widths], *cells):
         padded = [text.rjust(w) if r else text.ljust(w) for text, w, r in zip(line, widths, right, strict=True)]
         sys.stdout.write("  ".join(padded).rstrip() + "\n")
     sys.stdout.flush()
@@ -78,7 +83,7 @@ def print_table(names: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
 
 def print_fields(fields: Mapping[str, object]) -> None:
     """Print names and values in two columns; None values are skipped."""
-    known = {name: _cell(value) for name, value in fields.items() if value is not None}
+    known = {printable(name): _cell(value) for name, value in fields.items() if value is not None}
     margin = max(map(len, known), default=0) + 2
     room = max(40, width() - margin)
     for name, text in known.items():
@@ -105,4 +110,4 @@ def _cell(value: object) -> str:
         return "yes" if value else "no"
     if isinstance(value, float):
         return number(value)
-    return f"{value:,}" if isinstance(value, int) else str(value)
+    return f"{value:,}" if isinstance(value, int) else printable(str(value).replace("\r\n", "\n"))

@@ -11,13 +11,13 @@ from typing import cast
 import click
 
 from graphlearn.catalog import LiveTable, catalog_tables, parse_time
-from graphlearn.errors import ArtifactError, GraphLearnError
+from graphlearn.errors import ArtifactError, GraphLearnError, printable
 from graphlearn.jobs.family import Summary
 from graphlearn.jobs.functions import family_of
 from graphlearn.jobs.metrics import Metric, headline
 from graphlearn.jobs.registry import family, is_family
 from graphlearn.printing import print_fields, print_table, to_json_line
-from graphlearn.storage.artifacts import Artifact, ArtifactStore, fold, wrong_object
+from graphlearn.storage.artifacts import Artifact, ArtifactStore, fold, reading, wrong_object
 from graphlearn.text import duration
 from graphlearn.types import Json
 
@@ -61,7 +61,8 @@ def _summary(artifact: Artifact) -> Summary:
     name = str(artifact.manifest.get("family"))
     if (damage := wrong_object(artifact.manifest)) is not None:
         raise ArtifactError(damage)
-    return family(name).summary(artifact) if artifact.damage is None and is_family(name) else Summary()
+    with reading(artifact):
+        return family(name).summary(artifact) if artifact.damage is None and is_family(name) else Summary()
 
 
 def print_runs(folder: Path, model: str | None, *, as_json: bool) -> None:
@@ -132,15 +133,16 @@ def print_model(folder: Path, model: str, version: int | None, *, as_json: bool)
     if as_json:
         click.echo(to_json_line({**manifest, "path": str(artifact.path)}))
         return
-    versions = [a.version for a in store.versions(model)]
-    summary = family(family_of(artifact)).summary(artifact)
+    versions = artifact.versions
+    with reading(artifact):
+        summary = family(family_of(artifact)).summary(artifact)
     stored = f" (stored: {', '.join(map(str, versions))})" if len(versions) > 1 else ""
     print_fields(
         {
             "model": artifact.model,
             "type": manifest.get("family"),
             "version": f"{artifact.version}{stored}",
-            "made": moment(parse_time(manifest["created_at"])),
+            "made": moment(parse_time(manifest.get("created_at"))),
             "run": manifest.get("run"),
             **summary.fields,
             "size": f"{sum(file['bytes'] for file in manifest['files'].values()) / 1e6:,.1f} MB",
@@ -150,7 +152,7 @@ def print_model(folder: Path, model: str, version: int | None, *, as_json: bool)
         }
     )
     for table in summary.tables:
-        sys.stdout.write(f"\n{table.title}\n")
+        sys.stdout.write(f"\n{printable(table.title)}\n")
         print_table(table.header, table.rows)
 
 

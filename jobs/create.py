@@ -16,7 +16,7 @@ from graphlearn.jobs.machine import memory_available, this_machine
 from graphlearn.jobs.registry import family
 from graphlearn.jobs.request import ModelRequest, ModelResult
 from graphlearn.jobs.train import PUBLISHED
-from graphlearn.storage.artifacts import ArtifactStore
+from graphlearn.storage.artifacts import ArtifactStore, check_length
 from graphlearn.storage.interrupt import interruptible, interruption
 from graphlearn.storage.runs import RunFolder, gone
 
@@ -54,6 +54,7 @@ def create_model(
     sizes = sizes if sizes is not None else measure(cursor, request)
     kind.fits(request, sizes, memory_available())
     dataflow = kind.plan(request, sizes)
+    check_length(request.name, request.statement, request.inputs)
     with workspace.training(request.name):
         fingerprint = request.fingerprint(sizes.fingerprints)
         run = _open_run(workspace, request, fingerprint, resume)

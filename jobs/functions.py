@@ -7,7 +7,7 @@ millions of answers are never in memory at once.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -18,7 +18,7 @@ import pyarrow as pa
 from graphlearn.errors import ArtifactError, UserError
 from graphlearn.jobs.family import ModelShape, Predictor, Question, TableFunction, Warn
 from graphlearn.jobs.registry import family, is_family
-from graphlearn.storage.artifacts import Artifact, ArtifactStore
+from graphlearn.storage.artifacts import Artifact, ArtifactStore, reading
 from graphlearn.storage.columns import describe, subquery
 
 CursorFactory: TypeAlias = Callable[[], duckdb.DuckDBPyConnection]
@@ -114,7 +114,8 @@ class ModelReader:
         if key not in self._loaded:
             for old in [k for k in self._loaded if k[0] == key[0] and current]:
                 del self._loaded[old]
-            self._loaded[key] = family(family_of(artifact)).load(artifact)
+            with reading(artifact):
+                self._loaded[key] = family(family_of(artifact)).load(artifact)
         return self._loaded[key]
 
     def open(self, model: str, call: Call) -> ArrowSource:
@@ -126,9 +127,42 @@ class ModelReader:
         artifact = self.store.load(model, version if isinstance(version, int) and version > 0 else None)
         question, version = call.question(family_of(artifact))
         predictor = self._predictor(artifact, current=version is None)
-        schema = predictor.shape.columns(question)
-        predictor.check(question, call.rows())
-        return ArrowSource(schema, lambda: predictor.answer(question, call.rows(), schema, call.warn))
+        with _answering(artifact, Rows(call)) as rows:
+            schema = predictor.shape.columns(question)
+            predictor.check(question, rows)
+
+        def answers() -> Iterator[pa.RecordBatch]:
+            with _answering(artifact, Rows(call)) as rows:
+                yield from predictor.answer(question, iter(rows), schema, call.warn)
+
+        return ArrowSource(schema, answers)
+
+
+class Rows:
+    """The rows of a call's relation. `error`: what its query raised, which is no fault of the model."""
+
+    def __init__(self, call: Call) -> None:
+        self.call = call
+        self.error: Exception | None = None
+
+    def __iter__(self) -> Iterator[pa.RecordBatch]:
+        try:
+            yield from self.call.rows()
+        except Exception as error:
+            self.error = error
+            raise
+
+
+@contextmanager
+def _answering(artifact: Artifact, rows: Rows) -> Iterator[Rows]:
+    """`reading`, except for what the query of the relation raises, such as a failed cast or Ctrl-C."""
+    try:
+        with reading(artifact, asked=True):
+            yield rows
+    except ArtifactError as error:
+        if rows.error is not None and error.__cause__ is rows.error:
+            raise rows.error from None
+        raise
 
 
 def family_of(artifact: Artifact) -> str:

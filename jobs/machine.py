@@ -7,10 +7,10 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from pathlib import Path
 
 from graphlearn.jobs.costs import Costs
 from graphlearn.processors import default_threads
+from graphlearn.storage.memory import memory_available as memory_available  # noqa: PLC0414, offered here too
 
 REFERENCE = 0.53e-3
 """CPU seconds of the reference machine in `pace`."""
@@ -49,23 +49,6 @@ def this_machine() -> Machine:
     return Machine(
         gemm=core_gemm(), cores=default_threads(), load=load, pace=pace(), cuda=cuda_gemm(), costs=Costs.load()
     )
-
-
-def memory_available() -> int:
-    """Bytes that this process can still allocate: the free memory of the machine or, if less, of its control group."""
-    import psutil
-
-    free = int(psutil.virtual_memory().available)
-    for limit, used in (
-        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
-    ):
-        try:
-            room = int(Path(limit).read_text()) - int(Path(used).read_text())
-        except (OSError, ValueError):
-            continue
-        free = min(free, max(0, room))
-    return free
 
 
 @lru_cache(maxsize=1)

@@ -11,9 +11,9 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from graphlearn.errors import ArtifactError
 from graphlearn.models.core.bootstrap import Comparison, Outcome, Sample, compare
 from graphlearn.storage.files import disk_errors
+from graphlearn.storage.stored import read_parquet
 from graphlearn.text import number
 
 METRICS = "metrics.parquet"
@@ -147,12 +147,7 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
     """The metric table of a stored version as records; empty if it has no metrics."""
     if not (folder / METRICS).exists():
         return []
-    try:
-        rows: list[dict[str, Any]] = pq.read_table(folder / METRICS).to_pylist()
-    except (OSError, pa.ArrowException) as error:
-        raise ArtifactError(
-            f"the metrics {folder / METRICS} are damaged: {error}", help="train the model again with --force"
-        ) from error
+    rows: list[dict[str, Any]] = read_parquet(folder / METRICS, "metric table").to_pylist()
     return rows
 
 

@@ -13,15 +13,25 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+import re
+import stat
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import quote
 
-from graphlearn.errors import ArtifactError, ModelNotFound, UserError, did_you_mean
-from graphlearn.storage.files import disk_errors, read_json, sync_file, sync_folder, write_json
+from graphlearn.errors import (
+    ArtifactError,
+    JobError,
+    ModelNotFound,
+    ResourceError,
+    UserError,
+    WorkspaceError,
+    did_you_mean,
+)
+from graphlearn.storage.files import LONGEST_JSON, disk_errors, dump_json, read_json, sync_file, sync_folder, write_json
 from graphlearn.storage.locks import Staging
 from graphlearn.storage.seal import changed, digest, is_measure, measure, sealed, wrong_size
 from graphlearn.types import Json
@@ -32,6 +42,11 @@ MANIFEST = "manifest.json"
 MODEL = "model.json"
 
 _LONGEST_NAME = 120
+_LONGEST_MODEL = 1 << 20
+"""Bytes of model.json."""
+_VERSION = re.compile(r"[1-9][0-9]{0,17}")
+_OUTSIDE = re.compile(r"[\\\x00-\x1f\x7f]")
+"""What the name of a file in a version never contains."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +58,58 @@ class Artifact:
     path: Path
     manifest: Json
     damage: str | None = None
+
+    @property
+    def versions(self) -> list[int]:
+        """The stored versions of the model, oldest first."""
+        return sorted(_versions(self.path.parent))
+
+
+@contextmanager
+def reading(artifact: Artifact, *, asked: bool = False) -> Iterator[None]:
+    """Turn whatever goes wrong while a version is read into an ArtifactError that names it.
+
+    The digests of a version show that its files are those that its manifest lists, not that they fit together: whoever
+    crafted the files computed the digests too. `asked`: errors about a question, which are UserErrors, pass unchanged.
+    """
+    try:
+        yield
+    except (WorkspaceError, ResourceError, JobError):
+        raise
+    except UserError as error:
+        if asked:
+            raise
+        raise unusable(artifact, error.message) from error
+    except MemoryError as error:
+        raise ResourceError("out of memory", help="close other programs, or use a larger machine") from error
+    except Exception as error:
+        lines = str(error).splitlines() or [""]
+        raise unusable(artifact, f"{type(error).__name__}: {lines[0]}") from error
+
+
+def unusable(artifact: Artifact, damage: str) -> ArtifactError:
+    """The error for a version that is damaged, and what to do about it."""
+    written = artifact.manifest.get("format_version")
+    others = [version for version in artifact.versions if version != artifact.version]
+    if isinstance(written, int) and written > FORMAT_VERSION:
+        fix = "upgrade: pip install -U graphlearn"
+    elif isinstance(written, int) and written < FORMAT_VERSION:
+        fix = "train it again: graphlearn run FILE --force, or CREATE OR REPLACE MODEL"
+    else:
+        fix = f"train it again with --force, or restore {artifact.path} from a backup"
+    also = f"; other versions of it: {', '.join(map(str, others))}" if others else ""
+    what = f'model "{artifact.model}" version {artifact.version}'
+    return ArtifactError(f"{what} cannot be used: {damage}", help=fix + also)
+
+
+def check_length(model: str, statement: str, inputs: Mapping[str, str]) -> None:
+    """Raise UserError if a statement is too long to be stored with its model."""
+    length = len(dump_json([statement, inputs]).encode("utf-8", "replace"))
+    if length > LONGEST_JSON // 2:
+        raise UserError(
+            f"the statement of model {model} is too long to be stored with it: {length:,} bytes",
+            help="put its values into a table or a file, and select from that",
+        )
 
 
 def fold(model: str) -> str:
@@ -140,11 +207,17 @@ class ArtifactStore:
 
     def versions(self, model: str) -> list[Artifact]:
         """All versions, oldest first, without verifying their files. Raises ModelNotFound."""
-        home = self._home(model)
-        found = [self._glance(home, version) for version in sorted(_versions(home))]
+        found = self._all(self._home(model))
         if not found:
             raise self._not_found(model)
         return found
+
+    def history(self, artifact: Artifact) -> list[Artifact]:
+        """All versions of a model, oldest first, without verifying their files, even if its name cannot be read."""
+        return self._all(artifact.path.parent)
+
+    def _all(self, home: Path) -> list[Artifact]:
+        return [self._glance(home, version) for version in sorted(_versions(home))]
 
     def current(self, model: str) -> Artifact:
         """The current version, without verifying its files. Raises ModelNotFound."""
@@ -202,7 +275,7 @@ class ArtifactStore:
             if artifact.damage is None:
                 return artifact
             if (home / str(chosen)).exists():
-                raise self._damaged(artifact, sorted(_versions(home) - {chosen}))
+                raise unusable(artifact, str(artifact.damage))
         raise self._not_found(model)
 
     def drop(self, model: str) -> None:
@@ -235,19 +308,6 @@ class ArtifactStore:
         text = did_you_mean(model, names) if names else "no model is stored yet; create one with CREATE MODEL"
         return ModelNotFound(f'there is no model "{model}"', help=text)
 
-    @staticmethod
-    def _damaged(artifact: Artifact, others: list[int]) -> ArtifactError:
-        written = artifact.manifest.get("format_version")
-        if isinstance(written, int) and written > FORMAT_VERSION:
-            fix = "upgrade: pip install -U graphlearn"
-        elif isinstance(written, int) and written < FORMAT_VERSION:
-            fix = "train it again: graphlearn run FILE --force, or CREATE OR REPLACE MODEL"
-        else:
-            fix = f"train it again with --force, or restore {artifact.path} from a backup"
-        also = f"; other versions of it: {', '.join(map(str, others))}" if others else ""
-        what = f'model "{artifact.model}" version {artifact.version}'
-        return ArtifactError(f"{what} cannot be used: {artifact.damage}", help=fix + also)
-
     def _glance(self, home: Path, version: int) -> Artifact:
         """The version with its manifest; only the presence and size of the files are checked."""
         path = home / str(version)
@@ -255,7 +315,7 @@ class ArtifactStore:
             manifest = read_json(path / MANIFEST)
         except FileNotFoundError:
             return Artifact(_model_name(home), version, path, {}, f"{MANIFEST} is missing")
-        except (OSError, ValueError, RecursionError) as error:
+        except (OSError, ValueError) as error:
             return Artifact(_model_name(home), version, path, {}, f"{MANIFEST} is unreadable ({error})")
         written = manifest.get("format_version")
         damage = None
@@ -272,20 +332,21 @@ class ArtifactStore:
         else:
             sizes = ((name, path / name, expected["bytes"]) for name, expected in manifest["files"].items())
             damage = next((problem for name, file, size in sizes if (problem := wrong_size(file, name, size))), None)
-        return Artifact(str(manifest.get("model", _model_name(home))), version, path, manifest, damage)
+        known = manifest["model"] if damage is None else _model_name(home)
+        return Artifact(known, version, path, manifest, damage)
 
     def _verify(self, artifact: Artifact) -> Artifact:
-        if (damage := wrong_object(artifact.manifest)) is not None:
+        if (damage := wrong_object(artifact.manifest) or _foreign(artifact.path)) is not None:
             return Artifact(artifact.model, artifact.version, artifact.path, artifact.manifest, damage)
         for name, expected in artifact.manifest["files"].items():
-            path = artifact.path / name
-            damage = self._check_file(path, name, expected)
+            damage = self._check_file(artifact.path, name, expected)
             if damage is not None:
                 return Artifact(artifact.model, artifact.version, artifact.path, artifact.manifest, damage)
         return artifact
 
-    def _check_file(self, path: Path, name: str, expected: Json) -> str | None:
+    def _check_file(self, folder: Path, name: str, expected: Json) -> str | None:
         try:
+            path = folder / name
             wrong = wrong_size(path, name, expected["bytes"])
             if wrong is not None:
                 return wrong
@@ -312,22 +373,25 @@ def _wrong_key(manifest: Json, home: Path) -> str | None:
 
 
 def wrong_object(manifest: Json) -> str | None:
-    """What is wrong with the keys of a manifest that must be JSON objects, None if nothing is."""
-    objects = ("options", "inputs", "metrics", "counts")
-    wrong = next((key for key in objects if not isinstance(manifest.get(key, {}), dict)), None)
-    return None if wrong is None else f"{MANIFEST} has an invalid {wrong}"
+    """What is wrong with the keys of a manifest that must be JSON objects or texts, None if nothing is."""
+    kinds: dict[str, type] = dict.fromkeys(("options", "inputs", "metrics", "counts"), dict)
+    texts = ("family", "statement", "fingerprint", "run", "verdict", "protocol", "created_at")
+    kinds |= dict.fromkeys(texts, str)
+    wrong = (key for key, kind in kinds.items() if key in manifest and not isinstance(manifest[key], kind))
+    found = next(wrong, None)
+    return None if found is None else f"{MANIFEST} has an invalid {found}"
 
 
 def _is_file(name: str, file: object) -> bool:
     """Whether a name stays inside the version's folder, and size and digest are what they are called."""
-    inside = not Path(name).is_absolute() and ".." not in Path(name).parts
+    inside = not _OUTSIDE.search(name) and all(part not in ("", ".", "..") for part in name.split("/"))
     return inside and is_measure(file)
 
 
 def _versions(home: Path) -> set[int]:
     try:
-        return {int(entry.name) for entry in home.iterdir() if entry.name.isdecimal()}
-    except (FileNotFoundError, NotADirectoryError):
+        return {int(entry.name) for entry in home.iterdir() if _VERSION.fullmatch(entry.name)}
+    except OSError:
         return set()
 
 
@@ -338,22 +402,21 @@ def _current(home: Path) -> int | None:
     """
     versions = _versions(home)
     try:
-        current = read_json(home / MODEL).get("current")
-    except (OSError, ValueError, RecursionError):
+        current = read_json(home / MODEL, longest=_LONGEST_MODEL).get("current")
+    except (OSError, ValueError):
         current = None
-    if current not in versions:
+    if type(current) is not int or current not in versions:
         return max(versions, default=None)
-    assert isinstance(current, int)
     return max((v for v in versions if v > current and (home / str(v) / MODEL).exists()), default=current)
 
 
 def _model_name(home: Path) -> str:
     try:
-        name = str(read_json(home / MODEL)["model"])
-        if folder_name(name) != home.name:
+        name = read_json(home / MODEL, longest=_LONGEST_MODEL)["model"]
+        if not isinstance(name, str) or folder_name(name) != home.name:
             raise KeyError(name)
         return name
-    except (OSError, ValueError, KeyError, RecursionError):
+    except (OSError, ValueError, KeyError):
         from urllib.parse import unquote
 
         return unquote(home.name)
@@ -365,3 +428,14 @@ def _list_files(folder: Path) -> list[str]:
         for path in folder.rglob("*")
         if path.is_file() and path not in (folder / MANIFEST, folder / MODEL)
     )
+
+
+def _foreign(folder: Path) -> str | None:
+    """The problem with a version's folder that contains a link, a pipe or a device; None if it does not."""
+    for place, folders, names in os.walk(folder):
+        for name in (*folders, *names):
+            path = Path(place, name)
+            mode = path.lstat().st_mode
+            if not (stat.S_ISDIR(mode) or stat.S_ISREG(mode)):
+                return f"{path.relative_to(folder)} is neither a regular file nor a folder"
+    return None

@@ -10,6 +10,7 @@ import errno
 import json
 import os
 import secrets
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -19,6 +20,10 @@ from graphlearn.types import Json
 
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 FORBIDDEN = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
+LONGEST_JSON = 256 << 20
+"""Bytes of a JSON file."""
+DEEPEST = 64
+"""Levels of a JSON file."""
 
 
 def sync_folder(folder: Path) -> None:
@@ -87,12 +92,45 @@ def _finite(value: object) -> object:
     return value
 
 
-def read_json(path: Path) -> Json:
-    """The object in a JSON file. Raises OSError, or ValueError if the file does not contain a JSON object."""
-    value = json.loads(path.read_bytes())
+def read_json(path: Path, *, longest: int = LONGEST_JSON) -> Json:
+    """The object in a JSON file.
+
+    Raises OSError, or ValueError if the file is not regular, has more than `longest` bytes, or does not contain a JSON
+    object of at most DEEPEST levels and of texts that can be encoded.
+    """
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))  # opening a pipe would wait for its writer
+    with open(handle, "rb") as file:
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            raise ValueError(f"{path.name} is not a regular file")
+        content = file.read(longest + 1)
+    if len(content) > longest:
+        raise ValueError(f"{path.name} has more than {longest:,} bytes")
+    try:
+        value = json.loads(content)
+    except RecursionError:
+        raise ValueError(f"{path.name} is nested too deeply") from None
     if not isinstance(value, dict):
-        raise ValueError(f"{path} does not hold a JSON object")
+        raise ValueError(f"{path.name} does not hold a JSON object")
+    _check_levels(value, path.name)
     return value
+
+
+def _check_levels(value: Json, name: str) -> None:
+    """Raise ValueError for more than DEEPEST levels, and for texts with half of a surrogate pair."""
+    level: list[object] = [value]
+    for _ in range(DEEPEST):
+        inner: list[object] = []
+        for item in level:
+            if isinstance(item, dict):
+                inner += [*item, *item.values()]
+            elif isinstance(item, list):
+                inner += item
+            elif isinstance(item, str) and not item.isascii():
+                item.encode()
+        if not inner:
+            return
+        level = inner
+    raise ValueError(f"{name} has more than {DEEPEST} levels")
 
 
 def translate(error: BaseException, place: Path | str) -> GraphLearnError | None:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from graphlearn.errors import InputError
-from graphlearn.storage.columns import literal
+from graphlearn.storage.scratch import scratch
 from graphlearn.types import BoolArray, IdArray
 
 KEY_HASH = "hash({})"
@@ -28,8 +28,8 @@ class KeyIndex:
         """`keys`: in id order. `field`: the Arrow field with which DuckDB reads them as `type_name`. shape: [K]"""
         self._keys, self._field, self._type = keys, field, type_name
         self._lock = threading.Lock()
-        self._connection = duckdb.connect(config={"threads": 1})
         self._zone: str | None = None
+        self._connection = scratch(threads=1)
         table = pa.table([keys], schema=pa.schema([field]))
         hashes = self._connection.from_arrow(table).project(f"{KEY_HASH.format('key')} AS hash").fetchnumpy()["hash"]
         order = np.argsort(hashes)
@@ -85,8 +85,8 @@ class KeyIndex:
     def _use(self, time_zone: str | None) -> None:
         """Set the time zone in which timestamps with and without a zone are cast to each other."""
         if time_zone != self._zone:
-            self._connection.execute(f"SET TimeZone = {literal(time_zone)}" if time_zone else "RESET TimeZone")
-            self._zone = time_zone
+            self._connection.close()
+            self._connection, self._zone = scratch(threads=1, time_zone=time_zone), time_zone
 
     def _same(self, keys: pa.Array | pa.ChunkedArray, type_name: str, candidates: IdArray) -> BoolArray:
         """Whether each key is the dictionary's key with its candidate id (-1: none). shape: [n], [n] -> [n]

@@ -34,7 +34,7 @@ def measure(path: Path) -> Json:
 
 def is_measure(value: object) -> bool:
     """Whether a value has the form that `measure` returns."""
-    return isinstance(value, dict) and isinstance(value.get("bytes"), int) and isinstance(value.get("sha256"), str)
+    return isinstance(value, dict) and type(value.get("bytes")) is int and isinstance(value.get("sha256"), str)
 
 
 def wrong_size(path: Path, name: str, size: int) -> str | None:

@@ -184,7 +184,9 @@ def bar_column() -> ProgressColumn:
 def _plain(text: str) -> str:
     from rich.markup import escape
 
-    return escape(text)
+    from graphlearn.errors import printable
+
+    return escape(printable(text))
 
 
 # output for programs

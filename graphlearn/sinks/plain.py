@@ -5,6 +5,7 @@ from __future__ import annotations
 from time import localtime, strftime
 from typing import TextIO
 
+from graphlearn.errors import printable
 from graphlearn.events import (
     Evaluated,
     Event,
@@ -39,7 +40,7 @@ class PlainSink:
     def __call__(self, event: Event) -> None:
         if (text := self._words(event)) is not None:
             name = f"{self._model}: " if self._model and not isinstance(event, JobFinished) else ""
-            self._stream.write(f"{strftime('%H:%M:%S', localtime(event.time))} {name}{text}\n")
+            self._stream.write(f"{strftime('%H:%M:%S', localtime(event.time))} {name}{printable(text)}\n")
             self._stream.flush()
 
     def _words(self, event: Event) -> str | None:

@@ -19,6 +19,7 @@ from graphlearn.storage.artifacts import Artifact
 from graphlearn.storage.hetero.nodes import Keys
 from graphlearn.storage.hetero.tables import read_hetero
 from graphlearn.storage.hetero.target import Target
+from graphlearn.storage.stored import check_sizes, read_tensors
 from graphlearn.types import FloatArray, IdArray
 
 ROWS = 1 << 16
@@ -40,6 +41,9 @@ class DhanPredictor(Predictor):
         self.options = stored_options(artifact.manifest["options"])
         self.target = Target(**artifact.manifest["target"])
         self.tables = read_hetero(artifact.path)
+        options = self.options
+        features = (node.features.width for node in self.tables.nodes.values() if node.features is not None)
+        check_sizes(artifact.path / WEIGHTS, options.hidden, bounded=(*features, options.hops, options.layers))
         self.shape = DhanShape.of_tables(self.tables, self.target, self.options)
 
     def answer(
@@ -57,12 +61,10 @@ class DhanPredictor(Predictor):
     @cached_property
     def training(self) -> Any:
         """The model; which methods it has depends on what was learnt."""
-        from safetensors.torch import load_file
-
         from graphlearn.jobs.dhan.graph import make_graph, make_task
         from graphlearn.models.dhan.training.make import make_training
 
-        weights = load_file(self.artifact.path / WEIGHTS)
+        weights = read_tensors(self.artifact.path / WEIGHTS, "pt")
         task = make_task(self.tables, self.target, learnt=self.options.target is not None)
         return make_training(make_graph(self.tables), task, model_options(self.options), weights)
 

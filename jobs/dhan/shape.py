@@ -17,7 +17,6 @@ from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
 
-import duckdb
 import pyarrow as pa
 
 from graphlearn.errors import InputError, OptionError, UserError, did_you_mean
@@ -29,6 +28,7 @@ from graphlearn.storage.dictionary import key_field
 from graphlearn.storage.hetero.roles import name_ends, plain, read_roles, settle_ends
 from graphlearn.storage.hetero.tables import HeteroTables
 from graphlearn.storage.hetero.target import Target, find_target
+from graphlearn.storage.scratch import scratch
 
 RANK = pa.field("rank", pa.int32())
 
@@ -57,7 +57,7 @@ class DhanShape(ModelShape):
         target = find_target(roles, options.target)
         keys = {name: key_field(node.key_type) for name, node in roles.nodes.items()}
         if target.edges is not None:
-            with closing(duckdb.connect()) as connection:
+            with closing(scratch()) as connection:
                 named = name_ends(connection, roles, inputs, options.ends)
             edge = settle_ends(named).edges[target.edges]
             return cls(keys, options.hidden, source=edge.source.node, target=edge.target.node)

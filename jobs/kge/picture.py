@@ -5,6 +5,7 @@ matplotlib is optional (`pip install 'graphlearn[plot]'`) and imported only insi
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,6 +30,7 @@ from graphlearn.jobs.kge.metrics import METRICS
 from graphlearn.jobs.metrics import metrics_line
 from graphlearn.jobs.train import WEIGHTS
 from graphlearn.storage.dictionary import Dictionary
+from graphlearn.storage.scratch import scratch
 from graphlearn.storage.triples.snapshot import ENTITIES, RELATIONS, SNAPSHOT
 from graphlearn.types import FloatArray
 
@@ -56,7 +58,6 @@ class EntityMap:
 
 def read_map(version_folder: Path, points: int = POINTS) -> EntityMap:
     """The entities of a stored version with the most triples. Only their rows of the embedding table are read."""
-    import duckdb
     from safetensors import safe_open
 
     entities, relations = Dictionary(version_folder / ENTITIES), Dictionary(version_folder / RELATIONS)
@@ -74,11 +75,8 @@ def read_map(version_folder: Path, points: int = POINTS) -> EntityMap:
         )
         SELECT id, role.relation, role.side, degree FROM chosen JOIN main USING (id) ORDER BY id
     """
-    connection = duckdb.connect()
-    try:
+    with closing(scratch(version_folder / SNAPSHOT)) as connection:
         rows = connection.execute(sql, {"snapshot": str(version_folder / SNAPSHOT), "points": points}).fetchnumpy()
-    finally:
-        connection.close()
     ids = rows["id"].astype(np.int64)
     names = [str(key) for key in entities.take(ids).to_pylist()]
     kinds = [str(key) for key in relations.take(rows["relation"].astype(np.int64)).to_pylist()]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import fields
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,6 +21,7 @@ from graphlearn.jobs.train import WEIGHTS
 from graphlearn.models.kge.scorers.registry import scorer_type
 from graphlearn.storage.artifacts import Artifact
 from graphlearn.storage.dictionary import Dictionary
+from graphlearn.storage.stored import damaged_if_unreadable, read_tensors, tensor_shapes
 from graphlearn.storage.triples.snapshot import ENTITIES, RELATIONS, read_snapshot
 from graphlearn.types import BoolArray, IdArray, Side, Split, Triples
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from graphlearn.models.core.known import KnownAnswers
     from graphlearn.models.kge.embedding import Embedding
+    from graphlearn.models.kge.scorer import Scorer
 
 BATCH = 8192
 """Rows per batch of answers."""
@@ -44,7 +45,15 @@ class KgePredictor(Predictor):
         self.artifact = artifact
         self.entities = Dictionary(artifact.path / ENTITIES)
         self.relations = Dictionary(artifact.path / RELATIONS)
-        widths = {of: _width(artifact.path / WEIGHTS, of) for of in ("entities", "relations")}
+        self.scorer = _scorer(artifact)
+        widths = {"entities": self.scorer.entity_width, "relations": self.scorer.relation_width}
+        rows = {"entities": len(self.entities), "relations": len(self.relations) * (1 + self.scorer.options.reciprocal)}
+        path = artifact.path / WEIGHTS
+        with damaged_if_unreadable(path, "file"):
+            found = tensor_shapes(path)
+            wrong = [of for of in widths if found.get(of) != ("F32", (rows[of], widths[of]))]
+            if wrong:
+                raise ValueError(f"the embeddings of {wrong[0]} do not fit the options and keys of the model")
         self.shape = KgeShape(self.entities.field, self.relations.field, widths)
 
     def check(self, question: Question, batches: Iterable[pa.RecordBatch]) -> None:
@@ -79,17 +88,11 @@ class KgePredictor(Predictor):
     @cached_property
     def embedding(self) -> Embedding:
         """The weights and scoring function, on the CPU."""
-        from safetensors.torch import load_file
-
         from graphlearn.models.kge.embedding import Embedding
 
-        manifest = self.artifact.manifest
-        kind = scorer_type(manifest["family"])
-        known = {field.name for field in fields(kind.options_type)}
-        options = kind.options_type(**{k: v for k, v in manifest["options"].items() if k in known})
-        tensors = load_file(self.artifact.path / WEIGHTS)
+        tensors = read_tensors(self.artifact.path / WEIGHTS, "pt")
         entities, relations = tensors.pop("entities"), tensors.pop("relations")
-        return Embedding(kind(options), entities, relations, tensors, len(self.relations))
+        return Embedding(self.scorer, entities, relations, tensors, len(self.relations))
 
     @cached_property
     def known(self) -> dict[Side, KnownAnswers]:
@@ -321,8 +324,8 @@ def unanswerable() -> InputError:
     )
 
 
-def _width(weights: Path, of: str) -> int:
-    from safetensors import safe_open
-
-    with safe_open(weights, "pt") as file:
-        return int(file.get_slice(of).get_shape()[1])
+def _scorer(artifact: Artifact) -> Scorer:
+    """The scoring function with the options that a version was trained with."""
+    kind = scorer_type(artifact.manifest["family"])
+    known = {field.name for field in fields(kind.options_type)}
+    return kind(kind.options_type(**{k: v for k, v in artifact.manifest["options"].items() if k in known}))

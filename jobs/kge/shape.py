@@ -15,7 +15,6 @@ from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
 
-import duckdb
 import pyarrow as pa
 
 from graphlearn.errors import InputError, OptionError
@@ -24,6 +23,7 @@ from graphlearn.jobs.family import Columns, ModelShape, Question
 from graphlearn.jobs.kge.metrics import TABLE
 from graphlearn.storage.columns import common_type, find_column
 from graphlearn.storage.dictionary import key_field
+from graphlearn.storage.scratch import scratch
 
 ENDS = ("head", "relation", "tail")
 ANSWER = (pa.field("rank", pa.int32()), pa.field("score", pa.float32()))
@@ -41,7 +41,7 @@ class KgeShape(ModelShape):
     def of_columns(cls, columns: Columns, dim: int) -> KgeShape:
         """The shape of a model before it is trained, from the columns of its query."""
         head, relation, tail = (columns[str(find_column(dict(columns), name))] for name in ENDS)
-        with closing(duckdb.connect()) as connection:
+        with closing(scratch()) as connection:
             entity, relation = common_type(connection, [head, tail]), common_type(connection, [relation])
         return cls(key_field(entity), key_field(relation), {"entities": dim, "relations": dim})
 

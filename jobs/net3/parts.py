@@ -8,7 +8,7 @@ recovered.npy            float32 [T, N1, ..., NM], the value of every cell (task
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,8 +17,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from graphlearn.errors import ArtifactError
 from graphlearn.jobs.net3.metrics import METHOD
 from graphlearn.storage.files import disk_errors
+from graphlearn.storage.stored import (
+    RETRAIN,
+    check_array,
+    damaged_if_unreadable,
+    ids_of,
+    read_array,
+    read_parquet,
+    read_tensors,
+)
 from graphlearn.types import DoubleArray, FloatArray, Json
 
 if TYPE_CHECKING:
@@ -57,13 +67,25 @@ class ModeGraphs:
         return {"graphs": sorted(self.edges)}
 
 
-def read_graphs(artifact: Artifact) -> dict[int, Graph]:
-    """The graphs of a version."""
-    tables = {int(mode): pq.read_table(artifact.path / graph_file(mode)) for mode in artifact.manifest["graphs"]}
-    return {
-        mode: tuple(table.column(name).to_numpy() for name in ("source", "target", "weight"))
-        for mode, table in tables.items()
-    }
+def read_graphs(artifact: Artifact, sizes: Sequence[int]) -> dict[int, Graph]:
+    """The graphs of a version; `sizes`: the keys of each mode. Raises ArtifactError for edges of other keys."""
+    found: dict[int, Graph] = {}
+    for mode in modes_with_graphs(artifact):
+        path = artifact.path / graph_file(mode)
+        table = read_parquet(path, "graph")
+        with damaged_if_unreadable(path, "graph"):
+            weight = table.column("weight").to_numpy()
+            check_array(weight, "weight", np.float32, None)
+            found[mode] = (*(ids_of(table, name, sizes[mode]) for name in ("source", "target")), weight)
+    return found
+
+
+def modes_with_graphs(artifact: Artifact) -> list[int]:
+    """The numbers of the modes that have a graph. Raises ArtifactError."""
+    modes = artifact.manifest.get("graphs")
+    if not isinstance(modes, list) or not all(type(mode) is int and mode >= 0 for mode in modes):
+        raise ArtifactError(f"the manifest of {artifact.model} lists no valid graphs", help=RETRAIN)
+    return modes
 
 
 @dataclass(frozen=True)
@@ -86,15 +108,20 @@ class Intervals:
         return {}
 
 
-def read_intervals(folder: Path) -> Conformal:
-    """The intervals of a version."""
-    from safetensors.numpy import load_file
-
+def read_intervals(folder: Path, shape: tuple[int, ...]) -> Conformal:
+    """The intervals of a version. shape: of the series, [N1, ..., NM]"""
     from graphlearn.models.net3.conformal import Conformal
 
-    found = load_file(folder / INTERVALS)
-    places = {name: found.pop(name, None) for name in PLACES}
-    return Conformal([found[f"step_{h}"] for h in range(1, len(found) + 1)], **places)
+    found = read_tensors(folder / INTERVALS, "np")
+    with damaged_if_unreadable(folder / INTERVALS, "file"):
+        places = {name: found.pop(name, None) for name in PLACES}
+        scores = [found[f"step_{h}"] for h in range(1, len(found) + 1)]
+        for row in scores:
+            check_array(row, "the scores", np.float32, None)
+        for name, array in places.items():
+            if array is not None:
+                check_array(array, name, np.float32, *shape)
+        return Conformal(scores, **places)
 
 
 @dataclass(frozen=True)
@@ -117,15 +144,15 @@ class SeriesErrors:
         return {}
 
 
-def read_series_errors(folder: Path) -> list[tuple[str, str, DoubleArray]]:
-    """(method, split, sums) of a version, the model first. shape: sums: [N, S]"""
-    from safetensors.numpy import load_file
-
+def read_series_errors(folder: Path, count: int) -> list[tuple[str, str, DoubleArray]]:
+    """(method, split, sums) of a version with `count` series, the model first. shape: sums: [N, S]"""
     if not (folder / SERIES_ERRORS).exists():
         return []
     found = []
-    for name, sums in load_file(folder / SERIES_ERRORS).items():
-        split, method = name.split("/", maxsplit=1)
+    for name, sums in read_tensors(folder / SERIES_ERRORS, "np").items():
+        with damaged_if_unreadable(folder / SERIES_ERRORS, "file"):
+            check_array(sums, "the sums", np.float64, count, None)
+            split, method = name.split("/", maxsplit=1)
         found.append((method, split, sums))
     return sorted(found, key=lambda part: (part[0] != METHOD, part[0]))
 
@@ -157,7 +184,6 @@ class Recovered:
         return {}
 
 
-def read_recovered(folder: Path) -> FloatArray:
+def read_recovered(folder: Path, shape: tuple[int, ...]) -> FloatArray:
     """The cells of a version, mapped from its file. shape: [T, N1, ..., NM]"""
-    values: FloatArray = np.load(folder / RECOVERED, mmap_mode="r")
-    return values
+    return read_array(folder / RECOVERED, np.float32, shape)

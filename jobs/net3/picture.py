@@ -174,7 +174,7 @@ def _recovered(model: Net3Predictor, panels: int) -> list[Panel]:
 
     series, scale, intervals = model.series, model.scale, model.intervals
     held = hold_out(series.values, model.options.hidden, model.options.seed)[0]
-    filled = read_recovered(model.artifact.path)
+    filled = read_recovered(model.artifact.path, series.values.shape)
     assert intervals.spread is not None
     T = len(series.values)
     end = max(0, T - RECOVER_STEPS)

@@ -21,6 +21,7 @@ from graphlearn.jobs.net3.shape import Net3Shape
 from graphlearn.jobs.train import WEIGHTS
 from graphlearn.storage.artifacts import Artifact
 from graphlearn.storage.series.tensor import read_series
+from graphlearn.storage.stored import check_array, check_sizes, damaged_if_unreadable, read_tensors
 from graphlearn.text import counted
 from graphlearn.types import FloatArray, Split
 
@@ -43,6 +44,9 @@ class Net3Predictor(Predictor):
         self.artifact = artifact
         self.options = _options_of(artifact)
         self.series = read_series(artifact.path)
+        options = self.options
+        bounded = options.horizon, options.learnt_rank, options.rank
+        check_sizes(artifact.path / WEIGHTS, options.dim, bounded=bounded)
         self.shape = Net3Shape.of_series(self.series, self.options)
 
     def answer(
@@ -63,17 +67,15 @@ class Net3Predictor(Predictor):
     @cached_property
     def training(self) -> ForecastTraining:
         """The model, ready to forecast, on the stored series."""
-        from safetensors.torch import load_file
-
         from graphlearn.models.net3.training.forecast import ForecastTraining
         from graphlearn.models.net3.training.make import make_training
 
         made = make_training(
             self.series.values,
-            read_graphs(self.artifact),
+            read_graphs(self.artifact, self.series.values.shape[1:]),
             model_options(self.options),
             calendar_of(self.series.axis, self.options),
-            fitted=load_file(self.artifact.path / WEIGHTS),
+            fitted=read_tensors(self.artifact.path / WEIGHTS, "pt"),
         )
         assert isinstance(made, ForecastTraining)
         return made
@@ -81,16 +83,16 @@ class Net3Predictor(Predictor):
     @cached_property
     def scale(self) -> FloatArray:
         """The standard deviation of every series, which turns z-scores into its units. shape: [N1, ..., NM]"""
-        from safetensors import safe_open
-
-        with safe_open(self.artifact.path / WEIGHTS, "np") as weights:
-            found: FloatArray = weights.get_tensor("scaler.scale")
+        path = self.artifact.path / WEIGHTS
+        found: FloatArray = read_tensors(path, "np").get("scaler.scale", np.zeros(0))
+        with damaged_if_unreadable(path, "file"):
+            check_array(found, "scaler.scale", np.float32, *self.series.values.shape[1:])
         return found
 
     @cached_property
     def intervals(self) -> Conformal:
         """Prediction intervals up to the horizon, from the stored residuals."""
-        return read_intervals(self.artifact.path)
+        return read_intervals(self.artifact.path, self.series.values.shape[1:])
 
     def forecast(self, schema: pa.Schema, end: int, steps: int, level: float, warn: Warn) -> Iterator[pa.RecordBatch]:
         """Every series at the steps that follow step `end`, by step and then in key order."""
@@ -170,7 +172,7 @@ class Net3Predictor(Predictor):
         from graphlearn.models.net3.metrics import figures
 
         shape = self.series.values.shape[1:]
-        for method, split, sums in read_series_errors(self.artifact.path):
+        for method, split, sums in read_series_errors(self.artifact.path, math.prod(shape)):
             found, cells = figures(sums), sums[:, 0]
             for lo in range(0, len(sums), ROWS):
                 part = slice(lo, lo + ROWS)
@@ -187,7 +189,7 @@ class Net3Predictor(Predictor):
 
     def recover(self, schema: pa.Schema, *, every: bool, level: float, warn: Warn) -> Iterator[pa.RecordBatch]:
         """The missing cells, or every cell, by step and then in key order."""
-        values, filled = self.series.values, read_recovered(self.artifact.path)
+        values, filled = self.series.values, read_recovered(self.artifact.path, self.series.values.shape)
         _warn_of_few(self.intervals, level, warn)
         intervals, scale = self.intervals, self.scale
         assert intervals.spread is not None

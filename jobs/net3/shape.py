@@ -16,7 +16,6 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
-import duckdb
 import pyarrow as pa
 
 from graphlearn.errors import OptionError, UserError, did_you_mean
@@ -26,6 +25,7 @@ from graphlearn.jobs.net3.metrics import NET3_METRICS
 from graphlearn.jobs.net3.options import Net3JobOptions, resolve_columns
 from graphlearn.jobs.net3.tasks import TABLE
 from graphlearn.storage.dictionary import key_field
+from graphlearn.storage.scratch import scratch
 from graphlearn.storage.series.axis import TimeAxis
 from graphlearn.storage.series.steps import axis_type, read_freq
 from graphlearn.storage.series.tensor import SeriesTensor
@@ -53,7 +53,7 @@ class Net3Shape(ModelShape):
         time, modes, value = resolve_columns(dict(columns), options)
         stamps = columns[time]
         if options.freq is not None:
-            with closing(duckdb.connect()) as connection:
+            with closing(scratch()) as connection:
                 stamps = axis_type(stamps, read_freq(connection, options.freq, stamps))
         keys = [key_field(columns[mode]).with_name(mode) for mode in modes]
         fields = (key_field(stamps).with_name(time), *keys, pa.field(value, pa.float32()))

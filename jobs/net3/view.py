@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import pyarrow.parquet as pq
-
 from graphlearn.jobs.family import Summary, SummaryTable
 from graphlearn.jobs.metrics import read_metrics
 from graphlearn.jobs.net3.metrics import COVERAGE, ERRORS, Z_RMSE
-from graphlearn.jobs.net3.parts import graph_file
+from graphlearn.jobs.net3.parts import graph_file, modes_with_graphs
 from graphlearn.storage.artifacts import Artifact
 from graphlearn.storage.series.report import SeriesReport
+from graphlearn.storage.stored import parquet_metadata
 from graphlearn.text import counted, number
 from graphlearn.types import Json
 
@@ -54,9 +53,9 @@ def _graphs(artifact: Artifact, modes: Sequence[str]) -> list[str]:
     """The graphs of a version, with how they were generated."""
     made = {name.lower(): kind for name, kind in artifact.manifest.get("options", {}).get("graphs", {}).items()}
     found = []
-    for mode in artifact.manifest.get("graphs", []):
+    for mode in modes_with_graphs(artifact):
         name = modes[mode] if mode < len(modes) else "series"
-        edges = pq.read_metadata(artifact.path / graph_file(mode)).num_rows
+        edges = parquet_metadata(artifact.path / graph_file(mode), "graph").num_rows
         found.append(f"{name}: {counted(edges, 'edge')}{f' ({made[name.lower()]})' if name.lower() in made else ''}")
     return found
 

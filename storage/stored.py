@@ -1,0 +1,142 @@
+"""Reading the files of a stored version. Nothing in them is believed before it is checked.
+
+Every reader bounds the file's header before a library parses it and what the content takes in memory, and raises
+ArtifactError that names the file.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from graphlearn.errors import ArtifactError, GraphLearnError
+from graphlearn.storage.memory import memory_available
+
+LONGEST_HEADER = 16 << 20
+"""Bytes of a safetensors header or a Parquet footer."""
+RETRAIN = "train the model again with --force"
+
+Shapes: TypeAlias = Mapping[str, tuple[str, tuple[int, ...]]]
+"""Tensors by name: type ("F32", "I64", …) and shape."""
+
+
+@contextmanager
+def damaged_if_unreadable(path: Path, what: str) -> Iterator[None]:
+    """Turn whatever goes wrong inside the block into an ArtifactError for this file.
+
+    The libraries that parse it raise errors of many types; MemoryError and errors of ours pass unchanged.
+    """
+    try:
+        yield
+    except (GraphLearnError, MemoryError):
+        raise
+    except Exception as error:
+        lines = str(error).splitlines() or [type(error).__name__]
+        raise ArtifactError(f"the {what} {path} is missing or damaged: {lines[0]}", help=RETRAIN) from error
+
+
+def parquet_metadata(path: Path, what: str = "file") -> pq.FileMetaData:
+    """The footer of a Parquet file whose rows fit in memory, at 8 bytes per value."""
+    with damaged_if_unreadable(path, what):
+        with open(path, "rb") as file:
+            size = file.seek(0, 2)
+            file.seek(max(0, size - 8))
+            length = int.from_bytes(file.read(4), "little")
+        if length > min(size, LONGEST_HEADER):
+            raise ValueError(f"its footer has {length:,} bytes")
+        metadata = pq.read_metadata(path)
+        needed, free = 8 * metadata.num_rows * metadata.num_columns, memory_available()
+        if needed > free:
+            raise ValueError(f"its rows take {needed:,} bytes, and {free:,} are free")
+        return metadata
+
+
+def read_parquet(path: Path, what: str = "file") -> pa.Table:
+    """The rows of a Parquet file."""
+    with damaged_if_unreadable(path, what):
+        parquet_metadata(path, what)
+        return pq.read_table(path)
+
+
+def ids_of(table: pa.Table, name: str, count: int, *, lowest: int = 0) -> npt.NDArray[Any]:
+    """A column of ids from `lowest` to `count` - 1. Raises ValueError for anything else. shape: [n]"""
+    found: npt.NDArray[Any] = table.column(name).to_numpy()
+    check_ids(found, name, count, lowest=lowest)
+    return found
+
+
+def check_ids(ids: npt.NDArray[Any], name: str, count: int, *, lowest: int = 0) -> None:
+    """Raise ValueError if an array is not one of integers from `lowest` to `count` - 1. shape: [n]"""
+    if ids.ndim != 1 or ids.dtype.kind not in "iu":
+        raise ValueError(f"{name} holds {ids.dtype} {ids.shape}, not ids")
+    if len(ids) and not lowest <= int(ids.min()) <= int(ids.max()) < count:
+        raise ValueError(f"{name} holds ids that are not between {lowest} and {count - 1:,}")
+
+
+def check_array(array: npt.NDArray[Any], name: str, dtype: npt.DTypeLike, *shape: int | None) -> None:
+    """Raise ValueError if an array has another type or shape. None: any length."""
+    fits = len(array.shape) == len(shape) and all(
+        want in (None, have) for want, have in zip(shape, array.shape, strict=True)
+    )
+    if array.dtype != np.dtype(dtype) or not fits:
+        raise ValueError(f"{name} holds {array.dtype} {array.shape}")
+
+
+def tensor_shapes(path: Path) -> Shapes:
+    """The tensors of a safetensors file. Only its header is read."""
+    from safetensors import safe_open
+
+    with damaged_if_unreadable(path, "file"):
+        _check_header(path)
+        with safe_open(path, "np") as file:
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118, not a mapping
+            return {name: (str(part.get_dtype()), tuple(part.get_shape())) for name, part in slices.items()}
+
+
+def read_tensors(path: Path, framework: Literal["pt", "np"]) -> dict[str, Any]:
+    """The tensors of a safetensors file, as torch tensors or numpy arrays."""
+    from safetensors import safe_open
+
+    with damaged_if_unreadable(path, "file"):
+        _check_header(path)
+        with safe_open(path, framework) as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+
+
+def check_sizes(path: Path, *widths: int, bounded: Sequence[int] = ()) -> None:
+    """Raise ArtifactError if options do not fit a safetensors file, before a model of their size is made.
+
+    Each of `widths` is a dimension of some tensor; none of `bounded` exceeds the number of values in all of them.
+    """
+    shapes = [shape for _, shape in tensor_shapes(path).values()]
+    known = {size for shape in shapes for size in shape}
+    total = sum(math.prod(shape) for shape in shapes)
+    if (
+        any(type(n) is not int for n in (*widths, *bounded))
+        or not known.issuperset(widths)
+        or max(bounded, default=0) > total
+    ):
+        raise ArtifactError(f"the tensors in {path} do not fit the options of the model", help=RETRAIN)
+
+
+def _check_header(path: Path) -> None:
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+    if length > LONGEST_HEADER:
+        raise ValueError(f"its header has {length:,} bytes")
+
+
+def read_array(path: Path, dtype: npt.DTypeLike, shape: tuple[int, ...]) -> npt.NDArray[Any]:
+    """A numpy file of this type and shape, mapped read-only."""
+    with damaged_if_unreadable(path, "file"):
+        found: npt.NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+        check_array(found, path.name, dtype, *shape)
+        return found
