@@ -175,17 +175,19 @@ def link(source: Path, target: Path) -> None:
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Write a new safetensors file, without a second copy in memory and without waiting for the disk. Raises OSError.
 
-    `safetensors.torch.save_file` takes several times as long; see benchmarks/checkpoints.py.
+    It has the same bytes as that of `safetensors.torch.save_file`, which takes several times as long; see
+    benchmarks/checkpoints.py.
     """
     import torch
 
-    ordered = sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0]))  # each tensor is aligned
+    order = list(_dtypes())
+    ordered = sorted(tensors.items(), key=lambda item: (order.index(item[1].dtype), item[0]))
     header: Json = {}
     end = 0
     for name, value in ordered:
         begin, end = end, end + value.nbytes
         header[name] = {"dtype": _dtypes()[value.dtype], "shape": list(value.shape), "data_offsets": [begin, end]}
-    text = json.dumps(header).encode()
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     with open(path, "xb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
@@ -223,16 +225,16 @@ def read_tensors(path: Path, like: Mapping[str, Tensor], *, others: bool = False
 
 
 def _dtypes() -> dict[object, str]:
-    """The names of types in safetensors."""
+    """The names of types in safetensors, in the order of tensors in a file: each is aligned."""
     import torch
 
     return {
+        torch.int64: "I64",
         torch.float64: "F64",
         torch.float32: "F32",
-        torch.float16: "F16",
-        torch.bfloat16: "BF16",
-        torch.int64: "I64",
         torch.int32: "I32",
+        torch.bfloat16: "BF16",
+        torch.float16: "F16",
         torch.int16: "I16",
         torch.int8: "I8",
         torch.uint8: "U8",

@@ -21,7 +21,7 @@ from graphlearn.errors import Interrupted, TrainingDiverged
 from graphlearn.events import CheckpointSaved, Emit, Evaluated, Note, Step
 from graphlearn.jobs import checkpoint
 from graphlearn.jobs.checkpoint import Checkpoint
-from graphlearn.jobs.pace import WARM_UP, Pace
+from graphlearn.jobs.pace import Pace
 from graphlearn.jobs.saver import Saver
 from graphlearn.types import Json
 
@@ -132,7 +132,6 @@ class Loop(ABC):
         self._stop = False
         self._resumed: Checkpoint | None = None
         self._pace = Pace()
-        self._taken = 0  # steps of this process
         self._cpu_at = 0.0
 
     def steps(self, epoch: int) -> int:  # noqa: ARG002
@@ -220,8 +219,8 @@ class Loop(ABC):
     def _epoch(self) -> None:
         p, options, pace = self.progress, self.loop_options, self._pace
         steps = self.steps(p.epoch)
-        first_count, lap_count, lap_step = p.loss_count, p.loss_count, p.step
-        began = lap_at = reported_at = time.monotonic()
+        reported_at = time.monotonic()
+        pace.begin(reported_at, p.step, p.loss_count)
         pending: float | Tensor = 0.0
         for loss, examples in self.train(p.epoch, p.step):
             if isinstance(loss, float):
@@ -231,22 +230,16 @@ class Loop(ABC):
             p.loss_count += examples
             p.step += 1
             p.total_steps += 1
-            self._taken += 1
             now = time.monotonic()
             due = self._saver.due(options.checkpoint_seconds)
             report = now - reported_at >= REPORT_SECONDS and p.step < steps
             if self._stop or due or report or p.step == steps:
                 p.loss_sum, pending = p.loss_sum + float(pending), 0.0
                 now = time.monotonic()
-            if self._taken <= WARM_UP:
-                lap_at, lap_step, lap_count = now, p.step, p.loss_count
+            pace.step(now, p.step, p.loss_count)
             if report:
-                if p.step > lap_step:
-                    pace.stepped(p.step - lap_step, now - lap_at)
-                counted, since = (lap_count, lap_at) if p.step > lap_step else (first_count, began)
-                self._report(steps, (p.loss_count - counted) / max(1e-9, now - since), done=False)
-                reported_at = lap_at = now
-                lap_step, lap_count = p.step, p.loss_count
+                self._report(steps, pace.lap(now, p.step, p.loss_count), done=False)
+                reported_at = now
                 self._check_finite()
             self._saved(self._saver.poll())
             if self._stop:
@@ -255,13 +248,9 @@ class Loop(ABC):
             if due and p.step < steps:  # at the end of an epoch after its evaluation
                 stopped = self._saver.stopped
                 self._save(wait=options.checkpoint_seconds == 0)
-                lap_at += self._saver.stopped - stopped
+                pace.skip(self._saver.stopped - stopped)
         self._check_finite()
-        now = time.monotonic()
-        if p.step > lap_step:
-            pace.stepped(p.step - lap_step, now - lap_at)
-        counted, since = (lap_count, lap_at) if p.step > lap_step else (first_count, began)
-        self._report(steps, (p.loss_count - counted) / max(1e-9, now - since), done=True)
+        self._report(steps, pace.lap(time.monotonic(), p.step, p.loss_count), done=True)
         p.epoch, p.step, p.loss_sum, p.loss_count = p.epoch + 1, 0, 0.0, 0
         last = p.epoch >= options.epochs
         if last or (options.evaluate_every and p.epoch % options.evaluate_every == 0):

@@ -11,11 +11,40 @@ MEMORY = 60.0
 
 
 class Pace:
-    """Exponentially weighted means of durations."""
+    """Speed and time left of a loop, from the times, step numbers and counts of examples that it reports.
+
+    Durations are exponentially weighted means.
+    """
 
     def __init__(self) -> None:
         self._steps = self._seconds = 0.0
         self._evaluation: float | None = None
+        self._taken = 0
+        self._began = self._lap = (0.0, 0, 0)  # time, step, examples
+
+    def begin(self, now: float, step: int, examples: int) -> None:
+        """An epoch begins or continues."""
+        self._began = self._lap = (now, step, examples)
+
+    def step(self, now: float, step: int, examples: int) -> None:
+        """A step was taken."""
+        self._taken += 1
+        if self._taken <= WARM_UP:
+            self._lap = (now, step, examples)
+
+    def skip(self, seconds: float) -> None:
+        """Training was stopped for so long."""
+        time, step, examples = self._lap
+        self._lap = (time + seconds, step, examples)
+
+    def lap(self, now: float, step: int, examples: int) -> float:
+        """Examples per second since the last lap; since the beginning of the epoch if nothing was measured."""
+        measured = step > self._lap[1]
+        time, first, counted = self._lap if measured else self._began
+        if measured:
+            self.stepped(step - first, now - time)
+        self._lap = (now, step, examples)
+        return (examples - counted) / max(1e-9, now - time)
 
     def stepped(self, steps: int, seconds: float) -> None:
         """`steps` steps took so many seconds, without evaluations and checkpoints."""

@@ -106,8 +106,10 @@ def test_when_training_has_finished_only_the_best_weights_are_kept(tmp_path: Pat
 def test_tensors_of_all_types_and_shapes(tmp_path: Path) -> None:
     types = list(checkpoint._dtypes())
     tensors = {f"t{i}": torch.arange(6).reshape(2, 3).to(kind) for i, kind in enumerate(types)}  # type: ignore[arg-type]
-    tensors |= {"none": torch.zeros(0, 3), "one": torch.tensor(7), "turned": torch.arange(6.0).reshape(2, 3).T}
+    tensors |= {"none": torch.zeros(0, 3), "one": torch.tensor(7), "größe": torch.arange(6.0).reshape(2, 3).T}
     checkpoint.write_tensors(tmp_path / "ours", tensors)
+    save_file({name: value.contiguous() for name, value in tensors.items()}, tmp_path / "library")
+    assert (tmp_path / "ours").read_bytes() == (tmp_path / "library").read_bytes()
     found = load_file(tmp_path / "ours")
     assert set(found) == set(tensors)
     for name, value in tensors.items():

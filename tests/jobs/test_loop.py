@@ -21,7 +21,7 @@ from torch import Tensor
 
 from graphlearn.errors import Interrupted, TrainingDiverged
 from graphlearn.events import CheckpointSaved, Event, Step, silent
-from graphlearn.jobs import checkpoint, loop, saver
+from graphlearn.jobs import checkpoint, loop, pace, saver
 from graphlearn.jobs.checkpoint import Checkpoint
 from graphlearn.jobs.create import create_model
 from graphlearn.jobs.kge.training import KgeLoop
@@ -108,22 +108,22 @@ def test_the_time_left_contains_the_evaluations(tmp_path: Path, clock: Clock) ->
 
 
 def test_the_time_left_is_smoothed() -> None:
-    pace = Pace()
-    assert pace.left(100, 1) is None
-    pace.stepped(600, 60.0)
-    pace.stepped(1, 1.0)  # another program needed the processor for a moment
-    found = pace.left(1000, 0)
+    measured = Pace()
+    assert measured.left(100, 1) is None
+    measured.stepped(600, 60.0)
+    measured.stepped(1, 1.0)  # another program needed the processor for a moment
+    found = measured.left(1000, 0)
     assert found is not None
     assert 100 < found < 105
     for _ in range(600):  # from now on it is slower
-        pace.stepped(1, 1.0)
-    assert pace.left(1000, 0) == pytest.approx(1000, rel=0.01)
+        measured.stepped(1, 1.0)
+    assert measured.left(1000, 0) == pytest.approx(1000, rel=0.01)
 
 
 def test_the_time_left_contains_checkpoints() -> None:
-    pace = Pace()
-    pace.stepped(10, 10.0)
-    assert pace.left(100, 0, checkpoints=0.02) == pytest.approx(102.0)
+    measured = Pace()
+    measured.stepped(10, 10.0)
+    assert measured.left(100, 0, checkpoints=0.02) == pytest.approx(102.0)
 
 
 def test_the_speed_leaves_out_the_first_steps_and_checkpoints(tmp_path: Path, clock: Clock) -> None:
@@ -143,7 +143,7 @@ def test_a_triple_counts_once(tmp_path: Path, clock: Clock, monkeypatch: pytest.
             yield values
 
     monkeypatch.setattr(KgeLoop, "train", train)
-    monkeypatch.setattr(loop, "WARM_UP", 0)
+    monkeypatch.setattr(pace, "WARM_UP", 0)
     monkeypatch.setattr(loop, "REPORT_SECONDS", math.inf)
     with workspace(tmp_path) as w:
         made = create_model(w, request(sides=sides, epochs=1), emit=said.append)
