@@ -1,6 +1,6 @@
 """CPU time to check and run a job file, by number of statements and by length of a literal.
 
-    python -m benchmarks.statements
+python -m benchmarks.statements
 """
 
 from __future__ import annotations
