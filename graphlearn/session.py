@@ -248,6 +248,7 @@ class Session:
 
     def _create(self, binder: Binder, create: CreateModel, options: RunOptions) -> ModelResult:
         from graphlearn.jobs.create import create_model, measure
+        from graphlearn.jobs.heartbeat import Heartbeat
 
         if engine.in_transaction(self.connection):
             raise in_transaction(create)
@@ -260,7 +261,10 @@ class Session:
                 request, sizes, fingerprint = bound.request, None, None
                 if not (stored and create.if_not_exists):
                     self.workspace.check_not_training(create.name)  # before reading the input
-                    sizes = measure(self.connection, request)
+                    with Heartbeat(emit).phase(
+                        "measure", None
+                    ):  # the run, which has phases too, may turn out unnecessary
+                        sizes = measure(self.connection, request)
                     fingerprint = request.fingerprint(sizes.fingerprints)
                 if stored:
                     unchanged = self._stored(binder, bound, fingerprint, options.force)

@@ -316,3 +316,16 @@ def test_the_live_view_says_how_long_a_phase_was_expected_to_take() -> None:
     assert "expected" in str(sink._bars().tasks[0].fields["amount"])
     sink.close()
     assert stream.getvalue()
+
+
+@pytest.mark.parametrize("make", [plain, rich])
+def test_reading_a_large_input_before_the_run_is_shown(make: Callable[[], tuple[sinks.Sink, io.StringIO]]) -> None:
+    sink, stream = make()
+    sink(PhaseRunning(time=1_700_000_000.0, phase="measure", seconds=2.0))
+    if isinstance(sink, sinks.RichSink):
+        assert [task.description for task in sink._bars().tasks] == ["measure"]
+        sink(a_long_preparation()[0])
+        assert not sink._tasks
+    else:
+        assert "measure is running, 2.00 s so far" in stream.getvalue()
+    sink.close()

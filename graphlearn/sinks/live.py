@@ -52,6 +52,7 @@ class RichSink:
     def __call__(self, event: Event) -> None:
         match event:
             case JobStarted():
+                self.close()  # what ran before the run
                 self._split, self._metrics = "test", metrics_of(event.family)
                 again = f" · resumed at step {event.resumed_at:,}" if event.resumed_at is not None else ""
                 self._say(f"[bold]{_plain(event.model)}[/] · {event.family} · [dim]run {_plain(event.run)}{again}[/]")

@@ -61,6 +61,8 @@ class PlainSink:
             case PhaseAdvanced():
                 return self._advanced(event)
             case PhaseRunning():
+                if not self._model:  # before the run
+                    self._began = event.time - event.seconds
                 return f"{event.phase} is running, {elapsed(event)}" if self._due(event.time) else None
             case PhaseFinished():
                 self._training &= event.phase != TRAINING
@@ -78,7 +80,7 @@ class PlainSink:
                 return f"{event.level}: {event.message}" if event.level != "info" else event.message
             case JobFinished():
                 self._metrics = metrics_of(event.family) or self._metrics
-                self._model = ""
+                self._model, self._shown = "", False
                 figures = f" · {self._split} {metrics_line(event.metrics, self._metrics)}" if event.metrics else ""
                 return finish_line(event) + figures
             case _:

@@ -116,12 +116,14 @@ def plan(request: ModelRequest, sizes: KgeSizes) -> Dataflow:
     part = f"; {' and '.join(parts)} triples, drawn at random" if parts and sizes.known else ""
     against = ("baselines",) if options.baselines and (sizes.test or not sizes.known) else ()
     known = 40 * rows
-    training = cost.training(scorer, queries=queries, valid=held // 2, entities=entities)
+    training = cost.training(scorer, queries=queries, valid=splits["valid"], entities=entities)
     evaluation = cost.ranking(scorer, held, entities)
     fingerprint = request.fingerprint(sizes.fingerprints)
 
+    how = options.negative_sampling if options.negatives else "1-vs-all"
+
     def estimate(time: Estimate | None = None, **costs: Any) -> Estimate:
-        return replace(time or Estimate(), method=family, **costs) if sizes.known else Estimate()
+        return replace(time or Estimate(), method=f"{family}, {how}", **costs) if sizes.known else Estimate()
 
     allowed = f", in {options.baseline_share:.0%} of the CPU time of training" if options.baseline_share else ""
     size = f", {human_bytes(weights)} of weights, {options.epochs} epochs" if sizes.known else ""
