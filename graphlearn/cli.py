@@ -192,8 +192,8 @@ def plan(files: tuple[Path, ...], workspace: str, settings: tuple[str, ...], as_
 
     overrides, machine = read_settings(settings), this_machine()
     check_syntax(files)
-    database = workspace if Path(workspace).expanduser().exists() else ":memory:"
-    with connect(database, emit=silent) as session:
+    stored = Path(workspace).expanduser().exists()
+    with connect(workspace if stored else ":memory:", read_only=stored, emit=silent) as session:
         for path in files:
             for planned in session.plan_file(path, overrides=overrides):
                 state = "unchanged" if planned.unchanged else "to train"

@@ -27,7 +27,7 @@ from graphlearn.storage.files import dump_json
 from graphlearn.types import Json
 
 _UNSUPPORTED = frozenset({errno.ENOTSUP, errno.ENOLCK, errno.ENOSYS})
-_QUIET = 1.0
+QUIET = 1.0
 """Seconds of waiting for a lock before `on_wait` is called."""
 
 
@@ -58,7 +58,7 @@ class FileLock:
         if self._handle is not None:
             return True
         mode, flags = (fcntl.LOCK_SH, os.O_RDONLY) if shared else (fcntl.LOCK_EX, os.O_RDWR | os.O_CREAT)
-        handle = os.open(self.path, flags | os.O_CLOEXEC, 0o644)
+        handle = os.open(self.path, flags | os.O_CLOEXEC, 0o666)
         try:
             taken = _try_lock(handle, mode)
         except BaseException:
@@ -115,7 +115,7 @@ class _Turn:
     def wait(self, patience: float, on_wait: Callable[[], object] | None) -> bool:
         """Whether the lock came within `patience` seconds; if not, the handle is closed. Ctrl-C ends the wait."""
         threading.Thread(target=self._queue, name="lock", daemon=True).start()
-        quiet = min(patience, _QUIET) if on_wait is not None else patience
+        quiet = min(patience, QUIET) if on_wait is not None else patience
         try:
             came = self._came.wait(_seconds(quiet))
             if not came and on_wait is not None and patience > quiet:
@@ -182,11 +182,13 @@ def _close_in_children(lock: FileLock) -> None:
 
 
 def is_free(path: Path) -> bool:
-    """Whether no process holds the lock file; True if the file does not exist."""
+    """Whether no process holds the lock file; True if the file does not exist, False if it must not be read."""
     try:
         handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
         return True
+    except PermissionError:
+        return False
     try:
         return _try_lock(handle, fcntl.LOCK_SH)
     finally:
@@ -210,8 +212,7 @@ def busy(path: Path, doing: str) -> WorkspaceError:
         return WorkspaceError(f"another job of this process is {doing}", help="let one job end before the next starts")
     who = f"process {pid}" if isinstance(pid, int) else "another process"
     when = f" since {datetime.fromtimestamp(since):%Y-%m-%d %H:%M:%S}" if isinstance(since, int | float) else ""
-    fix = f", or stop it: kill {pid}" if isinstance(pid, int) else ""
-    return WorkspaceError(f"{who} is {doing}{when}", help=f"wait until it ends{fix}")
+    return WorkspaceError(f"{who} is {doing}{when}", help="wait until it ends; `graphlearn runs` shows what is running")
 
 
 class Staging:

@@ -221,7 +221,8 @@ class RunFolder:
         if not acquired:
             pid = holder_of(self._lock.path).get("pid", "unknown")
             raise WorkspaceError(
-                f'run "{self.id}" is in use by process {pid}', help=f"wait until it ends, or stop it: kill {pid}"
+                f'run "{self.id}" is in use by process {pid}',
+                help="wait until it ends; `graphlearn runs` shows what is running",
             )
         try:
             self._state = self._read(STATE, "model", "status")
@@ -249,7 +250,7 @@ class RunFolder:
     def _open_events(self) -> int:
         """Open for appending, and complete a last line truncated by a crash with a newline."""
         path = self.path / "events.jsonl"
-        handle = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        handle = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
         size = os.fstat(handle).st_size
         if size and os.pread(handle, 1, size - 1) != b"\n":
             os.write(handle, b"\n")

@@ -1,11 +1,11 @@
 """A workspace: a DuckDB file and a folder with the models and runs.
 
     kg.duckdb         DuckDB's tables and views
-    kg.graphlearn/    lock   database.lock   training/   models/   runs/
+    kg.graphlearn/    lock   database.lock   database.queue   training/   models/   runs/
 
-DuckDB lets either one process write a file or any number of processes read it. A job therefore keeps the file open only
-while it reads its input; it is `released` while a model trains. `training` locks one model. `writing` locks the folder
-while a model is published or dropped. Reading stored models requires no lock.
+DuckDB lets either one process write a file or any number of processes read it. A job therefore opens the file for
+`reading` only while it reads a model's input; it is `released` while the model trains. `training` locks one model.
+`writing` locks the folder while a model is published or dropped. Reading stored models requires no lock.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import atexit
 import tempfile
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
@@ -135,6 +135,22 @@ class Workspace:
         return cursor
 
     @contextmanager
+    def reading(self, queries: Collection[str]) -> Iterator[None]:
+        """Open the file for reading only inside the block, which runs `queries`, so that other processes can read it.
+
+        It stays open for writing if a query writes (`nextval`), or if something depends on it as in `released`. It is
+        opened for writing again at the end of the block or on the next use of `connection`, as after `released`.
+        """
+        file = self._file
+        shared = file is not None and self._is_quiet() and file.share(self, queries, patience=PATIENCE, say=self._say)
+        try:
+            yield
+        finally:
+            if shared:
+                self._release()
+                self._reopen()
+
+    @contextmanager
     def released(self) -> Iterator[None]:
         """Close the database file inside the block, so that other processes can open it.
 
@@ -143,15 +159,26 @@ class Workspace:
         the next use of `connection`. It stays open if something depends on it: an open transaction, rows not yet read,
         or another session of this process.
         """
-        if self._file is not None and all(map(_is_idle, (self._connection, *self._cursors))):
-            with suppress(duckdb.Error):
-                self._file.detach(self)
+        if self._is_quiet():
+            self._release()
         try:
             yield
         finally:
-            if self._file is not None:
-                with suppress(WorkspaceError):
-                    self._file.attach(self, patience=0, say=None)
+            self._reopen()
+
+    def _is_quiet(self) -> bool:
+        """Whether the database is a file, and no connection of this session is using it."""
+        return self._file is not None and all(map(_is_idle, (self._connection, *self._cursors)))
+
+    def _release(self) -> None:
+        if self._file is not None:
+            with suppress(duckdb.Error):
+                self._file.detach(self)
+
+    def _reopen(self) -> None:
+        if self._file is not None:
+            with suppress(WorkspaceError):
+                self._file.attach(self, patience=0, say=None)
 
     def check_not_training(self, model: str) -> None:
         """Raise WorkspaceError, as `training` does, if the model is being trained."""
