@@ -42,6 +42,7 @@ HARMLESS = frozenset({"SET", "RESET", "COPY", "LOAD", "INSTALL", "ATTACH", "DETA
 """First words of other statements that do not change the database."""
 WRITES = frozenset({"CALL", "PRAGMA", "INSERT", "UPDATE", "DELETE", "MERGE", "NEXTVAL", "DATABASE"})
 """Words with which a query may change the database all the same."""
+_TEMPORARY = frozenset({"TEMP", "TEMPORARY"})
 PATIENCE = 10.0
 """Seconds that a query waits for a process that has the database open; stored models answer without it."""
 
@@ -306,10 +307,11 @@ def only_reads(statement: Statement) -> bool:
     if isinstance(statement, ExplainModel):
         return True
     words = {token.word for token in statement.tokens}
+    temporary = statement.tokens[0].word == "CREATE" and not _TEMPORARY.isdisjoint(t.word for t in statement.tokens[:4])
     loads = statement.tokens[0].word == "COPY" and "TO" not in words
     return (
         isinstance(statement, Passthrough)
-        and statement.kind in SHOWN | HARMLESS
+        and (temporary or statement.kind in SHOWN | HARMLESS)
         and words.isdisjoint(WRITES)
         and not loads
     )

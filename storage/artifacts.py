@@ -81,7 +81,9 @@ class Staged:
         home = store.folder / folder_name(model)
         with disk_errors(home):
             files = {name: measure(self.path / name) for name in _list_files(self.path)}
+            mode = self.path.stat().st_mode & 0o666  # of a new file under this umask; safetensors makes files private
             for name in files:
+                (self.path / name).chmod(mode)
                 sync_file(self.path / name)
             for folder in {(self.path / name).parent for name in files}:
                 sync_folder(folder)

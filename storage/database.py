@@ -225,9 +225,10 @@ class DatabaseFile:
 
     def _spill(self) -> str:
         """Where DuckDB spills to: next to the file, or for readers, who may be many, in a folder of their own."""
-        if not self.read_only:
-            return f"{self.path}.tmp"
-        return str(Path(tempfile.gettempdir()) / f"graphlearn-spill-{os.getpid()}-{secrets.token_hex(4)}")
+        if self.read_only:
+            with suppress(FileNotFoundError):  # no folder for temporary files
+                return str(Path(tempfile.gettempdir()) / f"graphlearn-spill-{os.getpid()}-{secrets.token_hex(4)}")
+        return f"{self.path}.tmp"
 
     def _queue(self, shared: bool, patience: float, say: Say | None) -> bool:
         """Take the lock; returns whether its folder was created. Without locks or write access there is no waiting.

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import duckdb
 import pytest
+from cases.storage import frozen, give_up_rights
 
 from graphlearn.errors import GraphLearnError
 from graphlearn.jobs.machine import this_machine
@@ -90,3 +95,58 @@ def test_mistakes_are_found_without_writing(stored: Path, job: str, error: str) 
     Path("job.sql").write_text(job)
     with connect("kg.duckdb", read_only=True) as session, pytest.raises(GraphLearnError, match=error):
         session.plan_file("job.sql")
+
+
+PROGRAM = """
+import json, sys
+from click.testing import CliRunner
+from graphlearn import cli
+for words in json.loads(sys.stdin.read()):
+    done = CliRunner().invoke(cli.main, words, catch_exceptions=False)
+    print(json.dumps([done.exit_code, done.stdout, done.stderr]))
+"""
+READS = [
+    (["query", "SELECT count(*) AS n FROM triples", "--csv"], "n\n12"),
+    (["query", "CREATE TEMP TABLE few AS FROM triples LIMIT 3; SELECT count(*) AS n FROM few", "--csv"], "n\n3"),
+    (["query", "SELECT tail FROM predict('m', (SELECT 'e1' AS head, 'r1' AS relation), k := 1)", "--csv"], "tail\ne"),
+    (["query", "SELECT count(*) AS n FROM embeddings('m')", "--csv"], "n\n12"),
+    (["query", "SELECT model FROM models", "--csv"], "model\nm"),
+    (["query", "SELECT status FROM runs", "--csv"], "status\ndone"),
+    (["query", f"EXPLAIN CREATE MODEL n {MODEL[15:]} triples", "--csv"], "operator,"),
+    (["plan", "job.sql"], "m (distmult): unchanged"),
+    (["plan", "new.sql"], "n (distmult): to train"),
+    (["models"], "model"),
+    (["show", "m"], "model"),
+    (["runs"], "run"),
+    (["doctor"], "graphlearn"),
+]
+WRITES = [
+    (["query", "INSERT INTO triples FROM triples"], "kg.duckdb is not writable"),
+    (["query", "DROP MODEL m"], "kg.duckdb is not writable"),
+    (["run", "job.sql"], "kg.duckdb is not writable"),
+]
+
+
+def test_nothing_but_writing_needs_the_right_to_write(stored: Path) -> None:
+    Path("job.sql").write_text(f"{MODEL} triples;")
+    Path("new.sql").write_text(f"CREATE OR REPLACE TABLE triples AS {TRIPLES}; {MODEL.replace(' m ', ' n ')} triples;")
+    with connect("kg.duckdb") as session:
+        session.run_file("job.sql")
+    with frozen(stored):
+        try:
+            done = subprocess.run(
+                [sys.executable, "-c", PROGRAM],
+                input=json.dumps([words for words, _ in (*READS, *WRITES)]),
+                preexec_fn=give_up_rights,
+                env={**os.environ, "HOME": "/nonexistent"},
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+        except subprocess.SubprocessError:
+            pytest.skip("root cannot give up its rights here")
+    assert done.returncode == 0, done.stderr
+    answers = [json.loads(line) for line in done.stdout.splitlines()]
+    for (words, expected), (code, stdout, stderr) in zip((*READS, *WRITES), answers, strict=True):
+        assert (words, code) == (words, 0 if (words, expected) in READS else 2), stderr
+        assert (stdout.startswith(expected) and not stderr) or expected in stderr, (words, stdout, stderr)
