@@ -52,11 +52,12 @@ def fold(model: str) -> str:
 
 def folder_name(model: str) -> str:
     """A folder name for the model: special characters are percent-encoded, and long names end in a digest."""
-    name = quote(fold(model), safe="")
+    name = quote(fold(model), safe="", errors="surrogatepass")
     if name.startswith("."):
         name = "%2E" + name[1:]
     if len(name) > _LONGEST_NAME:
-        name = f"{name[: _LONGEST_NAME - 34]}~{hashlib.sha256(fold(model).encode()).hexdigest()[:32]}"
+        digest = hashlib.sha256(fold(model).encode(errors="surrogatepass")).hexdigest()
+        name = f"{name[: _LONGEST_NAME - 34]}~{digest[:32]}"
     return name
 
 

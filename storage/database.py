@@ -301,7 +301,7 @@ def _opening_failed(error: duckdb.Error, path: Path, read_only: bool) -> Workspa
             help="close that connection, or read those rows; use session.connection.cursor() for more connections",
         )
     if "not a valid DuckDB database" in text:
-        if path.stat().st_size == 0:
+        if path.is_file() and path.stat().st_size == 0:
             return WorkspaceError(f"{path} is an empty file, not a DuckDB file", help=f"remove it: rm {path}")
         return WorkspaceError(
             f"{path} is not a DuckDB file", help="read data files in SQL instead: FROM 'file.parquet'; name a new file"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -17,6 +18,7 @@ from pathlib import Path
 from graphlearn.errors import GraphLearnError, ResourceError, WorkspaceError
 from graphlearn.types import Json
 
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 FORBIDDEN = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
 
@@ -70,11 +72,17 @@ def write_json(path: Path, value: Json, *, durable: bool = True) -> None:
 
 
 def dump_json(value: object, *, indent: int | None = None) -> str:
-    """Strict JSON: unknown objects (paths, enums, dates) as text, non-finite numbers as null."""
+    """Strict JSON: unknown objects (paths, enums, dates) as text, non-finite numbers as null.
+
+    It is ASCII if it contains part of a file name that is not UTF-8, which cannot be written otherwise.
+    """
     try:
-        return json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False, default=str)
+        text = json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False, default=str)
     except ValueError:
-        return json.dumps(_finite(value), indent=indent, ensure_ascii=False, allow_nan=False, default=str)
+        text = json.dumps(_finite(value), indent=indent, ensure_ascii=False, allow_nan=False, default=str)
+    if not _LONE_SURROGATE.search(text):
+        return text
+    return json.dumps(json.loads(text), indent=indent)
 
 
 def _finite(value: object) -> object:

@@ -11,6 +11,7 @@ DuckDB lets either one process write a file or any number of processes read it. 
 from __future__ import annotations
 
 import atexit
+import os
 import tempfile
 import threading
 import weakref
@@ -37,6 +38,30 @@ def folder_of(database: Path) -> Path:
     """The artifact folder that belongs to a database file: kg.duckdb -> kg.graphlearn, kg.db -> kg.db.graphlearn."""
     stem = database.stem if database.suffix.lower() == ".duckdb" else database.name
     return database.with_name(f"{stem}.graphlearn")
+
+
+def path_of(database: str | Path) -> Path:
+    """The path of a database file, with ~ expanded. It need not exist. Raises WorkspaceError if there can be none."""
+    try:
+        path = Path(database).expanduser()
+        os.fsencode(path.absolute()).decode()
+        if path.is_dir():
+            place = path.absolute() / "kg.duckdb"
+            raise WorkspaceError(
+                f"{path.absolute()} is a folder, not a DuckDB file", help=f"name a file in it: {place}"
+            )
+        for each in (path, folder_of(path)):
+            with suppress(FileNotFoundError, NotADirectoryError):
+                each.stat()
+    except RuntimeError:
+        raise WorkspaceError(f"there is no user {Path(database).parts[0]}", help="check the path") from None
+    except UnicodeError:
+        raise WorkspaceError(f"DuckDB opens only paths in UTF-8, not {path.absolute()}", help="rename it") from None
+    except ValueError:  # a NUL character
+        raise WorkspaceError(f"{str(database)!r} is not the path of a file", help="for example kg.duckdb") from None
+    except OSError as error:
+        raise WorkspaceError(f"{database} cannot be opened: {error.strerror}", help="check the path") from None
+    return path
 
 
 class Workspace:
@@ -85,7 +110,7 @@ class Workspace:
             spill = literal(str(workspace.folder / "spill"))
             workspace._connection.execute(f"SET temp_directory = {spill}")
             return workspace
-        path = Path(database).expanduser().absolute()
+        path = path_of(database).absolute()
         _check_path(path, read_only)
         workspace = cls(folder_of(path), path, read_only=read_only)
         file = database_file(workspace, path, workspace.folder / "database.lock", read_only=read_only)
@@ -298,8 +323,6 @@ def _close_at_exit(opened: Workspace | duckdb.DuckDBPyConnection) -> None:
 
 
 def _check_path(path: Path, read_only: bool) -> None:
-    if path.is_dir():
-        raise WorkspaceError(f"{path} is a folder, not a DuckDB file", help=f"name a file in it: {path / 'kg.duckdb'}")
     if not path.parent.is_dir():
         raise WorkspaceError(
             f"the folder {path.parent} does not exist", help=f"create it first: mkdir -p {path.parent}"
