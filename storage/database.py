@@ -306,6 +306,8 @@ def _opening_failed(error: duckdb.Error, path: Path, read_only: bool) -> Workspa
         return WorkspaceError(
             f"{path} is not a DuckDB file", help="read data files in SQL instead: FROM 'file.parquet'; name a new file"
         )
+    if "Permission denied" in text and path.exists() and not os.access(path, os.R_OK):
+        return WorkspaceError(f"{path} is not readable", help="check its owner and permissions")
     if "Permission denied" in text or "Read-only file system" in text:
         return WorkspaceError(
             f"{path} is not writable", help="check its permissions and those of its folder, or open it with read_only"

@@ -22,6 +22,8 @@ _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 FORBIDDEN = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
 
+BLOCKED = frozenset({errno.ENOTDIR, errno.EISDIR, errno.EEXIST})
+
 
 def sync_folder(folder: Path) -> None:
     """Make renames inside the folder survive a power failure."""
@@ -122,16 +124,25 @@ def translate(error: BaseException, place: Path | str) -> GraphLearnError | None
             "the disk is too full for DuckDB's temporary files",
             help="free some space or use another disk: SET temp_directory = '/big/disk/tmp'",
         )
+    if number == errno.EACCES and not _is_readable(Path(place)):
+        return WorkspaceError(f"{place} is not readable", help="check its owner and permissions")
     if number in FORBIDDEN or "Permission denied" in text or "Read-only file system" in text:
         return WorkspaceError(
             f"{place} is not writable", help="check the owner and permissions of the folder, or use another workspace"
         )
+    if number in BLOCKED:
+        return WorkspaceError(f"{place} is in the way: {os.strerror(number)}", help="move it to another place")
     if isinstance(error, MemoryError) or "Out of Memory" in text or "OutOfMemory" in text:
         return ResourceError(
             "out of memory" if isinstance(error, MemoryError) else "DuckDB ran out of memory",
             help="raise SET memory_limit, close other programs, or use fewer threads (SET threads)",
         )
     return None
+
+
+def _is_readable(path: Path) -> bool:
+    """Whether a path may be read or, if it does not exist, its folder."""
+    return os.access(path, os.R_OK) or (not path.exists() and os.access(path.parent, os.R_OK | os.X_OK))
 
 
 @contextmanager

@@ -258,7 +258,7 @@ class RunFolder:
 
 
 def read_events(path: Path) -> Iterator[Json]:
-    """The events in a run folder, oldest first. Lines that are not JSON objects (truncated by a crash) are skipped."""
+    """The events in a run folder that can be read, oldest first. Lines truncated by a crash are skipped."""
     try:
         with open(path / "events.jsonl", "rb") as file:
             for line in file:
@@ -268,7 +268,7 @@ def read_events(path: Path) -> Iterator[Json]:
                     continue
                 if isinstance(value, dict):
                     yield value
-    except FileNotFoundError:
+    except OSError:
         return
 
 
@@ -291,5 +291,5 @@ def latest_resumable(folder: Path, model: str) -> RunFolder | None:
 def _run_ids(home: Path) -> list[str]:
     try:
         return sorted(entry.name for entry in home.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return []
