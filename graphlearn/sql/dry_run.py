@@ -25,12 +25,10 @@ import duckdb
 from graphlearn.errors import GraphLearnError, InputError, ModelExists, ModelNotFound, SqlError, raise_all
 from graphlearn.sql import engine
 from graphlearn.sql.binding import Binder, BoundModel, in_transaction, placed, taken
+from graphlearn.sql.copies import SEVERAL_FILES, target_of
 from graphlearn.sql.diagnose import MissingError
-from graphlearn.sql.options import constant
-from graphlearn.sql.reader import Reader
 from graphlearn.sql.rewrite import Rewritten
 from graphlearn.sql.scratch import REFUSED, has_table, scratch
-from graphlearn.sql.source import Token
 from graphlearn.sql.statements import CreateModel, DropModel, ExplainModel, Passthrough, Statement
 from graphlearn.sql.words import CATALOG
 from graphlearn.storage.artifacts import fold
@@ -44,8 +42,6 @@ _CHANGES_COLUMNS = frozenset(("ALTER", "DROP", "CREATE"))
 _EXPLAINED = frozenset(("SELECT", "INSERT", "UPDATE", "DELETE", "MERGE_INTO", "COPY"))
 _EXECUTED = frozenset(("CREATE", "DROP", "ALTER"))
 _SETTINGS = frozenset(("SET", "VARIABLE_SET"))
-_SEVERAL_FILES = frozenset(("PARTITION_BY", "PER_THREAD_OUTPUT", "FILE_SIZE_BYTES"))
-"""Options with which COPY writes a folder."""
 _OPENING = frozenset(("COPY", "ATTACH", "LOAD", "INSTALL", "CALL", "EXECUTE", "PREPARE", "EXPORT", "PRAGMA"))
 """Kinds of statements whose effects, unknown to a dry run, later statements may need."""
 
@@ -282,12 +278,12 @@ def _check_target(binder: Binder, statement: Statement, made: list[Path]) -> Non
     """
     if not isinstance(statement, Passthrough) or statement.kind != "COPY":
         return
-    target = _target(binder, statement)
+    target = target_of(binder.connection, statement)
     if target is None or "://" in target[1]:
         return
     tokens, name = target
     path = Path(name).expanduser()
-    folder, several = path.parent, {t.word for t in statement.tokens} & _SEVERAL_FILES
+    folder, several = path.parent, {t.word for t in statement.tokens} & SEVERAL_FILES
     problem, help = "", None
     if not folder.is_dir() and folder not in made:
         problem = f"there is no folder {folder}"
@@ -302,24 +298,6 @@ def _check_target(binder: Binder, statement: Statement, made: list[Path]) -> Non
     if problem:
         place = statement.at((tokens[0].start, tokens[-1].end))
         raise SqlError(f"COPY cannot write {name}: {problem}", place=place, help=help)
-
-
-def _target(binder: Binder, statement: Passthrough) -> tuple[list[Token], str] | None:
-    """The tokens after TO in COPY … TO, a string or a constant in parentheses, and their value."""
-    reader = Reader(statement.source, statement.tokens)
-    while reader.peek() is not None and reader.words(1) != ["TO"]:
-        reader.skip_group()
-    start = reader.position + 1
-    reader.position = start
-    token = reader.peek()
-    if token is None or (token.kind != "string" and token.text != "("):
-        return None
-    reader.skip_group()
-    tokens = reader.tokens[start : reader.position]
-    value = None
-    with suppress(GraphLearnError):
-        value = constant(binder.connection, statement.verbatim((tokens[0].start, tokens[-1].end)))
-    return (tokens, value) if isinstance(value, str) else None
 
 
 def _plain(options: dict[str, object]) -> object:
