@@ -250,7 +250,7 @@ class RunFolder:
     def _open_events(self) -> int:
         """Open for appending, and complete a last line truncated by a crash with a newline."""
         path = self.path / "events.jsonl"
-        handle = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        handle = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
         size = os.fstat(handle).st_size
         if size and os.pread(handle, 1, size - 1) != b"\n":
             os.write(handle, b"\n")
