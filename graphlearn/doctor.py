@@ -20,7 +20,14 @@ from graphlearn.text import human_bytes
 from graphlearn.types import Json
 
 NEEDED = ("torch", "duckdb", "pyarrow", "numpy", "numba", "safetensors", "networkx", "rich", "click")
-OPTIONAL = {"matplotlib": ("plot", "pictures of runs"), "tensorboard": ("tensorboard", "TensorBoard event files")}
+OPTIONAL = {
+    "matplotlib": ("plot", "pictures of runs"),
+    "tensorboard": ("tensorboard", "TensorBoard event files"),
+    "torch_geometric": ("pyg", "to_pyg and from_pyg"),
+    "dgl": ("dgl", "to_dgl; only for Python 3.11"),
+    "ray": ("ray", "not used by this version"),
+}
+"""Modules that are used if they are installed: the extra that installs them, and what for."""
 
 
 def diagnose(workspace: Path) -> Json:

@@ -160,8 +160,9 @@ class Session:
         self._check_open()
         statements = self._read(path)
         binder, overrides = self._bound_to(None, statements, overrides)
-        self._dry_run(binder, statements, overrides, None)
-        return plan(binder, statements, lambda name: _overrides_for(name, overrides))
+        read_only = self.workspace.read_only
+        self._dry_run(binder, statements, overrides, None, read_only=read_only)
+        return plan(binder, statements, lambda name: _overrides_for(name, overrides), read_only=read_only)
 
     def close(self) -> None:
         """Close the workspace. May be called twice."""
@@ -211,13 +212,21 @@ class Session:
             line = data.count(b"\n", 0, error.start) + 1
             raise UserError(f"{path}:{line} is not UTF-8", help="save the file as UTF-8 text") from None
 
-    def _dry_run(self, binder: Binder, statements: list[Statement], overrides: Overrides, resume: str | None) -> None:
+    def _dry_run(
+        self,
+        binder: Binder,
+        statements: list[Statement],
+        overrides: Overrides,
+        resume: str | None,
+        *,
+        read_only: bool = False,
+    ) -> None:
         """Raise the errors that a run would end in; see `dry_run`."""
         if resume is not None and not any(self._resumed(statement, resume) for statement in statements):
             raise UserError(f"run {resume} trained {self._model_of(resume)}, which the file does not create")
         if engine.in_transaction(self.connection):
             raise UserError("a transaction is open", help="COMMIT or ROLLBACK it first")
-        dry_run(binder, statements, lambda name: _overrides_for(name, overrides))
+        dry_run(binder, statements, lambda name: _overrides_for(name, overrides), read_only=read_only)
 
     def _execute(
         self, binder: Binder, statement: Statement, options: RunOptions, show: Show | None = None, *, lazy: bool = False
@@ -255,7 +264,8 @@ class Session:
         emit, close = self._sink()
         try:
             bound = binder.model(create, _overrides_for(create.name, options.overrides))
-            with binder.registered(bound), errors_of(bound):
+            read = bound.request.inputs.values()
+            with binder.registered(bound), errors_of(bound), self.workspace.reading(read):
                 resume = self._resumed(create, options.resume)
                 stored = resume is None and binder.reader.store.exists(create.name)
                 request, sizes, fingerprint = bound.request, None, None

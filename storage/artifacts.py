@@ -119,11 +119,12 @@ def fold(model: str) -> str:
 
 def folder_name(model: str) -> str:
     """A folder name for the model: special characters are percent-encoded, and long names end in a digest."""
-    name = quote(fold(model), safe="")
+    name = quote(fold(model), safe="", errors="surrogatepass")
     if name.startswith("."):
         name = "%2E" + name[1:]
     if len(name) > _LONGEST_NAME:
-        name = f"{name[: _LONGEST_NAME - 34]}~{hashlib.sha256(fold(model).encode()).hexdigest()[:32]}"
+        digest = hashlib.sha256(fold(model).encode(errors="surrogatepass")).hexdigest()
+        name = f"{name[: _LONGEST_NAME - 34]}~{digest[:32]}"
     return name
 
 
@@ -148,7 +149,9 @@ class Staged:
         home = store.folder / folder_name(model)
         with disk_errors(home):
             files = {name: measure(self.path / name) for name in _list_files(self.path)}
+            mode = self.path.stat().st_mode & 0o666  # of a new file under this umask; safetensors makes files private
             for name in files:
+                (self.path / name).chmod(mode)
                 sync_file(self.path / name)
             for folder in {(self.path / name).parent for name in files}:
                 sync_folder(folder)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import secrets
 import stat
 from collections.abc import Iterator
@@ -18,12 +19,15 @@ from pathlib import Path
 from graphlearn.errors import GraphLearnError, ResourceError, WorkspaceError
 from graphlearn.types import Json
 
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 FORBIDDEN = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
 LONGEST_JSON = 256 << 20
 """Bytes of a JSON file."""
 DEEPEST = 64
 """Levels of a JSON file."""
+
+BLOCKED = frozenset({errno.ENOTDIR, errno.EISDIR, errno.EEXIST})
 
 
 def sync_folder(folder: Path) -> None:
@@ -75,11 +79,17 @@ def write_json(path: Path, value: Json, *, durable: bool = True) -> None:
 
 
 def dump_json(value: object, *, indent: int | None = None) -> str:
-    """Strict JSON: unknown objects (paths, enums, dates) as text, non-finite numbers as null."""
+    """Strict JSON: unknown objects (paths, enums, dates) as text, non-finite numbers as null.
+
+    It is ASCII if it contains part of a file name that is not UTF-8, which cannot be written otherwise.
+    """
     try:
-        return json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False, default=str)
+        text = json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False, default=str)
     except ValueError:
-        return json.dumps(_finite(value), indent=indent, ensure_ascii=False, allow_nan=False, default=str)
+        text = json.dumps(_finite(value), indent=indent, ensure_ascii=False, allow_nan=False, default=str)
+    if not _LONE_SURROGATE.search(text):
+        return text
+    return json.dumps(json.loads(text), indent=indent)
 
 
 def _finite(value: object) -> object:
@@ -152,16 +162,25 @@ def translate(error: BaseException, place: Path | str) -> GraphLearnError | None
             "the disk is too full for DuckDB's temporary files",
             help="free some space or use another disk: SET temp_directory = '/big/disk/tmp'",
         )
+    if number == errno.EACCES and not _is_readable(Path(place)):
+        return WorkspaceError(f"{place} is not readable", help="check its owner and permissions")
     if number in FORBIDDEN or "Permission denied" in text or "Read-only file system" in text:
         return WorkspaceError(
             f"{place} is not writable", help="check the owner and permissions of the folder, or use another workspace"
         )
+    if number in BLOCKED:
+        return WorkspaceError(f"{place} is in the way: {os.strerror(number)}", help="move it to another place")
     if isinstance(error, MemoryError) or "Out of Memory" in text or "OutOfMemory" in text:
         return ResourceError(
             "out of memory" if isinstance(error, MemoryError) else "DuckDB ran out of memory",
             help="raise SET memory_limit, close other programs, or use fewer threads (SET threads)",
         )
     return None
+
+
+def _is_readable(path: Path) -> bool:
+    """Whether a path may be read or, if it does not exist, its folder."""
+    return os.access(path, os.R_OK) or (not path.exists() and os.access(path.parent, os.R_OK | os.X_OK))
 
 
 @contextmanager

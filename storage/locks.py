@@ -1,13 +1,13 @@
 """Locks between processes, and staging folders that are removed when their process ends.
 
 A lock is a `flock` on a file. The kernel releases it when the process ends for any reason, so locks are never stale.
-The file remains and names the process that holds the lock alone.
+The file remains and names the process that holds the lock alone. Windows has no `flock`, and what there is cannot be
+shared by readers, so nothing can be written there.
 """
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import math
 import os
@@ -26,8 +26,16 @@ from graphlearn.errors import WorkspaceError
 from graphlearn.storage.files import dump_json
 from graphlearn.types import Json
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    _CAN_LOCK = False
+else:
+    _CAN_LOCK = True
+
 _UNSUPPORTED = frozenset({errno.ENOTSUP, errno.ENOLCK, errno.ENOSYS})
-_QUIET = 1.0
+WSL = "run it in the Windows Subsystem for Linux: https://learn.microsoft.com/windows/wsl/install"
+QUIET = 1.0
 """Seconds of waiting for a lock before `on_wait` is called."""
 
 
@@ -53,12 +61,17 @@ class FileLock:
         """Take the lock; False when another holds it for longer than `patience` seconds (infinity waits for ever).
 
         A shared lock needs the file, and only the right to read it. `on_wait` is called once, after a second of
-        waiting. Raises OSError when the file cannot be opened or the file system has no locks.
+        waiting. Raises OSError when the file cannot be opened or the file system has no locks, and WorkspaceError on
+        Windows, where nothing can be written.
         """
         if self._handle is not None:
             return True
+        if not _CAN_LOCK:
+            if shared:
+                raise OSError(errno.ENOLCK, "Windows has no such locks")
+            raise WorkspaceError("GraphLearn writes no files on Windows", help=WSL)
         mode, flags = (fcntl.LOCK_SH, os.O_RDONLY) if shared else (fcntl.LOCK_EX, os.O_RDWR | os.O_CREAT)
-        handle = os.open(self.path, flags | os.O_CLOEXEC, 0o644)
+        handle = os.open(self.path, flags, 0o666)
         try:
             taken = _try_lock(handle, mode)
         except BaseException:
@@ -115,7 +128,7 @@ class _Turn:
     def wait(self, patience: float, on_wait: Callable[[], object] | None) -> bool:
         """Whether the lock came within `patience` seconds; if not, the handle is closed. Ctrl-C ends the wait."""
         threading.Thread(target=self._queue, name="lock", daemon=True).start()
-        quiet = min(patience, _QUIET) if on_wait is not None else patience
+        quiet = min(patience, QUIET) if on_wait is not None else patience
         try:
             came = self._came.wait(_seconds(quiet))
             if not came and on_wait is not None and patience > quiet:
@@ -182,11 +195,15 @@ def _close_in_children(lock: FileLock) -> None:
 
 
 def is_free(path: Path) -> bool:
-    """Whether no process holds the lock file; True if the file does not exist."""
+    """Whether no process holds the lock file; True if the file does not exist, False if it must not be read."""
+    if not _CAN_LOCK:
+        return True
     try:
-        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        handle = os.open(path, os.O_RDONLY)
     except FileNotFoundError:
         return True
+    except PermissionError:
+        return False
     try:
         return _try_lock(handle, fcntl.LOCK_SH)
     finally:
@@ -210,8 +227,7 @@ def busy(path: Path, doing: str) -> WorkspaceError:
         return WorkspaceError(f"another job of this process is {doing}", help="let one job end before the next starts")
     who = f"process {pid}" if isinstance(pid, int) else "another process"
     when = f" since {datetime.fromtimestamp(since):%Y-%m-%d %H:%M:%S}" if isinstance(since, int | float) else ""
-    fix = f", or stop it: kill {pid}" if isinstance(pid, int) else ""
-    return WorkspaceError(f"{who} is {doing}{when}", help=f"wait until it ends{fix}")
+    return WorkspaceError(f"{who} is {doing}{when}", help="wait until it ends; `graphlearn runs` shows what is running")
 
 
 class Staging:

@@ -221,7 +221,8 @@ class RunFolder:
         if not acquired:
             pid = holder_of(self._lock.path).get("pid", "unknown")
             raise WorkspaceError(
-                f'run "{self.id}" is in use by process {pid}', help=f"wait until it ends, or stop it: kill {pid}"
+                f'run "{self.id}" is in use by process {pid}',
+                help="wait until it ends; `graphlearn runs` shows what is running",
             )
         try:
             self._state = self._read(STATE, "model", "status")
@@ -249,7 +250,7 @@ class RunFolder:
     def _open_events(self) -> int:
         """Open for appending, and complete a last line truncated by a crash with a newline."""
         path = self.path / "events.jsonl"
-        handle = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        handle = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
         size = os.fstat(handle).st_size
         if size and os.pread(handle, 1, size - 1) != b"\n":
             os.write(handle, b"\n")
@@ -257,7 +258,7 @@ class RunFolder:
 
 
 def read_events(path: Path) -> Iterator[Json]:
-    """The events in a run folder, oldest first. Lines that are not JSON objects (truncated by a crash) are skipped."""
+    """The events in a run folder that can be read, oldest first. Lines truncated by a crash are skipped."""
     try:
         with open(path / "events.jsonl", "rb") as file:
             for line in file:
@@ -267,7 +268,7 @@ def read_events(path: Path) -> Iterator[Json]:
                     continue
                 if isinstance(value, dict):
                     yield value
-    except FileNotFoundError:
+    except OSError:
         return
 
 
@@ -290,5 +291,5 @@ def latest_resumable(folder: Path, model: str) -> RunFolder | None:
 def _run_ids(home: Path) -> list[str]:
     try:
         return sorted(entry.name for entry in home.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return []

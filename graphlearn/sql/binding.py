@@ -25,6 +25,7 @@ from graphlearn.errors import (
 from graphlearn.jobs.registry import table_functions, takes_keys
 from graphlearn.sql import engine
 from graphlearn.sql.calls import Call, calls_inside, find_calls
+from graphlearn.sql.copies import without_torn_file
 from graphlearn.sql.diagnose import Fault, around
 from graphlearn.sql.options import constant, read_options
 from graphlearn.sql.rewrite import Rewritten
@@ -115,7 +116,7 @@ class Binder:
             given = self.variables[name]
             is_text = isinstance(given, str) and [t.kind for t in value] == ["string"]
             query = query.replace(value[0].start, value[-1].end, literal(str(given)) if is_text else str(given))
-        return query, names
+        return without_torn_file(self.connection, statement, query), names
 
     def resolve(self, query: Rewritten, calls: list[Call], prefix: str = "_") -> tuple[Rewritten, dict[str, object]]:
         """The query with each call replaced by the name of an object, and the objects that it reads, by name."""

@@ -4,6 +4,9 @@ The statements are bound in order, inside a transaction that is rolled back: tab
 settings normally; queries and changes of data are only explained; models are checked and recorded. Settings are
 restored at the end. What is unknown before the file runs (a file that COPY will write, a table in a database that
 ATTACH will open) is left to the run.
+
+A workspace that is open read-only can be planned too: tables and views are then created in an empty database that comes
+first in the search path. What a file alters in the workspace's own tables is left to the run.
 """
 
 from __future__ import annotations
@@ -12,21 +15,20 @@ import json
 import os
 import shlex
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import duckdb
 
-from graphlearn.errors import GraphLearnError, ModelExists, ModelNotFound, SqlError, raise_all
+from graphlearn.errors import GraphLearnError, InputError, ModelExists, ModelNotFound, SqlError, raise_all
 from graphlearn.sql import engine
 from graphlearn.sql.binding import Binder, BoundModel, in_transaction, placed, taken
+from graphlearn.sql.copies import SEVERAL_FILES, target_of
 from graphlearn.sql.diagnose import MissingError
-from graphlearn.sql.options import constant
-from graphlearn.sql.reader import Reader
 from graphlearn.sql.rewrite import Rewritten
-from graphlearn.sql.source import Token
+from graphlearn.sql.scratch import REFUSED, has_table, scratch
 from graphlearn.sql.statements import CreateModel, DropModel, ExplainModel, Passthrough, Statement
 from graphlearn.sql.words import CATALOG
 from graphlearn.storage.artifacts import fold
@@ -35,11 +37,11 @@ from graphlearn.storage.columns import literal, quoted
 if TYPE_CHECKING:
     from graphlearn.jobs.dataflow import Dataflow
 
+_CHANGES_COLUMNS = frozenset(("ALTER", "DROP", "CREATE"))
+"""First words of statements after which a table may have other columns, or none."""
 _EXPLAINED = frozenset(("SELECT", "INSERT", "UPDATE", "DELETE", "MERGE_INTO", "COPY"))
 _EXECUTED = frozenset(("CREATE", "DROP", "ALTER"))
 _SETTINGS = frozenset(("SET", "VARIABLE_SET"))
-_SEVERAL_FILES = frozenset(("PARTITION_BY", "PER_THREAD_OUTPUT", "FILE_SIZE_BYTES"))
-"""Options with which COPY writes a folder."""
 _OPENING = frozenset(("COPY", "ATTACH", "LOAD", "INSTALL", "CALL", "EXECUTE", "PREPARE", "EXPORT", "PRAGMA"))
 """Kinds of statements whose effects, unknown to a dry run, later statements may need."""
 
@@ -51,10 +53,13 @@ Step = tuple[Rewritten, dict[str, object]]
 """A statement that a dry run has executed, and the objects it read."""
 
 
-def dry_run(binder: Binder, statements: list[Statement], overrides: Overrides) -> list[BoundModel]:
+def dry_run(
+    binder: Binder, statements: list[Statement], overrides: Overrides, *, read_only: bool = False
+) -> list[BoundModel]:
     """Bind all statements without changing anything. Returns the models that they create.
 
-    Raises the first error, with the rest in its `others`.
+    `read_only`: the database is, although the file may change it. Raises the first error, with the rest in its
+    `others`.
     """
     bound: list[BoundModel] = []
     errors: list[GraphLearnError] = []
@@ -64,8 +69,9 @@ def dry_run(binder: Binder, statements: list[Statement], overrides: Overrides) -
     made: list[Path] = []
     blind = False  # an earlier statement has effects that only the run will show
     broken: set[str] = set()  # models whose CREATE MODEL has an error; calls of them would only repeat it
+    altered = False  # so has one that would change stored tables
     transaction = False
-    with _rolled_back(binder.connection):
+    with _rolled_back(binder.connection, read_only=read_only) as follow:
         for statement in statements:
             try:
                 transaction = _in_transaction(statement, transaction)
@@ -79,11 +85,16 @@ def dry_run(binder: Binder, statements: list[Statement], overrides: Overrides) -
                 if not blind and not (isinstance(error, ModelNotFound) and asked & broken):
                     errors.append(error)
             except GraphLearnError as error:
-                errors.append(error)
+                refused = read_only and REFUSED in error.message  # it binds, but must change nothing here
+                altered |= refused and isinstance(statement, Passthrough) and statement.kind in _CHANGES_COLUMNS
+                blind |= altered
+                if not refused and not (altered and isinstance(error, SqlError | InputError)):
+                    errors.append(error)
                 if isinstance(statement, CreateModel):
                     broken.add(fold(statement.name))
             if engine.is_aborted(binder.connection):
                 _again(binder.connection, done)
+            follow()
     raise_all(errors)
     return bound
 
@@ -110,20 +121,25 @@ class PlannedModel:
     plan: Dataflow | None
 
 
-def plan(binder: Binder, statements: list[Statement], overrides: Overrides) -> list[PlannedModel]:
+def plan(
+    binder: Binder, statements: list[Statement], overrides: Overrides, *, read_only: bool = False
+) -> list[PlannedModel]:
     """The plans of the models in a file that `dry_run` has accepted. Inputs are counted; nothing is changed.
 
     Tables that the file creates from queries become views, so that their rows are counted without being stored.
+    `read_only`: the database is, although the file may change it.
     """
     found: list[PlannedModel] = []
+    done: list[Step] = []
     binder = replace(binder, dry_run=True, planned={})
-    with _rolled_back(binder.connection):
+    with _rolled_back(binder.connection, read_only=read_only) as follow:
         for statement in statements:
             if isinstance(statement, Passthrough):
                 with suppress(GraphLearnError):  # it passed the dry run, so this error depends on data
-                    _preview(binder, statement)
+                    done += _preview(binder, statement, read_only)
                 if engine.is_aborted(binder.connection):
-                    break
+                    _again(binder.connection, done)
+                follow()
             elif isinstance(statement, CreateModel):
                 found.append(_planned(binder, statement, overrides(statement.name)))
     return found
@@ -151,25 +167,29 @@ def _planned(binder: Binder, create: CreateModel, overrides: Mapping[str, object
     return PlannedModel(create.name, create.family, create.text, unchanged, dataflow)
 
 
-def _preview(binder: Binder, statement: Passthrough) -> None:
+def _preview(binder: Binder, statement: Passthrough, read_only: bool) -> list[Step]:
     """Run a statement that creates tables or changes settings; a table from a query becomes a view."""
     binder.look(statement)
     query, names = binder.statement(statement)
     tokens = statement.tokens
     words = [t.word for t in tokens]
     kind = engine.statement_type(binder.connection, query)
+    steps: list[Step] = []
     if _creates_from_query(words):
         table = tokens[words.index("TABLE")]
         name = words.index("TABLE") + (4 if words[words.index("TABLE") + 1 :][:3] == ["IF", "NOT", "EXISTS"] else 1)
         last = name
         while last + 2 < len(tokens) and tokens[last + 1].text == ".":
             last += 2
-        if "REPLACE" in words[:3]:
+        if "REPLACE" in words[:3] and (not read_only or has_table(binder.connection, tokens[last].value)):
             old = statement.verbatim((tokens[name].start, tokens[last].end))
-            engine.rows(binder.connection, "DROP TABLE IF EXISTS " + old)
+            steps.append(("DROP TABLE IF EXISTS " + old, {}))
         query = query.replace(table.start, table.end, "VIEW")
     if kind in _SETTINGS or (kind in _EXECUTED and "SECRET" not in words[:6]):
-        engine.rows(binder.connection, query, names)
+        steps.append((query, names))
+    for step in steps:
+        engine.rows(binder.connection, *step)
+    return steps
 
 
 def _in_transaction(statement: Statement, before: bool) -> bool:
@@ -258,12 +278,12 @@ def _check_target(binder: Binder, statement: Statement, made: list[Path]) -> Non
     """
     if not isinstance(statement, Passthrough) or statement.kind != "COPY":
         return
-    target = _target(binder, statement)
+    target = target_of(binder.connection, statement)
     if target is None or "://" in target[1]:
         return
     tokens, name = target
     path = Path(name).expanduser()
-    folder, several = path.parent, {t.word for t in statement.tokens} & _SEVERAL_FILES
+    folder, several = path.parent, {t.word for t in statement.tokens} & SEVERAL_FILES
     problem, help = "", None
     if not folder.is_dir() and folder not in made:
         problem = f"there is no folder {folder}"
@@ -278,24 +298,6 @@ def _check_target(binder: Binder, statement: Statement, made: list[Path]) -> Non
     if problem:
         place = statement.at((tokens[0].start, tokens[-1].end))
         raise SqlError(f"COPY cannot write {name}: {problem}", place=place, help=help)
-
-
-def _target(binder: Binder, statement: Passthrough) -> tuple[list[Token], str] | None:
-    """The tokens after TO in COPY … TO, a string or a constant in parentheses, and their value."""
-    reader = Reader(statement.source, statement.tokens)
-    while reader.peek() is not None and reader.words(1) != ["TO"]:
-        reader.skip_group()
-    start = reader.position + 1
-    reader.position = start
-    token = reader.peek()
-    if token is None or (token.kind != "string" and token.text != "("):
-        return None
-    reader.skip_group()
-    tokens = reader.tokens[start : reader.position]
-    value = None
-    with suppress(GraphLearnError):
-        value = constant(binder.connection, statement.verbatim((tokens[0].start, tokens[-1].end)))
-    return (tokens, value) if isinstance(value, str) else None
 
 
 def _plain(options: dict[str, object]) -> object:
@@ -326,8 +328,17 @@ def _creates_from_query(words: list[str]) -> bool:
 
 
 @contextmanager
-def _rolled_back(connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
-    """A transaction that is rolled back, and with it the settings and variables, which DuckDB does not roll back."""
+def _rolled_back(connection: duckdb.DuckDBPyConnection, *, read_only: bool) -> Iterator[Callable[[], None]]:
+    """A transaction that is rolled back, and with it the settings and variables, which DuckDB does not roll back.
+
+    With a scratch database if the stored one is `read_only`. Yields a function to call after each statement.
+    """
+    with scratch(connection) if read_only else nullcontext(lambda: None) as follow, _transaction(connection):
+        yield follow
+
+
+@contextmanager
+def _transaction(connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
     settings = dict(connection.execute("SELECT name, value FROM duckdb_settings()").fetchall())
     variables = connection.execute("SELECT name, value, type FROM duckdb_variables()").fetchall()
     connection.execute("BEGIN")

@@ -186,7 +186,7 @@ def _hint(value: object, hint: Any) -> str | None:
         except ValueError:
             return None
     if hint is int and isinstance(value, (float, Decimal)) and math.isfinite(value) and value == int(value):
-        return f"write {int(value)}"
+        return f"write {int(value)}" if abs(float(value)) < 1 << 53 else None
     return None
 
 

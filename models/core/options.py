@@ -50,6 +50,8 @@ class Options:
         self.check_at_least(1, "epochs")
         self.check_at_least(0, "evaluate_every", "patience", "checkpoint_seconds", "baseline_share", "seed", "threads")
         self.check_above(0, "learning_rate")
+        if self.seed >= 1 << 64:
+            raise OptionError(f"seed must be less than 2^64, not {self.seed}", key="seed")
 
     def check_at_least(self, bound: int, *names: str) -> None:
         """Raise OptionError for an option below the bound."""

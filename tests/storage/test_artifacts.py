@@ -11,10 +11,14 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from cases.storage import die_at, limited_file_size, write_format_1
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.numpy import save_file
 
 from graphlearn.errors import ArtifactError, ModelNotFound, UserError, WorkspaceError
 from graphlearn.storage import artifacts, files
@@ -60,6 +64,22 @@ def test_a_version_is_stored_listed_and_loaded(store: ArtifactStore) -> None:
     assert [(a.model, a.version) for a in store.models()] == [("kg.medical", 2)]
     assert not (artifact.path / "model.json").exists()
     assert left_over(store) == []
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o027, 0o640), (0o002, 0o664), (0o077, 0o600)])
+def test_all_files_of_a_version_have_the_mode_of_the_umask(store: ArtifactStore, umask: int, mode: int) -> None:
+    before = os.umask(umask)
+    try:
+        with store.stage("m") as staged:
+            save_file({"x": np.zeros(3)}, staged.path / "weights.safetensors")
+            (staged.path / "index").mkdir()
+            pq.write_table(pa.table({"x": [1]}), staged.path / "index" / "keys.parquet")
+            staged.commit({})
+    finally:
+        os.umask(before)
+    entries = [entry for entry in store.load("m").path.rglob("*") if entry.is_file()]
+    assert {entry.name for entry in entries} == {"weights.safetensors", "keys.parquet", "manifest.json"}
+    assert {entry.stat().st_mode & 0o777 for entry in entries} == {mode}
 
 
 def test_staged_files_vanish_unless_committed(store: ArtifactStore) -> None:

@@ -144,7 +144,7 @@ class HeteroTraining(ABC):
 
     def step(self, epoch: int, step: int) -> float:
         """One optimiser step; returns its loss. Raises TrainingDiverged when that is not finite."""
-        number = (self.options.seed * 1_000_003 + epoch) * 1_000_003 + step
+        number = ((self.options.seed * 1_000_003 + epoch) * 1_000_003 + step) % (1 << 64)
         generator = torch.Generator(self.device).manual_seed(number)
         self.model.train()
         return self.optimiser.step(self.loss(epoch, step, generator), epoch, "lower learning_rate")

@@ -75,7 +75,7 @@ class SeriesTraining(ABC):
         chosen = np.sort(self.items[order[step * options.batch_size : (step + 1) * options.batch_size]])
         generator = None
         if options.dropout:
-            number = (options.seed * 1_000_003 + epoch) * 1_000_003 + step
+            number = ((options.seed * 1_000_003 + epoch) * 1_000_003 + step) % (1 << 64)
             generator = torch.Generator(self.device).manual_seed(number)
         self.model.train()
         return self.optimiser.step(

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
-from typing import Any
 
-import numpy as np
 import pytest
 from click.testing import CliRunner
 
-import graphlearn
 from graphlearn.cli import main
 from graphlearn.events import silent
 from graphlearn.jobs.dhan.stored import read_stored
@@ -91,25 +86,3 @@ def test_lists_show_graph_models(workspace: Session) -> None:
     runs = command(workspace, "runs")
     assert "nodes" in runs
     assert "macro-F1" in runs
-
-
-class FakeGraph:
-    """Records the arguments of dgl.heterograph."""
-
-    def __init__(self, pairs: Any, num_nodes_dict: dict[str, int]) -> None:
-        self.pairs, self.counts = pairs, num_nodes_dict
-        self.nodes = {name: type("View", (), {"data": {}})() for name in num_nodes_dict}
-        self.edges = {kind: type("View", (), {"data": {}})() for kind in pairs}
-
-
-def test_dgl_gets_the_whole_graph(workspace: Session, monkeypatch: pytest.MonkeyPatch) -> None:
-    fake: Any = ModuleType("dgl")
-    fake.heterograph = FakeGraph
-    monkeypatch.setitem(sys.modules, "dgl", fake)
-    graph = graphlearn.to_dgl(workspace, "class")
-    assert graph.counts == {"thing": 60, "day": 6}
-    assert set(graph.pairs) == {("thing", "near", "thing"), ("thing", "day", "day")}
-    assert graph.nodes["thing"].data["feat"].shape == (60, 7)
-    assert graph.nodes["thing"].data["y"].bincount().tolist() == [30, 30]
-    assert int(graph.nodes["thing"].data["train_mask"].sum()) == 36
-    np.testing.assert_array_equal(np.unique(graph.edges["thing", "near", "thing"].data["weight"]), [1, 2])
