@@ -11,7 +11,6 @@ from graphlearn.storage.hetero.features import Kind, feature_kinds
 from graphlearn.storage.hetero.nodes import check_label
 from graphlearn.storage.hetero.roles import GraphRoles, NodeRole
 from graphlearn.storage.hetero.target import Target
-from graphlearn.types import Json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,13 +55,6 @@ class DhanJobOptions(DhanOptions):
 def model_options(options: DhanJobOptions) -> DhanOptions:
     """The options that the model and its training read."""
     return DhanOptions(**{f.name: getattr(options, f.name) for f in fields(DhanOptions)})
-
-
-def stored_options(options: Json) -> DhanJobOptions:
-    """The options in the manifest of a version."""
-    known = {f.name for f in fields(DhanJobOptions)}
-    given: Json = {k: tuple(v) if isinstance(v, list) else v for k, v in options.items() if k in known}
-    return DhanJobOptions(**given)
 
 
 def check_nodes(role: NodeRole, target: Target, options: DhanJobOptions) -> dict[str, Kind]:

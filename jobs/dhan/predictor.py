@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from graphlearn.jobs.answers import Unknown, as_asked
-from graphlearn.jobs.dhan.options import model_options, stored_options
+from graphlearn.jobs.dhan.options import DhanJobOptions, model_options
 from graphlearn.jobs.dhan.shape import DhanShape
 from graphlearn.jobs.family import Predictor, Question, Warn
 from graphlearn.jobs.metrics import read_metrics
@@ -37,7 +37,7 @@ class DhanPredictor(Predictor):
 
     def __init__(self, artifact: Artifact) -> None:
         self.artifact = artifact
-        self.options = stored_options(artifact.manifest["options"])
+        self.options = DhanJobOptions.stored(artifact.manifest["options"])
         self.target = Target(**artifact.manifest["target"])
         self.tables = read_hetero(artifact.path)
         self.shape = DhanShape.of_tables(self.tables, self.target, self.options)

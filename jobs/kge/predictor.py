@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import fields
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -84,8 +83,7 @@ class KgePredictor(Predictor):
 
         manifest = self.artifact.manifest
         kind = scorer_type(manifest["family"])
-        known = {field.name for field in fields(kind.options_type)}
-        options = kind.options_type(**{k: v for k, v in manifest["options"].items() if k in known})
+        options = kind.options_type.stored(manifest["options"])
         tensors = load_file(self.artifact.path / WEIGHTS)
         entities, relations = tensors.pop("entities"), tensors.pop("relations")
         return Embedding(kind(options), entities, relations, tensors, len(self.relations))
