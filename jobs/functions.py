@@ -63,15 +63,15 @@ class Call:
         options = function_of(family_name, self.function).read(
             self.function, self.named, argument=self.argument is not None
         )
-        version = options.pop("version")
+        version, given = options.pop("version"), frozenset(self.named)
         if self.argument is None:
-            return Question(self.function, options), version
+            return Question(self.function, options, given=given), version
         with closing(self.cursor()) as connection:
             describe(connection, self.argument)  # raises InputError if two columns have the same name
             _lossless(connection)
             asked = connection.sql(f"FROM {subquery(self.argument)} LIMIT 0").to_arrow_table().schema
             zone = str(connection.execute("SELECT current_setting('TimeZone')").fetchall()[0][0])
-        return Question(self.function, options, asked, zone), version
+        return Question(self.function, options, asked, zone, given), version
 
     def rows(self) -> Iterator[pa.RecordBatch]:
         """The rows of the relation, in order."""

@@ -26,7 +26,7 @@ from graphlearn.jobs.registry import takes_keys
 from graphlearn.sql import engine
 from graphlearn.sql.calls import Call, calls_inside, find_calls
 from graphlearn.sql.diagnose import Fault, around
-from graphlearn.sql.options import constant, read_options
+from graphlearn.sql.options import constant, override_place, read_options
 from graphlearn.sql.rewrite import Rewritten
 from graphlearn.sql.source import Token
 from graphlearn.sql.statements import CreateModel, InputText, Passthrough, Statement
@@ -154,6 +154,11 @@ class Binder:
                 raise error.at(_column_place(query, columns[role], error.message)) from None
             except OptionError as error:
                 raise error.at(_option_place(create, error)) from None
+        try:
+            for name, reason in kind.unused(columns, options).items():
+                options.refuse([name], reason, "leave it out")
+        except OptionError as error:
+            raise error.at(_option_place(create, error, overrides)) from None
         request = ModelRequest(
             name=create.name, family=create.family, options=options, inputs=inputs, statement=create.text
         )
@@ -396,8 +401,10 @@ def _column_place(query: Rewritten, columns: dict[str, str], message: str) -> Pl
     return query.place()
 
 
-def _option_place(create: CreateModel, error: OptionError) -> Place:
+def _option_place(create: CreateModel, error: OptionError, overrides: Mapping[str, object] | None = None) -> Place:
     """The place of the option's value, else of the family."""
+    if overrides and error.key is not None and error.key in overrides:
+        return override_place(error.key, overrides[error.key])
     spans = [option.value_span for option in create.options if option.key == error.key]
     return create.at(spans[0] if spans else create.family_span)
 

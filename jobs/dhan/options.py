@@ -10,7 +10,12 @@ from graphlearn.models.dhan.options import DhanOptions
 from graphlearn.storage.hetero.features import Kind, feature_kinds
 from graphlearn.storage.hetero.nodes import check_label
 from graphlearn.storage.hetero.roles import GraphRoles, NodeRole
-from graphlearn.storage.hetero.target import Target
+from graphlearn.storage.hetero.target import Target, find_target
+
+FOR_CLASSES = ("knn", "linear", "hop_labels")
+"""Options that only node classification uses."""
+FOR_LINKS = ("candidates",)
+"""Options that only link prediction uses."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +60,18 @@ class DhanJobOptions(DhanOptions):
 def model_options(options: DhanJobOptions) -> DhanOptions:
     """The options that the model and its training read."""
     return DhanOptions(**{f.name: getattr(options, f.name) for f in fields(DhanOptions)})
+
+
+def unused(roles: GraphRoles, options: DhanJobOptions) -> dict[str, str]:
+    """The options without effect on the task that the target determines, with the reason."""
+    target = find_target(roles, options.target)
+    if options.target is None:
+        return dict.fromkeys((*FOR_CLASSES, *FOR_LINKS, "split"), "without a target")
+    table = roles.nodes[target.node] if target.node is not None else roles.edges[str(target.edges)]
+    split = {"split": f"if {table.name} has a column split"} if table.split is not None else {}
+    if target.edges is not None:
+        return dict.fromkeys(FOR_CLASSES, "when links are learnt") | split
+    return dict.fromkeys((*FOR_LINKS, "negatives"), "when classes are learnt") | split
 
 
 def check_nodes(role: NodeRole, target: Target, options: DhanJobOptions) -> dict[str, Kind]:
