@@ -89,7 +89,7 @@ def write_dictionary(cursor: duckdb.DuckDBPyConnection, sql: str, key_type: str,
 
 def key_field(type_name: str) -> pa.Field:
     """The Arrow field "key" of a dictionary with keys of a DuckDB type; see `Dictionary.field`."""
-    connection = _lossless()
+    connection = lossless()
     try:
         field: pa.Field = connection.sql(f"SELECT NULL::{type_name} AS key").to_arrow_table().schema.field("key")
     finally:
@@ -97,7 +97,7 @@ def key_field(type_name: str) -> pa.Field:
     return field
 
 
-def _lossless() -> duckdb.DuckDBPyConnection:
+def lossless() -> duckdb.DuckDBPyConnection:
     """An in-memory database whose Arrow output preserves every type and has 64-bit offsets, for any size."""
     connection = duckdb.connect()
     for setting in ("arrow_lossless_conversion", "arrow_large_buffer_size"):
@@ -158,23 +158,6 @@ class Dictionary:
             index = self._index
         return index.find(keys, time_zone)
 
-    def cast(self, keys: pa.Array, time_zone: str | None = None) -> pa.Array:
-        """Keys of any type as keys of this dictionary's type, NULL where it cannot hold them. shape: [n] -> [n]
-
-        `time_zone`: see `ids`.
-        """
-        connection = _lossless()
-        try:
-            if time_zone is not None:
-                connection.execute(f"SET TimeZone = {literal(time_zone)}")
-            given = connection.from_arrow(pa.table({"key": keys}))
-            found = given.project(f"TRY_CAST(key AS {self.type}) AS key").to_arrow_table().column("key")
-        finally:
-            connection.close()
-        cast = found.chunk(0) if found.num_chunks == 1 else found.combine_chunks()
-        wanted = self.field.type  # contains the time zone of the session that read the dictionary
-        return cast if cast.type == wanted else cast.cast(wanted)
-
     def close(self) -> None:
         """Release the index of `ids`; a later call rebuilds it."""
         with self._lock:
@@ -203,7 +186,7 @@ class Dictionary:
 
     def _read(self) -> pa.Table:
         """Read through DuckDB: only DuckDB knows the Arrow form of all its types."""
-        connection = _lossless()
+        connection = lossless()
         try:
             query = f"SELECT key FROM {self.sql} ORDER BY id ASC"
             table: pa.Table = connection.sql(query).to_arrow_table()
