@@ -109,6 +109,8 @@ class Binder:
                 place=statement.place(calls[0].span[0], len(name)),
                 help="store the rows in a table: CREATE TABLE … AS FROM " + name + "(…)",
             )
+        if calls:  # a mistake in the text comes before one in a call
+            engine.statement_type(self.connection, statement.verbatim())
         query, names = self.resolve(statement.verbatim(), calls)
         name, value = set_variable(statement)
         if name in self.variables:
@@ -143,6 +145,8 @@ class Binder:
         names: dict[str, object] = {}
         for role, text in roles.items():
             calls = find_calls(Passthrough(create.source, *text.span, "SELECT"))
+            if calls:
+                engine.statement_type(self.connection, create.verbatim(text.span))
             query, read = self.resolve(create.verbatim(text.span), calls, f"__{role}")
             columns[role] = engine.columns(self.connection, query, read)
             names |= self._used(query, read)

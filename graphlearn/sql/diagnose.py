@@ -12,8 +12,9 @@ from pathlib import Path
 from graphlearn.errors import GraphLearnError, Place, SqlError, WorkspaceError, nearest
 from graphlearn.jobs.registry import table_functions
 from graphlearn.sql.rewrite import Rewritten
+from graphlearn.sql.semicolon import missing_semicolon, next_statement
 from graphlearn.sql.source import Token
-from graphlearn.sql.words import BEFORE_TABLE, CATALOG, KEYWORDS, RENAMED_COLUMNS, STARTERS
+from graphlearn.sql.words import BEFORE_TABLE, CATALOG, CLAUSES, KEYWORDS, NO_ALIAS, RENAMED_COLUMNS
 from graphlearn.types import Json
 
 _OFFERS = ("Candidate bindings", "Candidate tables", "Candidate extensions", "Did you mean")
@@ -89,6 +90,10 @@ class Fault:
         if found := _PARAMETERS.match(self.message):
             return _parameter(query, found[1])
         place = query.source.place(*self._span(query))
+        if self.message.startswith("syntax error") and self.start is not None:
+            following = next_statement(query.source, query.tokens, place.start)
+            if following is not None:
+                return missing_semicolon(query.source, following)
         message, help = self._words(query, place.start)
         if "No space left on device" in self.message:
             return WorkspaceError(self.message, place=place, help="free some disk space, then run again")
@@ -173,8 +178,12 @@ class Fault:
         token = next((t for t in query.tokens if t.start == start), None)
         if token is None:
             return None
-        if before and token.word in STARTERS and "\n" in query.source.sql[before[-1].end : token.start]:
-            return f"is a semicolon missing before {token.word}?"
+        if token.text == ")" and token.kind == "operator":
+            return "something is missing before )"
+        if token.text == "." and before and before[-1].word in NO_ALIAS:
+            return f'{before[-1].text} is a keyword; put a name in double quotes: "{before[-1].text}"'
+        if token.word in NO_ALIAS - CLAUSES and before and (before[-1].kind != "operator" or before[-1].text == ")"):
+            return f'{token.text} is a keyword; put a name in double quotes: "{token.text}"'
         for word in (token.word, before[-1].word if before else ""):
             near = get_close_matches(word, KEYWORDS, 1, 0.7) if len(word) > 2 and word not in KEYWORDS else []
             if near:

@@ -14,6 +14,7 @@ import shlex
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,7 @@ from graphlearn.sql.diagnose import MissingError
 from graphlearn.sql.options import constant
 from graphlearn.sql.reader import Reader
 from graphlearn.sql.rewrite import Rewritten
+from graphlearn.sql.semicolon import SemicolonError
 from graphlearn.sql.source import Token
 from graphlearn.sql.statements import CreateModel, DropModel, ExplainModel, Passthrough, Statement
 from graphlearn.sql.words import CATALOG
@@ -63,7 +65,7 @@ def dry_run(binder: Binder, statements: list[Statement], overrides: Overrides) -
     idle: dict[str, CreateModel] = {}
     made: list[Path] = []
     blind = False  # an earlier statement has effects that only the run will show
-    broken: set[str] = set()  # models whose CREATE MODEL has an error; calls of them would only repeat it
+    broken: set[str] = set()  # names in statements with an error; what they would create is missing only for that
     transaction = False
     with _rolled_back(binder.connection):
         for statement in statements:
@@ -72,20 +74,34 @@ def dry_run(binder: Binder, statements: list[Statement], overrides: Overrides) -
                 _check_used(binder, statement, overrides, idle)
                 blind |= _one(binder, statement, overrides, bound, done)
                 _check_target(binder, statement, made)
-            except (MissingError, ModelNotFound) as error:
-                if isinstance(statement, CreateModel):
-                    broken.add(fold(statement.name))
-                asked = {fold(token.value) for token in statement.tokens if token.kind == "string"}
-                if not blind and not (isinstance(error, ModelNotFound) and asked & broken):
-                    errors.append(error)
             except GraphLearnError as error:
-                errors.append(error)
-                if isinstance(statement, CreateModel):
-                    broken.add(fold(statement.name))
+                if not isinstance(error, MissingError | ModelNotFound) or not (blind or _missing(error) in broken):
+                    errors.append(error)
+                broken |= _made(statement, error)
             if engine.is_aborted(binder.connection):
                 _again(binder.connection, done)
     raise_all(errors)
     return bound
+
+
+def _made(statement: Statement, error: GraphLearnError) -> set[str]:
+    """The folded names that a statement with an error would have created."""
+    if isinstance(statement, CreateModel):
+        return {fold(statement.name)}
+    tokens = statement.tokens
+    if isinstance(error, SemicolonError) or tokens[0].word in ("COPY", "ATTACH"):
+        made = tokens
+    elif tokens[0].word == "CREATE":
+        made = list(takewhile(lambda token: token.word != "AS" and token.text != "(", tokens))
+    else:
+        made = []
+    return {fold(token.value) for token in made if token.kind in ("name", "quoted", "string")}
+
+
+def _missing(error: GraphLearnError) -> str:
+    """The folded name at the place of an error about something missing."""
+    place = error.place
+    return "" if place is None else fold(place.text[place.start : place.start + place.length].strip("\"'"))
 
 
 def _again(connection: duckdb.DuckDBPyConnection, done: list[Step]) -> None:
