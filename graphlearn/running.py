@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from graphlearn.errors import GraphLearnError, UserError, did_you_mean
+from graphlearn.errors import GraphLearnError, Interrupted, UserError, did_you_mean
 
 if TYPE_CHECKING:
     from graphlearn.events import Emit, Event
@@ -66,6 +66,19 @@ class Printer:
         else:
             form = self.form
             interruptible(self.session.connection, lambda: print_relation(result, form))
+
+
+@contextmanager
+def exit_codes(session: Session) -> Iterator[None]:
+    """Give errors raised inside the block exit code 1 if something has run: 2 says that nothing was started."""
+    try:
+        yield
+    except Interrupted:
+        raise
+    except GraphLearnError as error:
+        if session.has_started:
+            error.exit_code = 1
+        raise
 
 
 @contextmanager
@@ -202,6 +215,14 @@ def note_command(event: Event) -> None:
 
         with disk_errors(event.folder):
             write_json(Path(event.folder) / COMMAND, {"words": typed(), "folder": str(Path.cwd())})
+
+
+def way_on(folder: Path, run_id: str | None) -> str:
+    """How to go on after an interruption, with the command."""
+    from graphlearn.storage.runs import RunFolder
+
+    saved = run_id is not None and RunFolder.open(folder, run_id).has_checkpoint
+    return f"{'continue' if saved else 'start again'} with: {resume_command(folder, run_id)}"
 
 
 def resume_command(folder: Path, run_id: str | None) -> str:
