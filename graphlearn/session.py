@@ -35,6 +35,7 @@ from graphlearn.sql.dry_run import PlannedModel, dry_run, plan
 from graphlearn.sql.parser import parse
 from graphlearn.sql.source import Source
 from graphlearn.sql.statements import CreateModel, DropModel, ExplainModel, Passthrough, Statement
+from graphlearn.sql.words import CATALOG
 from graphlearn.storage.artifacts import Artifact, fold
 from graphlearn.storage.runs import RunFolder
 from graphlearn.storage.workspace import Workspace
@@ -83,9 +84,9 @@ class Session:
         self.has_started = False
         """Whether a statement of this session has run, or a job has started."""
         self._emit = emit
-        tables = catalog_tables(workspace.folder)
+        tables = partial(catalog_tables, workspace.folder)
         self._binder = Binder(workspace, ModelReader(workspace.folder), tables, warn=partial(_warn, emit))
-        self._binder.offer_tables(tables)
+        self._binder.offer_tables(CATALOG)
 
     @property
     def connection(self) -> duckdb.DuckDBPyConnection:

@@ -64,6 +64,17 @@ def families() -> list[type[Family]]:
     return [*_installed(), *_registered]
 
 
+def measured_by(column: str, *, counts: bool) -> list[str]:
+    """The TYPE names of the families with a metric, or one of the `counts`, of this name."""
+    key = column.lower()
+    return [
+        name
+        for kind in families()
+        if key in {metric.name for metric in kind.metrics} | {count.column for count in kind.counts if counts}
+        for name in kind.names
+    ]
+
+
 def names() -> list[str]:
     """All TYPE names."""
     return [name for kind in families() for name in kind.names]

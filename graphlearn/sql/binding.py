@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
@@ -30,12 +30,13 @@ from graphlearn.sql.options import constant, override_place, read_options
 from graphlearn.sql.rewrite import Rewritten
 from graphlearn.sql.source import Token
 from graphlearn.sql.statements import CreateModel, InputText, Passthrough, Statement
-from graphlearn.sql.words import NO_ALIAS
+from graphlearn.sql.words import CATALOG, NO_ALIAS
 from graphlearn.storage.artifacts import fold
 from graphlearn.storage.columns import literal, quoted
 from graphlearn.storage.interrupt import INTERRUPTED, interruption
 
 if TYPE_CHECKING:
+    from graphlearn.catalog import LiveTable
     from graphlearn.jobs.family import Role
     from graphlearn.jobs.functions import ModelReader
     from graphlearn.jobs.request import ModelRequest
@@ -54,7 +55,8 @@ class BoundModel:
 
 @dataclass
 class Binder:
-    """Binds statements on the user's connection. `tables` are the system tables, `scope` the user's Python variables,
+    """Binds statements on the user's connection. `tables` makes the system tables, also with
+    the columns of the TYPE names that it is called with. `scope` the user's Python variables,
     `variables` the values that replace those of SET VARIABLE (a str is text if the statement sets a text). `warn` is
     called with warnings about the rows of a call and the place of the call.
 
@@ -64,7 +66,7 @@ class Binder:
 
     workspace: Workspace
     reader: ModelReader
-    tables: Mapping[str, object]
+    tables: Callable[[Collection[str]], Mapping[str, LiveTable]]
     scope: Mapping[str, object] = field(default_factory=dict)
     variables: Mapping[str, object] = field(default_factory=dict)
     warn: Callable[[str, Place], None] = lambda _, __: None
@@ -82,9 +84,14 @@ class Binder:
         words = {t.value for t in tokens if t.kind in ("name", "quoted")}
         return {word: self.scope[word] for word in words if word in self.scope}
 
-    def offer_tables(self, words: Iterable[str]) -> None:
-        """Register the system tables among `words` as temporary views, unless the user has a table of that name."""
-        for name in {word.lower() for word in words} & set(self.tables):
+    def offer_tables(self, words: Iterable[str], also: Collection[str] = ()) -> None:
+        """Register the system tables among `words` as temporary views, unless the user has a table of that name.
+
+        `also`: the TYPE names of models that are not stored yet.
+        """
+        wanted = {word.lower() for word in words} & set(CATALOG)
+        tables = self.tables(also) if wanted else {}
+        for name in wanted:
             found = self.connection.execute(
                 "SELECT temporary, false FROM duckdb_tables() WHERE lower(table_name) = $1 AND (temporary OR "
                 "(database_name, schema_name) = (current_database(), current_schema())) UNION ALL "
@@ -95,8 +102,17 @@ class Binder:
             ours, users = any(mine for _, mine in found), any(not mine for _, mine in found)
             if ours and users:
                 self.connection.unregister(name)
-            elif not ours and not users:
-                self.connection.register(name, self.tables[name])
+            elif not users and not (ours and self._keeps(name, tables[name].schema.names)):
+                self.connection.register(name, tables[name])
+
+    def _keeps(self, view: str, columns: list[str]) -> bool:
+        """Whether a registered table has these columns, or cannot be replaced because a transaction is open."""
+        found = self.connection.execute(
+            "SELECT column_name FROM duckdb_columns() WHERE database_name = 'temp' AND lower(table_name) = $1 "
+            "ORDER BY column_index",
+            [view],
+        ).fetchall()
+        return [name for (name,) in found] == columns or engine.in_transaction(self.connection)
 
     def statement(self, statement: Passthrough) -> tuple[Rewritten, dict[str, object]]:
         """One of DuckDB's statements with its table functions resolved, and the objects it reads."""
@@ -193,7 +209,7 @@ class Binder:
         }
 
     def _check_name(self, create: CreateModel) -> None:
-        if create.name.lower() in self.tables:
+        if create.name.lower() in CATALOG:
             raise UserError(
                 f"{create.name} is the name of a system table",
                 place=create.at(create.name_span),

@@ -10,7 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from graphlearn.errors import GraphLearnError, Place, SqlError, WorkspaceError, nearest
-from graphlearn.jobs.registry import table_functions
+from graphlearn.jobs.registry import measured_by, table_functions
 from graphlearn.sql.rewrite import Rewritten
 from graphlearn.sql.semicolon import missing_semicolon, next_statement
 from graphlearn.sql.source import Token
@@ -20,6 +20,7 @@ from graphlearn.types import Json
 _OFFERS = ("Candidate bindings", "Candidate tables", "Candidate extensions", "Did you mean")
 _PYTHON_STREAM = re.compile(r"failed: (?:Unknown error: )?(?:[\w.]+: )?(.*?)(?:\. Detail: |$)", re.DOTALL)
 _PARAMETERS = re.compile(r"Values were not provided for the following parameters: ([^,\s]+)")
+_COLUMN = re.compile(r'(?:Referenced column|column named) "(\w+)"')
 _PYTHON_OBJECT = re.compile(r'Python Object "(.*?)" of type "(.*?)"')
 
 
@@ -141,6 +142,8 @@ class Fault:
             return message, _file_help(found[1])
         if (found := re.match(r'Referenced column "(\w+)"', message)) and found[1].lower() in RENAMED_COLUMNS:
             return f"`{found[1]}` is now `{RENAMED_COLUMNS[found[1].lower()]}`", None
+        if (missing := _COLUMN.search(message)) and (help := _kind_help(missing[1], query.tokens)):
+            return message, help
         words = self._candidates()
         if self.entry == "Table" and self.subtype == "MISSING_ENTRY":
             words = [*nearest(self.name, list(CATALOG)), *(w for w in words if nearest(self.name, [w]))]
@@ -219,6 +222,14 @@ def around(function: str, name: str, place: Place) -> SqlError:
         place=place,
         help=f"query all rows at once: {table_functions()[function].call(function)}",
     )
+
+
+def _kind_help(column: str, tokens: list[Token]) -> str | None:
+    """Why a system table lacks the column of a kind of model; None if it is no such column."""
+    tables = {token.value.lower() for token in tokens} & set(CATALOG)
+    types = measured_by(column, counts=bool(tables & {"models", "model_versions"})) if tables else []
+    shown = ", ".join(types[:3]) + (", …" if len(types) > 3 else "")
+    return f"{column} is a column of models of TYPE {shown}, and this workspace has none" if types else None
 
 
 def _file_help(pattern: str) -> str | None:

@@ -67,6 +67,7 @@ def dry_run(binder: Binder, statements: list[Statement], overrides: Overrides) -
     blind = False  # an earlier statement has effects that only the run will show
     broken: set[str] = set()  # names in statements with an error; what they would create is missing only for that
     transaction = False
+    _offer_tables(binder, statements)
     with _rolled_back(binder.connection):
         for statement in statements:
             try:
@@ -82,6 +83,12 @@ def dry_run(binder: Binder, statements: list[Statement], overrides: Overrides) -
                 _again(binder.connection, done)
     raise_all(errors)
     return bound
+
+
+def _offer_tables(binder: Binder, statements: list[Statement]) -> None:
+    """Register the system tables with the columns that they will have when the statements have run."""
+    words = {token.value.lower() for statement in statements for token in statement.tokens} & set(CATALOG)
+    binder.offer_tables(words, [s.family for s in statements if isinstance(s, CreateModel)])
 
 
 def _made(statement: Statement, error: GraphLearnError) -> set[str]:
@@ -133,6 +140,7 @@ def plan(binder: Binder, statements: list[Statement], overrides: Overrides) -> l
     """
     found: list[PlannedModel] = []
     binder = replace(binder, dry_run=True, planned={})
+    _offer_tables(binder, statements)
     with _rolled_back(binder.connection):
         for statement in statements:
             if isinstance(statement, Passthrough):
