@@ -34,6 +34,11 @@ RANK = pa.field("rank", pa.int32())
 CHANCE = pa.field("probability", pa.float32())
 SCORE = pa.field("score", pa.float32())
 
+OF_CLASSES = ("macro_f1", "micro_f1", "accuracy")
+OF_LINKS = ("mrr", "ndcg_10", "hits_at_1", "hits_at_10", "auc")
+OF_EMBEDDINGS = ("auc", "nmi", "ari")
+"""Clusters are compared with labels, if there are any."""
+
 
 @dataclass(frozen=True)
 class DhanShape(ModelShape):
@@ -79,6 +84,15 @@ class DhanShape(ModelShape):
         return cls(keys, options.hidden, target.node, labels.classes.dictionary.field if labels is not None else None)
 
     @property
+    def metrics(self) -> tuple[str, ...]:
+        """The metrics of the task."""
+        if self.label is not None:
+            return OF_CLASSES
+        if self.source is not None:
+            return OF_LINKS
+        return OF_EMBEDDINGS if self.node is not None else OF_EMBEDDINGS[:1]
+
+    @property
     def main(self) -> str:
         """The node table that questions are about."""
         return self.node or self.source or next(iter(self.keys))
@@ -86,7 +100,7 @@ class DhanShape(ModelShape):
     def columns(self, question: Question) -> pa.Schema:
         function, asked = question.function, question.asked
         if function == "evaluate":
-            return TABLE.schema
+            return TABLE.only(self.metrics).schema
         if function == "embeddings":
             table = self.table(question.options["of"])
             return pa.schema([self._id(table), pa.field("embedding", pa.list_(pa.float32(), self.hidden))])
