@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 SHOWN = frozenset(
     {"SELECT", "FROM", "WITH", "VALUES", "TABLE", "DESCRIBE", "DESC", "SHOW", "SUMMARIZE"}
-    | {"PRAGMA", "PIVOT", "UNPIVOT", "CALL", "EXPLAIN", "("}
+    | {"PRAGMA", "PIVOT", "UNPIVOT", "CALL", "EXECUTE", "EXPLAIN", "("}
 )
 """First words of statements whose result a run prints."""
 COMMAND = "command.json"
@@ -44,9 +44,15 @@ class Printer:
 
     def show(self, statement: Statement, result: Result) -> None:
         """Print the rows of a query or a plan in a job; other statements print nothing."""
+        import duckdb
+
         from graphlearn.sql.statements import ExplainModel, Passthrough
 
-        if isinstance(statement, ExplainModel) or (isinstance(statement, Passthrough) and statement.kind in SHOWN):
+        if isinstance(statement, Passthrough) and statement.kind == "EXECUTE":
+            counted = isinstance(result, duckdb.DuckDBPyRelation) and result.columns == ["Count"]
+            if not counted:  # the number of rows that a prepared INSERT or UPDATE has changed
+                self.print(result)
+        elif isinstance(statement, ExplainModel) or (isinstance(statement, Passthrough) and statement.kind in SHOWN):
             self.print(result)
 
     def print(self, result: Result) -> None:

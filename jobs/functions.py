@@ -15,9 +15,9 @@ from typing import Any, TypeAlias
 import duckdb
 import pyarrow as pa
 
-from graphlearn.errors import ArtifactError, UserError
+from graphlearn.errors import ArtifactError, GraphLearnError, JobError, UserError
 from graphlearn.jobs.family import ModelShape, Predictor, Question, TableFunction, Warn
-from graphlearn.jobs.registry import family, is_family
+from graphlearn.jobs.registry import family, is_family, package_of
 from graphlearn.storage.artifacts import Artifact, ArtifactStore
 from graphlearn.storage.columns import describe, subquery
 
@@ -128,7 +128,34 @@ class ModelReader:
         predictor = self._predictor(artifact, current=version is None)
         schema = predictor.shape.columns(question)
         predictor.check(question, call.rows())
-        return ArrowSource(schema, lambda: predictor.answer(question, call.rows(), schema, call.warn))
+        return ArrowSource(schema, lambda: _answer(predictor, question, call, schema, family_of(artifact)))
+
+
+def _answer(
+    predictor: Predictor, question: Question, call: Call, schema: pa.Schema, family_name: str
+) -> Iterator[pa.RecordBatch]:
+    """The rows of an answer. An error of the predictor itself becomes a JobError that names its package."""
+    asked: list[BaseException] = []
+
+    def rows() -> Iterator[pa.RecordBatch]:
+        try:
+            yield from call.rows()
+        except Exception as error:  # of the user's query
+            asked.append(error)
+            raise
+
+    try:
+        yield from predictor.answer(question, rows(), schema, call.warn)
+    except (GraphLearnError, MemoryError, duckdb.InterruptException):
+        raise
+    except Exception as error:
+        if error in asked:
+            raise
+        package = package_of(family_name)
+        raise JobError(
+            f"{call.function} of TYPE {family_name} (package {package}) failed: {type(error).__name__}: {error}",
+            help=f"report this to the authors of {package}",
+        ) from error
 
 
 def family_of(artifact: Artifact) -> str:

@@ -106,6 +106,13 @@ def family(name: str) -> Family:
     raise UserError(f'there is no model type "{name}"', help=did_you_mean(name, names()))
 
 
+def package_of(name: str) -> str:
+    """The package that provides the family of this TYPE name."""
+    kind = type(family(name))
+    entry = next((entry for entry in _offered() if _load(entry) is kind), None)
+    return entry.dist.name if entry is not None and entry.dist is not None else kind.__module__.partition(".")[0]
+
+
 @cache
 def _made(kind: type[Family], name: str) -> Family:
     return kind(name)

@@ -223,6 +223,23 @@ def test_several_errors_of_a_file_are_all_shown(capsys: pytest.CaptureFixture[st
     ]
 
 
+def test_a_prepared_query_prints_its_rows(fresh: Path) -> None:
+    job = """
+        PREPARE twice AS SELECT 2 * $1 AS doubled;
+        EXECUTE twice(21);
+        CREATE TABLE t (i INTEGER);
+        PREPARE put AS INSERT INTO t VALUES ($1);
+        EXECUTE put(3);
+        SELECT sum(i) AS total FROM t;
+    """
+    (fresh / "job.sql").write_text(job)
+    lines = run("run", "job.sql", "--json").stdout.splitlines()
+    assert [json.loads(line) for line in lines] == [
+        {"event": "rows", "rows": [{"doubled": 42}]},
+        {"event": "rows", "rows": [{"total": 3}]},
+    ]
+
+
 EXIT_CODES = [
     ("SELECT nosuch", 2),
     ("SET VARIABLE low = 1; CREATE MODEL m TYPE complex AS SELECT 1 AS head, 2 AS relation, 3 AS tail LIMIT 0", 2),

@@ -10,6 +10,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import duckdb
+import pyarrow as pa
 
 from graphlearn.errors import (
     GraphLearnError,
@@ -165,7 +166,9 @@ class Binder:
                 engine.statement_type(self.connection, create.verbatim(text.span))
             query, read = self.resolve(create.verbatim(text.span), calls, f"__{role}")
             columns[role] = engine.columns(self.connection, query, read)
-            names |= self._used(query, read)
+            used = self._used(query, read)
+            _check_rereadable(query, used)
+            names |= used
             inputs[role], queries[role] = query.text, query
         for role, query in queries.items():
             try:
@@ -406,6 +409,17 @@ def _roles(create: CreateModel, roles: tuple[Role, ...]) -> dict[str, InputText]
             place = create.at(create.family_span)
             raise InputError(f"{create.family} needs an input {spec.name}", role=spec.name, place=place, help=help)
     return found
+
+
+def _check_rereadable(query: Rewritten, names: Mapping[str, object]) -> None:
+    """Raise InputError for an Arrow reader: the rows of a model's input are read more than once."""
+    for token in query.tokens:
+        if isinstance(names.get(token.value), pa.RecordBatchReader):
+            raise InputError(
+                f"{token.value} is an Arrow reader, which can be read only once",
+                place=query.source.place(token.start, len(token.text)),
+                help=f"read it into a table before: {token.value} = {token.value}.read_all()",
+            )
 
 
 def _column_place(query: Rewritten, columns: dict[str, str], message: str) -> Place:

@@ -98,7 +98,7 @@ class Fault:
         message, help = self._words(query, place.start)
         if "No space left on device" in self.message:
             return WorkspaceError(self.message, place=place, help="free some disk space, then run again")
-        unknown = self.kind == "Catalog" and "does not exist" in self.message
+        unknown = self.kind == "Catalog" and ("does not exist" in message or "No catalog + schema" in message)
         missing = unknown or "No such file" in message or message.startswith("No files found")
         return (MissingError if missing else SqlError)(message, place=place, help=help)
 
