@@ -17,6 +17,8 @@ EXAMPLES = 3
 """Unknown keys named in a warning, at most."""
 COMPARED = 2_000_000
 """Keys of a model that an unknown one is compared with, at most: less than a second."""
+LONGEST = 200
+"""Characters of an unknown key that is compared with those of the model, at most."""
 
 
 class Unknown:
@@ -62,7 +64,7 @@ class Unknown:
 
 def similar_keys(dictionary: Dictionary, wanted: str) -> list[str]:
     """The keys that differ from a text by a typing error or two, or in case; the nearest one, or two as near."""
-    if dictionary.type != "VARCHAR" or not wanted:
+    if dictionary.type != "VARCHAR" or not 0 < len(wanted) <= LONGEST:
         return []
     slips = 2 if len(wanted) > 5 else 1
     with closing(duckdb.connect(config={"threads": 1})) as connection:

@@ -473,7 +473,8 @@ def _keys(call: Call) -> Rewritten | None:
         return None
     argument = Rewritten.verbatim(call.source, *call.argument)
     first, *rest = argument.tokens
-    if first.text == "(" or (first.kind in ("name", "quoted") and all(t.text == "." for t in rest[::2])):
+    named = first.kind in ("name", "quoted") and first.word != "NULL" and all(t.text == "." for t in rest[::2])
+    if first.text == "(" or named:
         return call.question()
     if first.text == "[":
         return "SELECT unnest(" + argument + ") AS key"
