@@ -1,5 +1,8 @@
 """The system tables, which list stored models and runs. Every scan reads the workspace folder.
 
+Their columns include the metrics and counts of the families that have a model or run in the folder (of all families
+while there is none), so that a workspace of one kind of model does not show the columns of others.
+
 `models` has one row per model (its current version), `model_versions` one per version, `runs` one per run, and
 `training_info` one per finished epoch and evaluation of every run, including running ones.
 
@@ -9,14 +12,14 @@ value}} or {name: value}), verdict and counts (of the ingest). Keys that are mis
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from graphlearn.jobs.family import Count
+from graphlearn.jobs.family import Count, Family
 from graphlearn.jobs.registry import families, family, is_family
 from graphlearn.storage.artifacts import Artifact, ArtifactStore
 from graphlearn.storage.files import dump_json
@@ -28,10 +31,10 @@ _HEAD = [("model", pa.string()), ("family", pa.string()), ("version", pa.int64()
 TABLES = ("models", "model_versions", "training_info", "runs")
 
 
-def schemas() -> dict[str, pa.Schema]:
-    """The columns of the system tables, including those of every family's metrics and counts."""
-    metrics = [(name, pa.float64()) for name in metric_names()]
-    counts = {count.column: count.type for kind in families() for count in kind.counts}
+def schemas(kinds: Sequence[type[Family]]) -> dict[str, pa.Schema]:
+    """The columns of the system tables, including those of the metrics and counts of these families."""
+    metrics = [(name, pa.float64()) for name in metric_names(kinds)]
+    counts = {count.column: count.type for kind in kinds for count in kind.counts}
     version = [
         *metrics,
         ("created_at", _TIME),
@@ -96,44 +99,47 @@ def schemas() -> dict[str, pa.Schema]:
     }
 
 
-def metric_names() -> list[str]:
-    """The metrics of all families, in order of declaration, with the bounds of headline metrics."""
-    metrics = [metric for kind in families() for metric in kind.metrics]
-    names = [[metric.name, *(metric.bounds if metric.headline and metric.interval else ())] for metric in metrics]
-    return list(dict.fromkeys(name for group in names for name in group))
+def metric_names(kinds: Sequence[type[Family]]) -> list[str]:
+    """The metrics of families in order of declaration; headline metrics are followed by the bounds of intervals."""
+    found: dict[str, None] = {}
+    for metric in (metric for kind in kinds for metric in kind.metrics):
+        found |= dict.fromkeys([metric.name, *(metric.bounds if metric.headline and metric.interval else ())])
+    return list(found)
+
+
+def present(folder: Path, also: Iterable[str] = ()) -> list[type[Family]]:
+    """The families with a model or run in a folder, and those of the TYPE names `also`; all of them if that is none."""
+    listed = [artifact.manifest.get("family") for artifact in ArtifactStore(folder).models()]
+    found = {str(name).lower() for name in (*listed, *(info.get("family") for info in list_runs(folder)), *also)}
+    return [kind for kind in families() if found.intersection(kind.names)] or families()
 
 
 class LiveTable:
     """A table that is computed at every scan. To register it as a view: `connection.register("runs", table)`."""
 
-    def __init__(self, name: str, rows: Callable[[], Iterable[Json]]) -> None:
-        self.name = name
+    def __init__(self, schema: pa.Schema, rows: Callable[[], Iterable[Json]]) -> None:
+        self.schema = schema
         self._rows = rows
-
-    @property
-    def schema(self) -> pa.Schema:
-        """The columns."""
-        return schemas()[self.name]
 
     def read(self) -> pa.Table:
         """The current rows."""
-        schema = self.schema
-        rows = [{field.name: _fit(row.get(field.name), field.type) for field in schema} for row in self._rows()]
-        return pa.Table.from_pylist(rows, schema=schema)
+        rows = [{field.name: _fit(row.get(field.name), field.type) for field in self.schema} for row in self._rows()]
+        return pa.Table.from_pylist(rows, schema=self.schema)
 
     def __arrow_c_stream__(self, requested_schema: object = None) -> object:
         return self.read().__arrow_c_stream__(requested_schema)
 
 
-def catalog_tables(folder: Path) -> dict[str, object]:
-    """The system tables of a workspace folder (which need not exist), by name."""
+def catalog_tables(folder: Path, also: Iterable[str] = ()) -> dict[str, LiveTable]:
+    """The system tables of a workspace folder (which need not exist), by name. `also`: see `present`."""
     sources: dict[str, Callable[[], Iterable[Json]]] = {
         "models": lambda: _models(folder),
         "model_versions": lambda: _model_versions(folder),
         "training_info": lambda: _training_info(folder),
         "runs": lambda: _runs(folder),
     }
-    return {name: LiveTable(name, rows) for name, rows in sources.items()}
+    columns = schemas(present(folder, also))
+    return {name: LiveTable(columns[name], rows) for name, rows in sources.items()}
 
 
 def _models(folder: Path) -> Iterator[Json]:
@@ -244,7 +250,7 @@ def _runs(folder: Path) -> Iterator[Json]:
 def _headline(metrics: Json) -> Json:
     """The headline metrics: of the test split, else of the validation split, else of a flat {name: value}."""
     chosen = next((metrics[split] for split in ("test", "valid") if isinstance(metrics.get(split), dict)), metrics)
-    return {name: chosen.get(name) for name in metric_names()}
+    return {name: chosen.get(name) for name in metric_names(families())}
 
 
 def _dict(value: object) -> Json:

@@ -24,13 +24,14 @@ from graphlearn.running import (
     check_syntax,
     chosen,
     draw,
+    exit_codes,
     is_among,
     note_command,
     offer_resume,
     progress,
     read_settings,
-    resume_command,
     say,
+    way_on,
 )
 
 if TYPE_CHECKING:
@@ -180,6 +181,7 @@ def run(
     with (
         progress(as_json=as_json, quiet=quiet) as emit,
         connect(workspace, emit=fan_out(note_command, emit)) as session,
+        exit_codes(session),
     ):
         printer = Printer(session, "rows" if as_json else "box")
         talk = not quiet and not as_json
@@ -196,11 +198,7 @@ def run(
                     show=printer.show,
                 )
             except Interrupted as stopped:
-                stopped.help = f"continue with: {resume_command(session.workspace.folder, stopped.run)}"
-                raise
-            except GraphLearnError as error:
-                if session.has_trained:  # an exit code of 2 would say that nothing was started
-                    error.exit_code = 1
+                stopped.help = way_on(session.workspace.folder, stopped.run)
                 raise
             for result in results:
                 if picture:
@@ -263,6 +261,7 @@ def query(sql: str, workspace: str, as_json: bool, as_csv: bool) -> None:
     with (
         query_events() as emit,
         open_for_query(workspace, source, emit) as session,
+        exit_codes(session),
         lazily(Rewritten.verbatim(source, 0, len(sql)), {}),
     ):
         Printer(session, "json" if as_json else "csv" if as_csv else "box").print(session.sql(sql))

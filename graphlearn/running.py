@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from graphlearn.errors import GraphLearnError, UserError, did_you_mean
+from graphlearn.errors import GraphLearnError, Interrupted, UserError, did_you_mean
 
 if TYPE_CHECKING:
     from graphlearn.events import Emit, Event
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 SHOWN = frozenset(
     {"SELECT", "FROM", "WITH", "VALUES", "TABLE", "DESCRIBE", "DESC", "SHOW", "SUMMARIZE"}
-    | {"PRAGMA", "PIVOT", "UNPIVOT", "CALL", "EXPLAIN", "("}
+    | {"PRAGMA", "PIVOT", "UNPIVOT", "CALL", "EXECUTE", "EXPLAIN", "("}
 )
 """First words of statements whose result a run prints."""
 COMMAND = "command.json"
@@ -44,9 +44,15 @@ class Printer:
 
     def show(self, statement: Statement, result: Result) -> None:
         """Print the rows of a query or a plan in a job; other statements print nothing."""
+        import duckdb
+
         from graphlearn.sql.statements import ExplainModel, Passthrough
 
-        if isinstance(statement, ExplainModel) or (isinstance(statement, Passthrough) and statement.kind in SHOWN):
+        if isinstance(statement, Passthrough) and statement.kind == "EXECUTE":
+            counted = isinstance(result, duckdb.DuckDBPyRelation) and result.columns == ["Count"]
+            if not counted:  # the number of rows that a prepared INSERT or UPDATE has changed
+                self.print(result)
+        elif isinstance(statement, ExplainModel) or (isinstance(statement, Passthrough) and statement.kind in SHOWN):
             self.print(result)
 
     def print(self, result: Result) -> None:
@@ -66,6 +72,19 @@ class Printer:
         else:
             form = self.form
             interruptible(self.session.connection, lambda: print_relation(result, form))
+
+
+@contextmanager
+def exit_codes(session: Session) -> Iterator[None]:
+    """Give errors raised inside the block exit code 1 if something has run: 2 says that nothing was started."""
+    try:
+        yield
+    except Interrupted:
+        raise
+    except GraphLearnError as error:
+        if session.has_started:
+            error.exit_code = 1
+        raise
 
 
 @contextmanager
@@ -202,6 +221,14 @@ def note_command(event: Event) -> None:
 
         with disk_errors(event.folder):
             write_json(Path(event.folder) / COMMAND, {"words": typed(), "folder": str(Path.cwd())})
+
+
+def way_on(folder: Path, run_id: str | None) -> str:
+    """How to go on after an interruption, with the command."""
+    from graphlearn.storage.runs import RunFolder
+
+    saved = run_id is not None and RunFolder.open(folder, run_id).has_checkpoint
+    return f"{'continue' if saved else 'start again'} with: {resume_command(folder, run_id)}"
 
 
 def resume_command(folder: Path, run_id: str | None) -> str:

@@ -35,6 +35,7 @@ from graphlearn.sql.dry_run import PlannedModel, dry_run, plan
 from graphlearn.sql.parser import parse
 from graphlearn.sql.source import Source
 from graphlearn.sql.statements import CreateModel, DropModel, ExplainModel, Passthrough, Statement
+from graphlearn.sql.words import CATALOG
 from graphlearn.storage.artifacts import Artifact, fold
 from graphlearn.storage.runs import RunFolder
 from graphlearn.storage.workspace import Workspace
@@ -80,12 +81,12 @@ class Session:
 
         spin_briefly()
         self.workspace = workspace
-        self.has_trained = False
-        """Whether a job of this session has started."""
+        self.has_started = False
+        """Whether a statement of this session has run, or a job has started."""
         self._emit = emit
-        tables = catalog_tables(workspace.folder)
+        tables = partial(catalog_tables, workspace.folder)
         self._binder = Binder(workspace, ModelReader(workspace.folder), tables, warn=partial(_warn, emit))
-        self._binder.offer_tables(tables)
+        self._binder.offer_tables(CATALOG)
 
     @property
     def connection(self) -> duckdb.DuckDBPyConnection:
@@ -114,6 +115,7 @@ class Session:
         with _noting(trained):
             for number, statement in enumerate(statements, 1):
                 result = self._execute(binder, statement, options, lazy=number == len(statements))
+                self.has_started |= _does_something(statement)
                 if isinstance(statement, CreateModel):
                     trained.append(cast("ModelResult", result))
             _ = self.connection  # reopens the file after training, for users of the connection
@@ -147,6 +149,7 @@ class Session:
         try:
             with _noting(results):
                 for statement in statements:
+                    self.has_started |= _does_something(statement)  # it has passed the dry run
                     result = self._execute(binder, statement, options, show)
                     if isinstance(result, ModelResult):
                         results.append(result)
@@ -195,7 +198,7 @@ class Session:
         return replace(self._binder, scope=scope, variables=variables), rest
 
     def _note_start(self, event: Event) -> None:
-        self.has_trained |= isinstance(event, JobStarted)
+        self.has_started |= isinstance(event, JobStarted)
 
     def _check_open(self) -> None:
         if self.workspace.is_closed:
@@ -369,6 +372,13 @@ class Session:
             sink = choose_sink(sys.stderr)
             return sink, sink.close
         return silent, lambda: None
+
+
+def _does_something(statement: Statement) -> bool:
+    """Whether a statement computes or changes something as soon as it runs; CREATE MODEL does when its job starts."""
+    if isinstance(statement, Passthrough):
+        return statement.kind not in ("SET", "RESET", "USE", "LOAD")
+    return isinstance(statement, DropModel)
 
 
 @contextmanager

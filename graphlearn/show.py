@@ -6,11 +6,10 @@ import json
 import sys
 from datetime import datetime
 from pathlib import Path
-from typing import cast
 
 import click
 
-from graphlearn.catalog import LiveTable, catalog_tables, parse_time
+from graphlearn.catalog import catalog_tables, parse_time
 from graphlearn.errors import ArtifactError, GraphLearnError, printable
 from graphlearn.jobs.family import Summary
 from graphlearn.jobs.functions import family_of
@@ -24,8 +23,7 @@ from graphlearn.types import Json
 
 def rows_of(folder: Path, table: str) -> list[Json]:
     """A system table as records, with JSON columns parsed."""
-    read = cast("LiveTable", catalog_tables(folder)[table]).read()
-    rows: list[Json] = read.to_pylist()
+    rows: list[Json] = catalog_tables(folder)[table].read().to_pylist()
     for row in rows:
         for name in ("metrics", "options"):
             if isinstance(row.get(name), str):

@@ -183,8 +183,11 @@ def _ended(error: BaseException, run: RunFolder, tell: Emit, request: ModelReque
         error = interruption(error)
     stopped = isinstance(error, KeyboardInterrupt | Interrupted)
     if stopped:
-        again = f"--resume {run.id}" if run.has_checkpoint else "the same command"
-        error = Interrupted(f"interrupted; run {run.id} can continue", run=run.id, help=f"continue with {again}")
+        if run.has_checkpoint:
+            what, again = f"run {run.id} can continue", f"continue with --resume {run.id}"
+        else:
+            what, again = "nothing was saved yet", "start again with the same command"
+        error = Interrupted(f"interrupted; {what}", run=run.id, help=again)
     elif not isinstance(error, GraphLearnError) and isinstance(error, MemoryError):
         error = JobError("out of memory", help="lower dim or batch_size, or use a larger machine")
     status = "interrupted" if stopped else "failed"

@@ -148,13 +148,20 @@ class Question:
     """A validated call of a table function.
 
     `options`: the named arguments except `version`, with defaults filled in. `asked`: the columns of the relation, None
-    without a relation. `time_zone`: of the calling session, in which keys that are times are cast.
+    without a relation. `time_zone`: of the calling session, in which keys that are times are cast. `given`: the named
+    arguments that the call contains.
     """
 
     function: str
     options: Mapping[str, Any]
     asked: pa.Schema | None = None
     time_zone: str | None = None
+    given: frozenset[str] = frozenset()
+
+    def refuse(self, name: str, reason: str) -> None:
+        """Raise OptionError if the call contains an argument that has no effect. `reason`: such as "on classes"."""
+        if name in self.given:
+            raise OptionError(f"{name} has no effect {reason}", key=name, help="leave it out")
 
 
 class ModelShape(ABC):
@@ -229,6 +236,13 @@ class Family(ABC):
                 role=role,
                 help="name the columns with AS",
             )
+
+    def unused(self, columns: Mapping[str, Columns], options: Any) -> Mapping[str, str]:  # noqa: ARG002
+        """The options without effect on a model of these inputs, with the reason: {"negatives": "on classes"}.
+
+        A statement that gives one of them is refused.
+        """
+        return {}
 
     @abstractmethod
     def shape(self, request: ModelRequest, columns: Mapping[str, Columns]) -> ModelShape:

@@ -15,9 +15,9 @@ from typing import Any, TypeAlias
 import duckdb
 import pyarrow as pa
 
-from graphlearn.errors import ArtifactError, UserError
+from graphlearn.errors import ArtifactError, GraphLearnError, JobError, UserError
 from graphlearn.jobs.family import ModelShape, Predictor, Question, TableFunction, Warn
-from graphlearn.jobs.registry import family, is_family
+from graphlearn.jobs.registry import family, is_family, package_of
 from graphlearn.storage.artifacts import Artifact, ArtifactStore, reading
 from graphlearn.storage.columns import describe, subquery
 
@@ -63,15 +63,15 @@ class Call:
         options = function_of(family_name, self.function).read(
             self.function, self.named, argument=self.argument is not None
         )
-        version = options.pop("version")
+        version, given = options.pop("version"), frozenset(self.named)
         if self.argument is None:
-            return Question(self.function, options), version
+            return Question(self.function, options, given=given), version
         with closing(self.cursor()) as connection:
             describe(connection, self.argument)  # raises InputError if two columns have the same name
             _lossless(connection)
             asked = connection.sql(f"FROM {subquery(self.argument)} LIMIT 0").to_arrow_table().schema
             zone = str(connection.execute("SELECT current_setting('TimeZone')").fetchall()[0][0])
-        return Question(self.function, options, asked, zone), version
+        return Question(self.function, options, asked, zone, given), version
 
     def rows(self) -> Iterator[pa.RecordBatch]:
         """The rows of the relation, in order."""
@@ -155,14 +155,25 @@ class Rows:
 
 @contextmanager
 def _answering(artifact: Artifact, rows: Rows) -> Iterator[Rows]:
-    """`reading`, except for what the query of the relation raises, such as a failed cast or Ctrl-C."""
+    """`reading`, except for what the query of the relation raises, such as a failed cast or Ctrl-C.
+
+    Raises JobError, which names the package, for an error in a family that does not belong to GraphLearn.
+    """
     try:
         with reading(artifact, asked=True):
             yield rows
     except ArtifactError as error:
-        if rows.error is not None and error.__cause__ is rows.error:
+        cause = error.__cause__
+        if rows.error is not None and cause is rows.error:
             raise rows.error from None
-        raise
+        name = family_of(artifact)
+        package = package_of(name)
+        if cause is None or isinstance(cause, GraphLearnError) or package == "graphlearn":
+            raise
+        raise JobError(
+            f"{rows.call.function} of TYPE {name} (package {package}) failed: {type(cause).__name__}: {cause}",
+            help=f"report this to the authors of {package}",
+        ) from cause
 
 
 def family_of(artifact: Artifact) -> str:

@@ -26,14 +26,13 @@ TOO_FEW = 30
 class Metric:
     """A metric: its column in the system tables, its label, its format, and whether higher is better.
 
-    `percent`: a share from 0 to 1, shown as a percentage. `unit` follows the value. `summary`: part of the one-line
-    summary. `headline`: shown in lists of models and runs; if several are, the first one that was measured is.
-    `interval`: whether it comes with a 95 % confidence interval, in the columns `<name>_low` and `<name>_high`.
+    Shares, such as Hits@k and accuracy, are numbers from 0 to 1 everywhere. `unit` follows the value. `summary`: part
+    of the one-line summary. `headline`: shown in lists of models and runs; if several are, the first one that was
+    measured is. `interval`: whether it comes with a 95 % confidence interval, in the columns `<name>_low` and `<name>_high`.
     """
 
     name: str
     label: str
-    percent: bool = False
     unit: str = ""
     higher_is_better: bool = True
     summary: bool = True
@@ -51,16 +50,14 @@ class Metric:
         return f"{self.label} ({self.unit})" if self.unit else self.label
 
     def text(self, value: float) -> str:
-        """A formatted value: `0.3456`, `25.1 %`."""
-        if self.percent:
-            return f"{value:.1%}".replace("%", " %")
+        """A formatted value: `0.3456`, `8.1 %`."""
         return f"{value:,.1f} {self.unit}" if self.unit else number(value)
 
 
 MRR = Metric(name="mrr", label="MRR", headline=True, interval=True)
-HITS_AT_1 = Metric(name="hits_at_1", label="Hits@1", percent=True)
-HITS_AT_3 = Metric(name="hits_at_3", label="Hits@3", percent=True)
-HITS_AT_10 = Metric(name="hits_at_10", label="Hits@10", percent=True)
+HITS_AT_1 = Metric(name="hits_at_1", label="Hits@1")
+HITS_AT_3 = Metric(name="hits_at_3", label="Hits@3")
+HITS_AT_10 = Metric(name="hits_at_10", label="Hits@10")
 
 
 def present(metrics: Mapping[str, float], declared: Sequence[Metric]) -> Iterator[tuple[Metric, float]]:
@@ -69,7 +66,7 @@ def present(metrics: Mapping[str, float], declared: Sequence[Metric]) -> Iterato
 
 
 def metrics_line(metrics: Mapping[str, float], declared: Sequence[Metric], separator: str = " · ") -> str:
-    """A one-line summary: `MRR 0.3456 (0.3391 to 0.3520) · Hits@1 25.1 %`, or `RMSE 12.3 · MAE 8.1 · MAPE 4.2 %`."""
+    """A one-line summary: `MRR 0.3456 (0.3391 to 0.3520) · Hits@1 0.2510`, or `RMSE 12.3 · MAE 8.1 · MAPE 4.2 %`."""
     found = []
     for metric, value in present(metrics, declared):
         if metric.summary:

@@ -152,21 +152,6 @@ class Dictionary:
             index = self._index
         return index.find(keys, time_zone)
 
-    def cast(self, keys: pa.Array, time_zone: str | None = None) -> pa.Array:
-        """Keys of any type as keys of this dictionary's type, NULL where it cannot hold them. shape: [n] -> [n]
-
-        `time_zone`: see `ids`.
-        """
-        connection = scratch(time_zone=time_zone)
-        try:
-            given = connection.from_arrow(pa.table({"key": keys}))
-            found = given.project(f"TRY_CAST(key AS {self.type}) AS key").to_arrow_table().column("key")
-        finally:
-            connection.close()
-        cast = found.chunk(0) if found.num_chunks == 1 else found.combine_chunks()
-        wanted = self.field.type  # contains the time zone of the session that read the dictionary
-        return cast if cast.type == wanted else cast.cast(wanted)
-
     def close(self) -> None:
         """Release the index of `ids`; a later call rebuilds it."""
         with self._lock:

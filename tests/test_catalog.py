@@ -10,7 +10,10 @@ import duckdb
 import pytest
 
 from graphlearn.catalog import catalog_tables, schemas
-from graphlearn.events import Evaluated, Event, JobStarted, Note, Step
+from graphlearn.errors import SqlError
+from graphlearn.events import Evaluated, Event, JobStarted, Note, Step, silent
+from graphlearn.jobs.registry import families
+from graphlearn.session import connect
 from graphlearn.storage.artifacts import ArtifactStore
 from graphlearn.storage.runs import RunFolder
 
@@ -53,11 +56,12 @@ def evaluated(at: float, epoch: int, mrr: float, split: str = "valid") -> Event:
 
 
 def test_empty_tables_have_their_types(sql: Any) -> None:
-    assert set(schemas()) == set(TYPES)
+    columns = schemas(families())
+    assert set(columns) == set(TYPES)
     for name, types in TYPES.items():
         assert sql(f"SELECT count(*) FROM {name}") == [(0,)]
         described = {row[0]: row[1] for row in sql(f"DESCRIBE {name}")}
-        assert list(described) == schemas()[name].names
+        assert list(described) == columns[name].names
         assert types.items() <= described.items()
 
 
@@ -180,3 +184,46 @@ def test_damaged_event_lines_are_ignored(sql: Any, tmp_path: Path) -> None:
         file.write('{"event": "step", "time": 1, "epoch": "x", "steps": [], "step": {}}\n')
         file.write('{"event": "evaluated", "time": 2, "metrics": 3}\n{"event": "st')
     assert sql("SELECT kind FROM training_info") == [("epoch",), ("evaluation",)]
+
+
+def test_columns_are_those_of_the_kinds_of_models_in_the_workspace(tmp_path: Path) -> None:
+    assert {"mrr", "z_rmse", "entities", "freq"} <= set(catalog_tables(tmp_path)["models"].schema.names)
+    put(tmp_path, "m", {"family": "complex"})
+    for name, table in catalog_tables(tmp_path).items():
+        assert "mrr" in table.schema.names
+        assert "z_rmse" not in table.schema.names
+        assert ("entities" in table.schema.names) == (name in ("models", "model_versions"))
+    assert {"mrr_low", "mrr_high"} <= set(catalog_tables(tmp_path)["runs"].schema.names)
+    RunFolder.create(tmp_path, "n", "", {}).update(family="net3")
+    assert {"mrr", "z_rmse"} <= set(catalog_tables(tmp_path)["runs"].schema.names)
+    put(tmp_path, "unknown", {"family": "not installed"})
+    assert "macro_f1" not in catalog_tables(tmp_path)["models"].schema.names
+    assert "macro_f1" in catalog_tables(tmp_path, ["dhan"])["models"].schema.names
+
+
+def test_a_session_follows_the_kinds_of_models_in_its_workspace(tmp_path: Path) -> None:
+    triples = "SELECT i AS head, 'r' AS relation, i * 7 % 20 AS tail FROM range(40) t(i)"
+    series = "SELECT DATE '2024-01-01' + t::INTEGER AS ts, sin(t) AS value FROM range(60) a(t)"
+    (tmp_path / "job.sql").write_text(
+        f"CREATE MODEL n TYPE net3 OPTIONS (epochs = 1, window = 3) AS {series};"
+        "CREATE TABLE seen AS SELECT mrr, z_rmse FROM models;"
+    )
+    with connect(tmp_path / "kg.duckdb", emit=silent) as session:
+        session.sql(f"CREATE MODEL m TYPE distmult OPTIONS (dim = 4, epochs = 1) AS {triples}")
+        with pytest.raises(SqlError, match='"z_rmse" not found') as caught:
+            session.sql("SELECT z_rmse FROM models")
+        assert caught.value.help == "z_rmse is a column of models of TYPE net3, and this workspace has none"
+        with pytest.raises(SqlError, match='column named "freq"') as caught:
+            session.sql("SELECT m.freq FROM models m")
+        assert caught.value.help == "freq is a column of models of TYPE net3, and this workspace has none"
+        with pytest.raises(SqlError, match='"freq" not found') as caught:
+            session.sql("SELECT freq FROM runs")
+        assert "TYPE net3" not in str(caught.value.help)
+        session.run_file(tmp_path / "job.sql")
+        rows = session.sql("SELECT count(mrr), count(z_rmse) FROM models")
+        assert rows is not None
+        assert (
+            rows.fetchall()
+            == session.connection.sql("SELECT count(mrr), count(z_rmse) FROM seen").fetchall()
+            == [(1, 1)]
+        )  # type: ignore[union-attr]

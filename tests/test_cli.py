@@ -224,6 +224,50 @@ def test_several_errors_of_a_file_are_all_shown(capsys: pytest.CaptureFixture[st
     ]
 
 
+def test_a_prepared_query_prints_its_rows(fresh: Path) -> None:
+    job = """
+        PREPARE twice AS SELECT 2 * $1 AS doubled;
+        EXECUTE twice(21);
+        CREATE TABLE t (i INTEGER);
+        PREPARE put AS INSERT INTO t VALUES ($1);
+        EXECUTE put(3);
+        SELECT sum(i) AS total FROM t;
+    """
+    (fresh / "job.sql").write_text(job)
+    lines = run("run", "job.sql", "--json").stdout.splitlines()
+    assert [json.loads(line) for line in lines] == [
+        {"event": "rows", "rows": [{"doubled": 42}]},
+        {"event": "rows", "rows": [{"total": 3}]},
+    ]
+
+
+EXIT_CODES = [
+    ("SELECT nosuch", 2),
+    ("SET VARIABLE low = 1; CREATE MODEL m TYPE complex AS SELECT 1 AS head, 2 AS relation, 3 AS tail LIMIT 0", 2),
+    ("CREATE OR REPLACE TABLE t AS SELECT 'one' AS word; SELECT word::INTEGER FROM t", 1),
+    ("SELECT word::INTEGER FROM (SELECT 'one' || random() AS word)", 1),
+    ("SELECT 1; CREATE MODEL m TYPE complex AS SELECT 1 AS head, 2 AS relation, 3 AS tail LIMIT 0", 1),
+    ("DROP MODEL nosuch", 2),
+    ("SELECT 1", 0),
+]
+
+
+@pytest.mark.parametrize(("job", "code"), EXIT_CODES)
+def test_exit_codes_tell_whether_something_has_run(fresh: Path, job: str, code: int) -> None:
+    (fresh / "job.sql").write_text(job)
+    done = run("run", "job.sql")
+    assert done.exit_code == code, done.output
+    if "MODEL" not in job:
+        assert run("query", job).exit_code == code
+
+
+def test_a_later_file_that_cannot_start_fails_a_job_that_has(fresh: Path) -> None:
+    (fresh / "one.sql").write_text("CREATE TABLE t AS SELECT 1 AS i")
+    (fresh / "two.sql").write_text("SELECT nosuch FROM t")
+    assert run("run", "one.sql", "two.sql").exit_code == 1
+    assert run("run", "two.sql", "one.sql").exit_code == 2
+
+
 # stopping and resuming
 
 
@@ -241,6 +285,25 @@ def stopped(fresh: Path) -> tuple[Path, str]:
         _, said = process.communicate(timeout=60)
     assert process.returncode == 130, said
     return fresh, said
+
+
+def test_ctrl_c_before_training_promises_no_resuming(fresh: Path) -> None:
+    facts = "SELECT i // 9 AS head, i % 3 AS relation, i AS tail FROM range(9000000) t(i)"
+    job = f"CREATE MODEL long TYPE distmult AS {facts}"
+    (fresh / "job.sql").write_text(job)
+    command = [sys.executable, "-m", "graphlearn.cli", "run", "job.sql", "--json"]
+    with subprocess.Popen(command, cwd=fresh, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if '"job_started"' in line:
+                process.send_signal(signal.SIGINT)
+                break
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 130, said
+    assert said.splitlines()[0] == "error: interrupted; nothing was saved yet"
+    assert said.splitlines()[1] == "  = help: start again with: python -m graphlearn.cli run job.sql --json"
+    (listed,) = (json.loads(line) for line in run("runs", "--json").stdout.splitlines())
+    assert (listed["status"], listed["resumable"]) == ("interrupted", False)
 
 
 def test_ctrl_c_names_the_command_that_resumes(stopped: tuple[Path, str]) -> None:

@@ -653,3 +653,25 @@ def test_keys_of_unusual_types_are_returned_unchanged(trained: Session, key: str
         (40,)
     ]
     trained.sql("DROP MODEL strange")
+
+
+def test_a_database_that_the_file_attaches_can_be_used() -> None:
+    job = """
+        ATTACH 'other.duckdb' AS other;
+        USE other;
+        CREATE TABLE facts AS SELECT i AS head, 'r' AS relation, i * 7 % 20 AS tail FROM range(40) t(i);
+        SELECT count(*) FROM facts;
+        USE kg;
+    """
+    with connect("kg.duckdb", emit=silent) as session:
+        session.run_file(write(job))
+        assert rows(session, "SELECT count(*) FROM other.facts") == [(40,)]
+
+
+def test_an_arrow_reader_is_refused_as_the_input_of_a_model(session: Session) -> None:
+    table = pa.table({"head": [1, 2, 3], "relation": [1, 1, 1], "tail": [2, 3, 1]})
+    reader = table.to_reader()
+    reader.read_next_batch()
+    with pytest.raises(InputError, match="reader is an Arrow reader, which can be read only once") as caught:
+        session.sql(f"CREATE MODEL m {TYPE} AS FROM reader")
+    assert caught.value.help == "read it into a table before: reader = reader.read_all()"

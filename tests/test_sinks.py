@@ -122,7 +122,7 @@ def test_plain_lines_are_few_and_informative(tmp_path: Path) -> None:
     assert 6 <= len(steps) <= 10, "40 steps, one per second, give about one line every five seconds"
     assert "epoch 4/4 · loss 0.25 · 61,234 triples/s · 1 min 05 s left" in steps[-1]
     assert sum("valid: MRR" in line for line in lines) == 4
-    assert "epoch 4, valid: MRR 0.4000 · Hits@10 50.0 % (best so far)" in text
+    assert "epoch 4, valid: MRR 0.4000 · Hits@10 0.5000 (best so far)" in text
     assert "final, test: MRR 0.2500" in text
     assert "evaluate took" not in text, "a validation pass prints only its metrics"
     assert lines[-1].endswith("kg.[red] trained as version 2 in 1 min 15 s · test MRR 0.2500")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import duckdb
+import pyarrow as pa
 
 from graphlearn.errors import (
     GraphLearnError,
@@ -27,16 +28,17 @@ from graphlearn.sql import engine
 from graphlearn.sql.calls import Call, calls_inside, find_calls
 from graphlearn.sql.copies import without_torn_file
 from graphlearn.sql.diagnose import Fault, around
-from graphlearn.sql.options import constant, read_options
+from graphlearn.sql.options import constant, override_place, read_options
 from graphlearn.sql.rewrite import Rewritten
 from graphlearn.sql.source import Token
 from graphlearn.sql.statements import CreateModel, InputText, Passthrough, Statement
-from graphlearn.sql.words import NO_ALIAS
+from graphlearn.sql.words import CATALOG, NO_ALIAS
 from graphlearn.storage.artifacts import fold
 from graphlearn.storage.columns import literal, quoted
 from graphlearn.storage.interrupt import INTERRUPTED, interruption
 
 if TYPE_CHECKING:
+    from graphlearn.catalog import LiveTable
     from graphlearn.jobs.family import Role
     from graphlearn.jobs.functions import ModelReader
     from graphlearn.jobs.request import ModelRequest
@@ -55,7 +57,8 @@ class BoundModel:
 
 @dataclass
 class Binder:
-    """Binds statements on the user's connection. `tables` are the system tables, `scope` the user's Python variables,
+    """Binds statements on the user's connection. `tables` makes the system tables, also with
+    the columns of the TYPE names that it is called with. `scope` the user's Python variables,
     `variables` the values that replace those of SET VARIABLE (a str is text if the statement sets a text). `warn` is
     called with warnings about the rows of a call and the place of the call.
 
@@ -65,7 +68,7 @@ class Binder:
 
     workspace: Workspace
     reader: ModelReader
-    tables: Mapping[str, object]
+    tables: Callable[[Collection[str]], Mapping[str, LiveTable]]
     scope: Mapping[str, object] = field(default_factory=dict)
     variables: Mapping[str, object] = field(default_factory=dict)
     warn: Callable[[str, Place], None] = lambda _, __: None
@@ -83,9 +86,14 @@ class Binder:
         words = {t.value for t in tokens if t.kind in ("name", "quoted")}
         return {word: self.scope[word] for word in words if word in self.scope}
 
-    def offer_tables(self, words: Iterable[str]) -> None:
-        """Register the system tables among `words` as temporary views, unless the user has a table of that name."""
-        for name in {word.lower() for word in words} & set(self.tables):
+    def offer_tables(self, words: Iterable[str], also: Collection[str] = ()) -> None:
+        """Register the system tables among `words` as temporary views, unless the user has a table of that name.
+
+        `also`: the TYPE names of models that are not stored yet.
+        """
+        wanted = {word.lower() for word in words} & set(CATALOG)
+        tables = self.tables(also) if wanted else {}
+        for name in wanted:
             found = self.connection.execute(
                 "SELECT temporary, false FROM duckdb_tables() WHERE lower(table_name) = $1 AND (temporary OR "
                 "(database_name, schema_name) = (current_database(), current_schema())) UNION ALL "
@@ -96,8 +104,17 @@ class Binder:
             ours, users = any(mine for _, mine in found), any(not mine for _, mine in found)
             if ours and users:
                 self.connection.unregister(name)
-            elif not ours and not users:
-                self.connection.register(name, self.tables[name])
+            elif not users and not (ours and self._keeps(name, tables[name].schema.names)):
+                self.connection.register(name, tables[name])
+
+    def _keeps(self, view: str, columns: list[str]) -> bool:
+        """Whether a registered table has these columns, or cannot be replaced because a transaction is open."""
+        found = self.connection.execute(
+            "SELECT column_name FROM duckdb_columns() WHERE database_name = 'temp' AND lower(table_name) = $1 "
+            "ORDER BY column_index",
+            [view],
+        ).fetchall()
+        return [name for (name,) in found] == columns or engine.in_transaction(self.connection)
 
     def statement(self, statement: Passthrough) -> tuple[Rewritten, dict[str, object]]:
         """One of DuckDB's statements with its table functions resolved, and the objects it reads."""
@@ -110,6 +127,8 @@ class Binder:
                 place=statement.place(calls[0].span[0], len(name)),
                 help="store the rows in a table: CREATE TABLE … AS FROM " + name + "(…)",
             )
+        if calls:  # a mistake in the text comes before one in a call
+            engine.statement_type(self.connection, statement.verbatim())
         query, names = self.resolve(statement.verbatim(), calls)
         name, value = set_variable(statement)
         if name in self.variables:
@@ -144,9 +163,13 @@ class Binder:
         names: dict[str, object] = {}
         for role, text in roles.items():
             calls = find_calls(Passthrough(create.source, *text.span, "SELECT"))
+            if calls:
+                engine.statement_type(self.connection, create.verbatim(text.span))
             query, read = self.resolve(create.verbatim(text.span), calls, f"__{role}")
             columns[role] = engine.columns(self.connection, query, read)
-            names |= self._used(query, read)
+            used = self._used(query, read)
+            _check_rereadable(query, used)
+            names |= used
             inputs[role], queries[role] = query.text, query
         for role, query in queries.items():
             try:
@@ -155,6 +178,11 @@ class Binder:
                 raise error.at(_column_place(query, columns[role], error.message)) from None
             except OptionError as error:
                 raise error.at(_option_place(create, error)) from None
+        try:
+            for name, reason in kind.unused(columns, options).items():
+                options.refuse([name], reason, "leave it out")
+        except OptionError as error:
+            raise error.at(_option_place(create, error, overrides)) from None
         request = ModelRequest(
             name=create.name, family=create.family, options=options, inputs=inputs, statement=create.text
         )
@@ -185,7 +213,7 @@ class Binder:
         }
 
     def _check_name(self, create: CreateModel) -> None:
-        if create.name.lower() in self.tables:
+        if create.name.lower() in CATALOG:
             raise UserError(
                 f"{create.name} is the name of a system table",
                 place=create.at(create.name_span),
@@ -395,6 +423,17 @@ def _roles(create: CreateModel, roles: tuple[Role, ...]) -> dict[str, InputText]
     return found
 
 
+def _check_rereadable(query: Rewritten, names: Mapping[str, object]) -> None:
+    """Raise InputError for an Arrow reader: the rows of a model's input are read more than once."""
+    for token in query.tokens:
+        if isinstance(names.get(token.value), pa.RecordBatchReader):
+            raise InputError(
+                f"{token.value} is an Arrow reader, which can be read only once",
+                place=query.source.place(token.start, len(token.text)),
+                help=f"read it into a table before: {token.value} = {token.value}.read_all()",
+            )
+
+
 def _column_place(query: Rewritten, columns: dict[str, str], message: str) -> Place:
     """The place for a message about columns: the first column that it names and the query writes, else the query."""
     required = ("head", "relation", "tail", "split")
@@ -408,8 +447,10 @@ def _column_place(query: Rewritten, columns: dict[str, str], message: str) -> Pl
     return query.place()
 
 
-def _option_place(create: CreateModel, error: OptionError) -> Place:
+def _option_place(create: CreateModel, error: OptionError, overrides: Mapping[str, object] | None = None) -> Place:
     """The place of the option's value, else of the family."""
+    if overrides and error.key is not None and error.key in overrides:
+        return override_place(error.key, overrides[error.key])
     spans = [option.value_span for option in create.options if option.key == error.key]
     return create.at(spans[0] if spans else create.family_span)
 
@@ -444,7 +485,8 @@ def _keys(call: Call) -> Rewritten | None:
         return None
     argument = Rewritten.verbatim(call.source, *call.argument)
     first, *rest = argument.tokens
-    if first.text == "(" or (first.kind in ("name", "quoted") and all(t.text == "." for t in rest[::2])):
+    named = first.kind in ("name", "quoted") and first.word != "NULL" and all(t.text == "." for t in rest[::2])
+    if first.text == "(" or named:
         return call.question()
     if first.text == "[":
         return "SELECT unnest(" + argument + ") AS key"

@@ -17,6 +17,7 @@ import shlex
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, replace
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,6 +30,7 @@ from graphlearn.sql.copies import SEVERAL_FILES, target_of
 from graphlearn.sql.diagnose import MissingError
 from graphlearn.sql.rewrite import Rewritten
 from graphlearn.sql.scratch import REFUSED, has_table, scratch
+from graphlearn.sql.semicolon import SemicolonError
 from graphlearn.sql.statements import CreateModel, DropModel, ExplainModel, Passthrough, Statement
 from graphlearn.sql.words import CATALOG
 from graphlearn.storage.artifacts import fold
@@ -68,9 +70,10 @@ def dry_run(
     idle: dict[str, CreateModel] = {}
     made: list[Path] = []
     blind = False  # an earlier statement has effects that only the run will show
-    broken: set[str] = set()  # models whose CREATE MODEL has an error; calls of them would only repeat it
-    altered = False  # so has one that would change stored tables
+    broken: set[str] = set()  # names in statements with an error; what they would create is missing only for that
+    altered = False  # an earlier statement would change stored tables
     transaction = False
+    _offer_tables(binder, statements)
     with _rolled_back(binder.connection, read_only=read_only) as follow:
         for statement in statements:
             try:
@@ -78,25 +81,48 @@ def dry_run(
                 _check_used(binder, statement, overrides, idle)
                 blind |= _one(binder, statement, overrides, bound, done)
                 _check_target(binder, statement, made)
-            except (MissingError, ModelNotFound) as error:
-                if isinstance(statement, CreateModel):
-                    broken.add(fold(statement.name))
-                asked = {fold(token.value) for token in statement.tokens if token.kind == "string"}
-                if not blind and not (isinstance(error, ModelNotFound) and asked & broken):
-                    errors.append(error)
             except GraphLearnError as error:
                 refused = read_only and REFUSED in error.message  # it binds, but must change nothing here
                 altered |= refused and isinstance(statement, Passthrough) and statement.kind in _CHANGES_COLUMNS
                 blind |= altered
-                if not refused and not (altered and isinstance(error, SqlError | InputError)):
+                follows = altered and isinstance(error, SqlError | InputError)
+                if isinstance(error, MissingError | ModelNotFound):
+                    follows |= blind or _missing(error) in broken
+                if not refused and not follows:
                     errors.append(error)
-                if isinstance(statement, CreateModel):
-                    broken.add(fold(statement.name))
+                if not refused:
+                    broken |= _made(statement, error)
             if engine.is_aborted(binder.connection):
                 _again(binder.connection, done)
             follow()
     raise_all(errors)
     return bound
+
+
+def _offer_tables(binder: Binder, statements: list[Statement]) -> None:
+    """Register the system tables with the columns that they will have when the statements have run."""
+    words = {token.value.lower() for statement in statements for token in statement.tokens} & set(CATALOG)
+    binder.offer_tables(words, [s.family for s in statements if isinstance(s, CreateModel)])
+
+
+def _made(statement: Statement, error: GraphLearnError) -> set[str]:
+    """The folded names that a statement with an error would have created."""
+    if isinstance(statement, CreateModel):
+        return {fold(statement.name)}
+    tokens = statement.tokens
+    if isinstance(error, SemicolonError) or tokens[0].word in ("COPY", "ATTACH"):
+        made = tokens
+    elif tokens[0].word == "CREATE":
+        made = list(takewhile(lambda token: token.word != "AS" and token.text != "(", tokens))
+    else:
+        made = []
+    return {fold(token.value) for token in made if token.kind in ("name", "quoted", "string")}
+
+
+def _missing(error: GraphLearnError) -> str:
+    """The folded name at the place of an error about something missing."""
+    place = error.place
+    return "" if place is None else fold(place.text[place.start : place.start + place.length].strip("\"'"))
 
 
 def _again(connection: duckdb.DuckDBPyConnection, done: list[Step]) -> None:
@@ -132,6 +158,7 @@ def plan(
     found: list[PlannedModel] = []
     done: list[Step] = []
     binder = replace(binder, dry_run=True, planned={})
+    _offer_tables(binder, statements)
     with _rolled_back(binder.connection, read_only=read_only) as follow:
         for statement in statements:
             if isinstance(statement, Passthrough):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from graphlearn.errors import InputError
 from graphlearn.jobs.dhan.metrics import METRICS
-from graphlearn.jobs.dhan.options import DhanJobOptions, check_names, check_nodes
+from graphlearn.jobs.dhan.options import DhanJobOptions, check_names, check_nodes, unused
 from graphlearn.jobs.family import Columns, Count, Family, ModelShape, Predictor, Role, Sizes, Summary, TableFunction
 from graphlearn.storage.hetero.roles import read_roles
 from graphlearn.storage.hetero.target import find_target
@@ -77,6 +77,9 @@ class DhanFamily(Family):
         except InputError as error:
             if error.role in (role, None):  # the error of another role is raised when that role is checked
                 raise
+
+    def unused(self, columns: Mapping[str, Columns], options: Any) -> Mapping[str, str]:
+        return unused(read_roles(columns), options)
 
     def shape(self, request: ModelRequest, columns: Mapping[str, Columns]) -> ModelShape:
         from graphlearn.jobs.dhan.shape import DhanShape

@@ -11,8 +11,12 @@ from graphlearn.models.hetero.comparisons import similar_name
 from graphlearn.storage.hetero.features import Kind, feature_kinds
 from graphlearn.storage.hetero.nodes import check_label
 from graphlearn.storage.hetero.roles import GraphRoles, NodeRole
-from graphlearn.storage.hetero.target import Target
-from graphlearn.types import Json
+from graphlearn.storage.hetero.target import Target, find_target
+
+FOR_CLASSES = ("knn", "linear", "hop_labels")
+"""Options that only node classification uses."""
+FOR_LINKS = ("candidates",)
+"""Options that only link prediction uses."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,11 +63,16 @@ def model_options(options: DhanJobOptions) -> DhanOptions:
     return DhanOptions(**{f.name: getattr(options, f.name) for f in fields(DhanOptions)})
 
 
-def stored_options(options: Json) -> DhanJobOptions:
-    """The options in the manifest of a version."""
-    known = {f.name for f in fields(DhanJobOptions)}
-    given: Json = {k: tuple(v) if isinstance(v, list) else v for k, v in options.items() if k in known}
-    return DhanJobOptions(**given)
+def unused(roles: GraphRoles, options: DhanJobOptions) -> dict[str, str]:
+    """The options without effect on the task that the target determines, with the reason."""
+    target = find_target(roles, options.target)
+    if options.target is None:
+        return dict.fromkeys((*FOR_CLASSES, *FOR_LINKS, "split"), "without a target")
+    table = roles.nodes[target.node] if target.node is not None else roles.edges[str(target.edges)]
+    split = {"split": f"if {table.name} has a column split"} if table.split is not None else {}
+    if target.edges is not None:
+        return dict.fromkeys(FOR_CLASSES, "when links are learnt") | split
+    return dict.fromkeys((*FOR_LINKS, "negatives"), "when classes are learnt") | split
 
 
 def check_nodes(role: NodeRole, target: Target, options: DhanJobOptions) -> dict[str, Kind]:

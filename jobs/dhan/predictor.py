@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from graphlearn.jobs.answers import Unknown, as_asked
-from graphlearn.jobs.dhan.options import model_options, stored_options
+from graphlearn.jobs.answers import Unknown, echo
+from graphlearn.jobs.dhan.options import DhanJobOptions, model_options
 from graphlearn.jobs.dhan.shape import DhanShape
 from graphlearn.jobs.family import Predictor, Question, Warn
 from graphlearn.jobs.metrics import read_metrics
@@ -38,7 +38,7 @@ class DhanPredictor(Predictor):
 
     def __init__(self, artifact: Artifact) -> None:
         self.artifact = artifact
-        self.options = stored_options(artifact.manifest["options"])
+        self.options = DhanJobOptions.stored(artifact.manifest["options"])
         self.target = Target(**artifact.manifest["target"])
         self.tables = read_hetero(artifact.path)
         options = self.options
@@ -199,26 +199,22 @@ class _Asked:
         return k
 
     def nodes(self, ends: Mapping[str, Keys]) -> tuple[list[IdArray], list[pa.Array]]:
-        """For each column of nodes (name -> keys of its table) their positions, -1 for unknown ones, and their keys.
+        """For each column of nodes (name -> keys of its table) their positions, -1 for unknown ones, and the column.
 
-        Unknown keys are returned as they were asked, with a warning.
+        Warns about unknown keys.
         """
         assert self.schema is not None
         table = pa.Table.from_batches(self._batches, self.schema)
         asked = {column: _array(table.column(column)) for column in ends}
         ids = {column: keys.dictionary.ids(asked[column], self._zone) for column, keys in ends.items()}
-        unknown = Unknown()
+        unknown = Unknown({column: keys.dictionary for column, keys in ends.items()})
         unknown.add(asked, ids)
         if unknown.lost:
             what = "nodes" if len(ends) == 1 else "links"
-            self._warn(f"{self.function}: {self._model} has never seen a key of {unknown.text(what)}")
-        found = []
-        for column, keys in ends.items():
-            known = keys.dictionary.take(ids[column])
-            if known.null_count:
-                known = as_asked(known, asked[column], keys.dictionary, self._zone)
-            found.append(known)
-        return list(ids.values()), found
+            text = f"{self.function}: {self._model} has never seen a key of {unknown.text(what)}"
+            self._warn(text + unknown.suggestion())
+        found = zip(asked.values(), ends.values(), strict=True)
+        return list(ids.values()), [echo(column, keys.dictionary.field) for column, keys in found]
 
 
 def _array(column: pa.ChunkedArray) -> pa.Array:

@@ -8,7 +8,8 @@ explain     id, part, kind, relation, side, type, neighbour, weight FLOAT, contr
             'neighbour'; side: the end of the relation that neighbours are, 'hub' if they share one
 evaluate    method, split, class (if classes were learnt), the metrics that the task has, count, too_few, protocol
 
-Keys and classes have the types that they have in the user's tables.
+Keys and classes have the types that they have in the user's tables; a key that was asked about keeps the type that it
+was asked with.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from graphlearn.errors import InputError, OptionError, UserError, did_you_mean
-from graphlearn.jobs.answers import find_field
+from graphlearn.jobs.answers import echoed, find_field
 from graphlearn.jobs.dhan.metrics import TaskKind, metric_table
 from graphlearn.jobs.dhan.options import DhanJobOptions
 from graphlearn.jobs.family import Columns, ModelShape, Question
@@ -31,6 +32,8 @@ from graphlearn.storage.hetero.target import Target, find_target
 from graphlearn.storage.scratch import scratch
 
 RANK = pa.field("rank", pa.int32())
+CHANCE = pa.field("probability", pa.float32())
+SCORE = pa.field("score", pa.float32())
 
 
 @dataclass(frozen=True)
@@ -89,23 +92,21 @@ class DhanShape(ModelShape):
             table = self.table(question.options["of"])
             return pa.schema([self._id(table), pa.field("embedding", pa.list_(pa.float32(), self.hidden))])
         if function == "explain":
-            schema = self._explanation()
-        elif self.label is not None:
-            chance = pa.field("probability", pa.float32())
-            schema = pa.schema([self._id(self.main), self.label.with_name("label"), chance, RANK])
-        elif self.source is not None and self.target is not None:
-            ends = self.keys[self.source].with_name("source"), self.keys[self.target].with_name("target")
-            schema = pa.schema([*ends, pa.field("score", pa.float32()), RANK])
-        else:
+            return self._explanation(self._node(asked))
+        if self.label is not None:
+            question.refuse("exclude_known", "on classes")
+            return pa.schema([self._node(asked), self.label.with_name("label"), CHANCE, RANK])
+        if self.source is None or self.target is None:
             raise UserError(
                 "the model has embeddings only, because it has no target",
                 help="FROM embeddings('m'); or train it with OPTIONS (target = 'a column or an edge table')",
             )
-        if asked is not None and function == "predict" and self.source is not None:
-            self.link_columns(asked)
-        elif asked is not None:
-            self.id_column(asked)
-        return schema
+        source, target = self.keys[self.source].with_name("source"), self.keys[self.target].with_name("target")
+        if asked is not None:
+            first, last = self.link_columns(asked)
+            source = echoed(asked, first, source)
+            target = echoed(asked, last, target) if last is not None else target
+        return pa.schema([source, target, SCORE, RANK])
 
     @property
     def task(self) -> TaskKind:
@@ -161,10 +162,14 @@ class DhanShape(ModelShape):
     def _id(self, table: str) -> pa.Field:
         return self.keys[table].with_name("id")
 
-    def _explanation(self) -> pa.Schema:
+    def _node(self, asked: pa.Schema | None) -> pa.Field:
+        """The nodes that were asked about, or all of the main table."""
+        return self._id(self.main) if asked is None else echoed(asked, self.id_column(asked), self._id(self.main))
+
+    def _explanation(self, node: pa.Field) -> pa.Schema:
         """Neighbours are keys of any node table, as text if their types differ."""
         one = len({str(field.type) for field in self.keys.values()}) == 1
         neighbour = next(iter(self.keys.values())) if one else pa.field("neighbour", pa.string())
         texts = [pa.field(name, pa.string()) for name in ("part", "kind", "relation", "side", "type")]
         figures = [pa.field(name, pa.float32()) for name in ("weight", "contribution")]
-        return pa.schema([self._id(self.main), *texts, neighbour.with_name("neighbour"), *figures])
+        return pa.schema([node, *texts, neighbour.with_name("neighbour"), *figures])

@@ -6,7 +6,7 @@ evaluate    method, split, side, relation, mrr, mrr_low, mrr_high, mr, amri, hit
 embeddings  key, embedding FLOAT[dim]
 similar     key, neighbour, rank INTEGER, score FLOAT (cosine)
 
-Keys have the types that the model was trained on.
+A key that was asked about keeps the type that it was asked with, the other keys have those the model was trained on.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from graphlearn.errors import InputError, OptionError
-from graphlearn.jobs.answers import find_field
+from graphlearn.jobs.answers import completed, echoed, find_field
 from graphlearn.jobs.family import Columns, ModelShape, Question
 from graphlearn.jobs.kge.metrics import TABLE
 from graphlearn.storage.columns import common_type, find_column
@@ -63,14 +63,25 @@ class KgeShape(ModelShape):
             relation = self.relation.with_name("relation").with_nullable(True)
             return pa.schema([relation if field.name == "relation" else field for field in TABLE.schema])
         if function == "similar":
-            return pa.schema(
-                [self.entity.with_name("key"), self.entity.with_name("neighbour").with_nullable(True), *ANSWER]
-            )
+            assert asked is not None
+            key, neighbour = echoed(asked, asked.names[0], self.entity), self.entity.with_name("neighbour")
+            return pa.schema([key.with_name("key"), neighbour.with_nullable(True), *ANSWER])
         assert asked is not None
-        mine = {"head": self.entity, "relation": self.relation, "tail": self.entity}
-        fields = [mine[f.name.lower()].with_name(f.name.lower()) if f.name.lower() in mine else f for f in asked]
-        fields += [mine[name].with_name(name) for name in ENDS if find_field(asked, name) is None]
+        fields = []
+        for field in asked:
+            name = field.name.lower()
+            key = self.relation.with_name(name) if name == "relation" else self.entity.with_name(name)
+            if name in ENDS:
+                fields.append((completed if can_fill(asked, name) else echoed)(asked, field.name, key))
+            else:
+                fields.append(field)
+        fields += [self.entity.with_name(name) for name in ("head", "tail") if find_field(asked, name) is None]
         return pa.schema([*(f.with_nullable(True) for f in fields), *ANSWER, pa.field("known", pa.bool_())])
+
+
+def can_fill(asked: pa.Schema, name: str) -> bool:
+    """Whether predict fills NULLs in this column of the question: an end whose other end is given in another column."""
+    return name != "relation" and all(find_field(asked, end) is not None for end in ("head", "tail"))
 
 
 def check_asked(function: str, asked: pa.Schema) -> None:

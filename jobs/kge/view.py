@@ -76,8 +76,7 @@ def _tables(artifact: Artifact, protocol: str | None) -> list[SummaryTable]:
 
 def _cells(row: Json) -> list[object]:
     """The metrics of a row, the interval of the MRR, and the number of triples."""
-    values = [row[metric.name] for metric in SHOWN]
-    shown = [metric.text(v) if metric.percent else v for metric, v in zip(SHOWN, values, strict=True)]
+    shown = [row[metric.name] for metric in SHOWN]
     low, high = (row.get(bound) for bound in MRR.bounds)
     interval = "" if low is None or high is None else f"{MRR.text(low)} to {MRR.text(high)}"
     return [*shown, interval, triples_of(row)]

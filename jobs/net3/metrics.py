@@ -26,8 +26,7 @@ ERRORS = (
 )
 """RMSE and MAE are in the units of the readings, those marked (z) in standard deviations over the train split."""
 COVERAGE = tuple(
-    Metric(name=f"coverage_{level}", label=f"in {level} % interval", percent=True, summary=level == 90)
-    for level in (80, 90, 95)
+    Metric(name=f"coverage_{level}", label=f"in {level} % interval", summary=level == 90) for level in (80, 90, 95)
 )
 """The share of the test cells inside the prediction interval of a nominal level; of the model only."""
 NET3_METRICS = (*ERRORS, *COVERAGE)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import fields
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -42,7 +41,7 @@ class Net3Predictor(Predictor):
 
     def __init__(self, artifact: Artifact) -> None:
         self.artifact = artifact
-        self.options = _options_of(artifact)
+        self.options = Net3JobOptions.stored(artifact.manifest["options"])
         self.series = read_series(artifact.path)
         options = self.options
         bounded = options.horizon, options.learnt_rank, options.rank
@@ -220,14 +219,6 @@ def _record_batch(columns: list[pa.Array], schema: pa.Schema) -> pa.RecordBatch:
     return pa.record_batch(
         [c if c.type == f.type else c.cast(f.type) for c, f in zip(columns, schema, strict=True)], schema=schema
     )
-
-
-def _options_of(artifact: Artifact) -> Net3JobOptions:
-    """The options that a stored version was trained with."""
-    known = {f.name for f in fields(Net3JobOptions)}
-    given = {k: v for k, v in artifact.manifest["options"].items() if k in known}
-    given["modes"] = None if given.get("modes") is None else tuple(given["modes"])
-    return Net3JobOptions(**given)
 
 
 def _warn_of_few(conformal: Conformal, level: float, warn: Warn) -> None:

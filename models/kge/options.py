@@ -93,9 +93,9 @@ class KgeOptions(Options):
                 help="set negatives to 200, say, or use loss = 'softmax'",
             )
         if self.loss != "logistic":
-            self._drop_default("adversarial_temperature")
+            self.replace_default("adversarial_temperature", 0.0)  # a model's default belongs to its default loss
         if self.loss == "softmax":
-            self._drop_default("margin")
+            self.replace_default("margin", 0.0)
         if self.adversarial_temperature and self.loss != "logistic":
             raise OptionError(
                 "adversarial_temperature belongs to loss = 'logistic'",
@@ -114,11 +114,6 @@ class KgeOptions(Options):
                 key="sides",
                 help="add reciprocal = false, or leave sides out",
             )
-
-    def _drop_default(self, name: str) -> None:
-        """A model's default belongs to its default loss; with another loss it is zero."""
-        if self.is_default(name):
-            object.__setattr__(self, name, 0.0)
 
     def check_even_dim(self, why: str) -> None:
         if self.dim % 2:

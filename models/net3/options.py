@@ -112,18 +112,11 @@ class Net3Options(Options):
                 key="split",
                 help="for example split = [0.8, 0.1, 0.1]",
             )
-        if self.task == "recover" and self.horizon != 1:
-            raise OptionError(
-                "task = 'recover' has no horizon", key="horizon", help="leave it out, or use task = 'forecast'"
-            )
-        if self.task == "forecast":
-            for name in ("recovery", "hidden", "rank"):
-                if not self.is_default(name):
-                    raise OptionError(
-                        f"{name} is an option of task = 'recover'",
-                        key=name,
-                        help="leave it out, or use task = 'recover'",
-                    )
+        if self.task == "recover":
+            self.refuse(["horizon"], "with task = 'recover'", "leave it out, or use task = 'forecast'")
+        else:
+            for_recovery = ("recovery", "hidden", "rank")
+            self.refuse(for_recovery, "with task = 'forecast'", "leave it out, or use task = 'recover'")
         if self.variant == "paper":
             self._use_paper()
 

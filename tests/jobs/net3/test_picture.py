@@ -248,7 +248,7 @@ def test_words(home: Path) -> None:
 
 
 def test_labels() -> None:
-    assert metrics_line({"mrr": 0.25, "hits_at_10": 0.5}, (MRR, HITS_AT_10)) == "MRR 0.2500 · Hits@10 50.0 %"
+    assert metrics_line({"mrr": 0.25, "hits_at_10": 0.5}, (MRR, HITS_AT_10)) == "MRR 0.2500 · Hits@10 0.5000"
     assert metrics_line({"what": 1.0}, NET3_METRICS) == "what 1.0000"
     series = {"rmse": 12.34, "mae": 1.5, "mape": 7.25, "z_rmse": 0.5, "z_mae": 0.4, "count": 3}
     assert metrics_line(series, NET3_METRICS) == "RMSE 12.3 · MAE 1.5000 · MAPE 7.2 % · RMSE (z) 0.5000"
