@@ -28,7 +28,8 @@ class Metric:
 
     Shares, such as Hits@k and accuracy, are numbers from 0 to 1 everywhere. `unit` follows the value. `summary`: part
     of the one-line summary. `headline`: shown in lists of models and runs; if several are, the first one that was
-    measured is. `interval`: whether it comes with a 95 % confidence interval, in the columns `<name>_low` and `<name>_high`.
+    measured is. `interval`: whether it comes with a 95 % confidence interval, in the columns `<name>_low` and
+    `<name>_high`.
     """
 
     name: str
