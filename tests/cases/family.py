@@ -78,7 +78,8 @@ class FamilyCase:
         query = next(iter(inputs.values())) if len(inputs) == 1 else None
         roles = ", ".join(f"{role} AS ({sql})" for role, sql in inputs.items())
         again = "OR REPLACE " if force else ""
-        options = [f"epochs = {EPOCHS}, evaluate_every = 1, checkpoint_seconds = 0, threads = 1", chosen.options]
+        fixed = f"epochs = {EPOCHS}, evaluate_every = 1, checkpoint_seconds = 0, threads = 1, baseline_share = 0"
+        options = [fixed, chosen.options]  # without a limit, baselines do not depend on how fast they are
         head = f"CREATE {again}MODEL {model} TYPE {self.name} OPTIONS ({', '.join(filter(None, options))})"
         return f"{head} AS {query or f'({roles})'}"
 

@@ -18,7 +18,7 @@ from graphlearn.session import Session, connect
 from graphlearn.sql.parser import parse
 from graphlearn.sql.source import Source
 
-SMALL = "epochs = 2, window = 3, dim = 3, core_limit = 3, learnt_rank = 2"
+SMALL = "epochs = 2, window = 3, dim = 3, core_limit = 3, learnt_rank = 2, baseline_share = 0"
 READINGS = """
 CREATE TABLE readings AS
 SELECT DATE '2024-01-01' + t::INTEGER AS ts, 's' || s AS site, 'v' || v AS variable,

@@ -11,6 +11,7 @@ from typing import Any
 import duckdb
 import pytest
 
+from graphlearn import processors
 from graphlearn.errors import InputError, ResourceError
 from graphlearn.events import Evaluated, Event, Note, PhaseStarted, silent
 from graphlearn.jobs import machine
@@ -42,7 +43,14 @@ NET3 = family("net3")
 
 def request(name: str = "m", series: str = "FROM readings", roads: str = "FROM roads", **options: Any) -> ModelRequest:
     """A request with small options: a series, an edge table of one mode, a generated graph of the other."""
-    small: dict[str, Any] = {"epochs": 2, "dim": 3, "core_limit": 3, "learnt_rank": 2, "threads": 1}
+    small: dict[str, Any] = {
+        "epochs": 2,
+        "dim": 3,
+        "core_limit": 3,
+        "learnt_rank": 2,
+        "threads": 1,
+        "baseline_share": 0.0,
+    }
     made = Net3JobOptions(**(small | {"graphs": {"variable": "pearson"}} | options))
     inputs = {"series": series, "site": roads}
     return ModelRequest(name=name, family="net3", options=made, inputs=inputs, statement=f"CREATE MODEL {name}")
@@ -88,6 +96,7 @@ def test_a_plan_is_pure(workspace: Workspace, task: str, monkeypatch: pytest.Mon
     monkeypatch.setattr(duckdb, "connect", unusable)
     for name in ("memory_available", "gemm_flops", "core_gemm", "cuda_gemm", "pace", "default_threads"):
         monkeypatch.setattr(machine, name, unusable)
+    monkeypatch.setattr(processors, "cores", unusable)
     monkeypatch.setattr(Path, "open", unusable)
     again = NET3.plan(request(**TASKS[task]), pickle.loads(pickle.dumps(sizes)))
     assert again.table(Machine(1e12)) == first
