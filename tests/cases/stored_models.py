@@ -42,7 +42,7 @@ CREATE TABLE author AS SELECT i AS id, [i % 4] AS words FROM range(40) t(i);
 CREATE TABLE writes AS SELECT i % 40 AS author, 'p' || (i * 7 % 90) AS paper FROM range(380) t(i);
 CREATE TABLE about AS SELECT 'p' || i AS source, i % 6 AS hub FROM range(90) t(i);
 """
-SHORT = "epochs = 1, threads = 1"
+SHORT = "epochs = 1, threads = 1, baselines = false"
 GRAPH = "author AS (FROM author), writes AS (FROM writes), subject AS (FROM about)"
 MODELS = {
     "graph": f"TYPE complex OPTIONS ({SHORT}, dim = 4, negatives = 4) AS FROM triples",

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import pytest
-from cases.stored_models import SHORT, TABLES
+from cases.stored_models import TABLES
 
 from graphlearn.errors import GraphLearnError
 from graphlearn.jobs.registry import family
@@ -75,7 +75,7 @@ def job(chance: random.Random) -> str:
     name = chance.choice(sorted(JOBS))
     kind = family(name).options_type
     hints = get_type_hints(kind)
-    options = dict(TINY[name])
+    options = {"epochs": "1", "threads": "1", "baselines": "false", **TINY[name]}
     names = [field.name for field in fields(kind) if field.name not in KEPT]
     for option in chance.sample(names, chance.choice((0, 1, 1, 2, 3))):
         wrong = chance.random() < 0.1
@@ -86,7 +86,7 @@ def job(chance: random.Random) -> str:
         column = chance.choice(inputs[role].removeprefix("SELECT ").partition(" FROM")[0].split(", "))
         text = chance.choice(QUERIES)
         inputs[role] = text.format(sql=inputs[role], column=column, n=chance.choice((1, 2, 5, 30)))
-    listed = ", ".join([SHORT, *(f"{option} = {value}" for option, value in options.items())])
+    listed = ", ".join(f"{option} = {value}" for option, value in options.items())
     given = ", ".join(f"{role} AS ({sql})" for role, sql in inputs.items())
     return f"CREATE OR REPLACE MODEL m TYPE {name} OPTIONS ({listed}) AS ({given})"
 
