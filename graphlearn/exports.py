@@ -14,6 +14,7 @@ import sys
 from collections.abc import Mapping
 from importlib import import_module
 from importlib.metadata import version
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -198,11 +199,10 @@ def _library(module: str, extra: str, package: str) -> Any:
         install += ", with Python 3.11: DGL 1.1.3, the last that works with this torch, has no newer wheels"
     try:
         return import_module(module)
-    except ImportError as error:
-        raise UserError(f"{package} is not installed", help=install) from error
-    except OSError as error:  # DGL 2 looks for libraries built for an older torch
-        found = f"{package} {version(package)}"
-        raise UserError(f"{found} cannot be loaded with this torch: {error}", help=install) from error
+    except (ImportError, OSError) as error:
+        if find_spec(module.partition(".")[0]) is None:
+            raise UserError(f"{package} is not installed", help=install) from error
+        raise UserError(f"{package} {version(package)} cannot be loaded: {error}", help=install) from error
 
 
 def _hashable(key: Any) -> Any:
