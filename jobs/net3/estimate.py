@@ -23,6 +23,8 @@ FORWARD = 0.35
 """A prediction, as a share of an optimiser step."""
 FIT, FIT_STEP = 1e-7, 1.2e-8
 """Seconds per cell to fit and measure seasonal means and linear AR, and in addition for each step ahead."""
+BASELINE = 3e-6
+"""Seconds per cell of all baselines together, which rarely need all that they may take."""
 COMPLETION = 4500.0
 """Multiplications and additions to select the rank and complete the cells, per T n min(T, n)."""
 CHOSEN = 512
@@ -77,3 +79,8 @@ def preparation(series: SeriesSizes, options: Net3JobOptions) -> Estimate:
     fits = seasons + (1 if options.ridge or options.linear_skip == "none" else 3)
     cells = series.steps * ((fits if fits > 2 else 0) * min(n, CHOSEN) + 2 * n)
     return Estimate(seconds=IMPORTS + cells * (FIT + FIT_STEP * options.horizon))
+
+
+def baselines(series: SeriesSizes) -> Estimate:
+    """Fitting and measuring the baselines."""
+    return Estimate(seconds=BASELINE * series.cells)

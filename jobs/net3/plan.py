@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from graphlearn.jobs.budget import LEAST
 from graphlearn.jobs.dataflow import Dataflow, Estimate, Operator
 from graphlearn.jobs.family import Sizes
 from graphlearn.jobs.machine import BASE_MEMORY
@@ -94,7 +93,7 @@ def plan(request: ModelRequest, sizes: Net3Sizes) -> Dataflow:
         detail=", ".join(RECOVERY_METHODS if recover else FORECAST_METHODS),
         advice=advice,
         estimate=estimate(
-            cost.training(series, options) * (options.baseline_share or 1) + Estimate(seconds=LEAST),
+            cost.baselines(series),
             rows=steps,
             memory=BASE_MEMORY + (copies + 2) * array,
         ),
