@@ -8,6 +8,7 @@ from __future__ import annotations
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -31,7 +32,9 @@ from graphlearn.jobs.kge.metrics import METRICS
 from graphlearn.jobs.kge.view import triples_of
 from graphlearn.jobs.metrics import metrics_line, read_metrics
 from graphlearn.jobs.train import WEIGHTS
+from graphlearn.storage.artifacts import MANIFEST
 from graphlearn.storage.dictionary import Dictionary
+from graphlearn.storage.files import read_json
 from graphlearn.storage.scratch import scratch
 from graphlearn.storage.triples.snapshot import ENTITIES, RELATIONS, SNAPSHOT
 from graphlearn.types import FloatArray, Json
@@ -94,6 +97,8 @@ def draw(history: History, version_folder: Path | None) -> Figure:
     """Draw loss and MRR and, if a version is stored, the MRR of each relation and the map of its entities."""
     figures = metrics_line(history.final, METRICS, ", ") if history.final else ""
     text = title(history, f"filtered test {figures}" if figures else "")
+    verdict = read_json(version_folder / MANIFEST).get("verdict") if version_folder is not None else ""
+    text += literal("\n" + fill(str(verdict), 165)) if verdict else ""
     rows = read_metrics(version_folder) if version_folder is not None else []
     each = _relations(rows, history.family)
     if version_folder is None:

@@ -19,7 +19,7 @@ from graphlearn.jobs.kge.metrics import compared, metric_rows, metrics_of
 from graphlearn.jobs.kge.view import summary
 from graphlearn.jobs.link_baselines import LinkBaselines
 from graphlearn.jobs.machine import Machine
-from graphlearn.jobs.metrics import TOO_FEW, read_metrics
+from graphlearn.jobs.metrics import HITS_AT_10, TOO_FEW, read_metrics
 from graphlearn.jobs.registry import family
 from graphlearn.models.core.ranks import Ranks
 from graphlearn.storage.artifacts import Artifact, ArtifactStore
@@ -62,7 +62,7 @@ def test_the_model_and_its_baselines_have_metrics_with_intervals(run: tuple[Arti
     shown = summary(run[0])
     assert shown.fields["verdict"] == manifest["verdict"]
     assert {row[0] for row in shown.tables[0].rows} == {"complex", "popularity", "rules"}
-    assert shown.listed["Hits@10"] == f"{100 * mine['hits_at_10']:.1f} %"
+    assert shown.listed["Hits@10"] == HITS_AT_10.text(mine["hits_at_10"])
 
 
 def test_the_phase_of_baselines_shows_its_progress(run: tuple[Artifact, list[Event]]) -> None:
