@@ -71,15 +71,15 @@ class FamilyCase:
     def family(self) -> Family:
         return family(self.name)
 
-    def statement(self, variant: str, *, force: bool = False, model: str = "m") -> str:
-        """CREATE MODEL with the options of a variant."""
+    def statement(self, variant: str, *, force: bool = False, model: str = "m", more: str = "") -> str:
+        """CREATE MODEL with the options of a variant and `more` options."""
         chosen = self.variants[variant]
         inputs = chosen.inputs or self.inputs
         query = next(iter(inputs.values())) if len(inputs) == 1 else None
         roles = ", ".join(f"{role} AS ({sql})" for role, sql in inputs.items())
         again = "OR REPLACE " if force else ""
         fixed = f"epochs = {EPOCHS}, evaluate_every = 1, checkpoint_seconds = 0, threads = 1, baseline_share = 0"
-        options = [fixed, chosen.options]  # without a limit, baselines do not depend on how fast they are
+        options = [fixed, chosen.options, more]  # without a limit, baselines do not depend on how fast they are
         head = f"CREATE {again}MODEL {model} TYPE {self.name} OPTIONS ({', '.join(filter(None, options))})"
         return f"{head} AS {query or f'({roles})'}"
 
@@ -289,6 +289,26 @@ class FamilyCase:
             statement = self.statement(variant, force=True).replace(f"epochs = {EPOCHS}", f"epochs = {EPOCHS + 1}")
             session.sql(statement)
             assert self.artifact(session, "m").version == 2
+
+    def test_baselines_can_be_left_out(self, tmp_path: Path, trained: Session) -> None:
+        """The metric table names the method of each row; the verdict and the baselines' rows come from one operator."""
+        from graphlearn.jobs.metrics import read_metrics
+
+        with self.open(tmp_path) as session:
+            for variant in self.variants:
+                sizes = measure(session.connection, request := self.request(session, variant))
+                if "baselines" not in {operator.name for operator in self.family.plan(request, sizes).operators}:
+                    continue
+                stored = self.artifact(trained, variant)
+                methods = {row["method"] for row in read_metrics(stored.path)}
+                assert self.name in methods
+                assert "baseline" in stored.manifest["verdict"]
+                session.sql(self.statement(variant, model=variant, more="baselines = false"))
+                alone = self.artifact(session, variant)
+                left = {row["method"] for row in read_metrics(alone.path)}
+                assert self.name in left < methods
+                assert "baseline" not in alone.manifest["verdict"]
+                assert alone.manifest["files"]["weights.safetensors"] == stored.manifest["files"]["weights.safetensors"]
 
     # answers
 

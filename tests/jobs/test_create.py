@@ -319,7 +319,10 @@ def test_plan_is_a_graph_with_estimates(tmp_path: Path) -> None:
     with workspace(tmp_path) as w:
         plan = planned(w.cursor(), request())
         table = plan.table(Machine(1e9)).to_pylist()
-        assert [row["operator"] for row in table] == ["scan", "encode", "split", "train", "evaluate", "publish"]
+        names = ["scan", "encode", "split", "train", "baselines", "evaluate", "publish"]
+        assert [row["operator"] for row in table] == names
+        without = planned(w.cursor(), request(baselines=False)).table(Machine(1e9)).to_pylist()
+        assert [row["operator"] for row in without] == [name for name in names if name != "baselines"]
         assert list(plan.graph.successors("scan")) == ["encode"]
         assert all(row["rows"] is not None for row in table)
         assert table[3]["flops"] > 0

@@ -179,7 +179,7 @@ CHANGES: dict[str, dict[str, Any]] = {
 }
 ELSEWHERE = {  # options of the loop around the engine, tested in test_training.py and test_create.py
     "epochs", "schedule", "evaluate_every", "evaluate_at_most", "patience", "test_fraction", "valid_fraction",
-    "checkpoint_seconds", "device", "threads", "baselines", "baseline_share",
+    "checkpoint_seconds", "device", "threads", "baselines", "baseline_share", "evaluate_all",
 }  # fmt: skip
 
 
