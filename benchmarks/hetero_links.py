@@ -4,8 +4,8 @@
 
 imdb: which actors play in a movie? The edges from movies to actors are split at random, 80 / 10 / 10 %; actors and
 directors have no features. gowalla: which places does a user visit next? Split as published, with a tenth of the
-training links for validation; dhan and the MLP, whose training takes hours, are left out. Each test edge (at most 10,000) is ranked
-against all targets except those known for its source.
+training links for validation; dhan and the MLP, whose training takes hours, are left out. Each test edge (at most
+10,000) is ranked against all targets except those known for its source.
 """
 
 from __future__ import annotations
