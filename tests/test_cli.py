@@ -359,7 +359,7 @@ def test_a_damaged_run_is_named(stopped: tuple[Path, str], name: str) -> None:
     resumed = run("run", "endless.sql", "--set", "dim=4", "--resume", run_id)
     assert resumed.exit_code == 2
     assert f'run "{run_id}" is damaged: ' in resumed.stderr
-    assert f"{run_id}/{name} is unreadable (does not hold a JSON object)" in resumed.stderr
+    assert f"{run_id}/{name} is unreadable ({name} does not hold a JSON object)" in resumed.stderr
     assert "Traceback" not in resumed.stderr
     listed = run("runs")
     assert listed.exit_code == 0
@@ -510,7 +510,7 @@ def test_query_still_answers_from_stored_models(locked: Path) -> None:
     assert done.exit_code == 2
     assert "t cannot be read now: " in done.stderr
     assert "kg.duckdb is in use by process" in done.stderr
-    assert "kill " in done.stderr
+    assert "wait until it is done, or close the file there" in done.stderr
     assert "does not exist" not in done.stderr
 
 
@@ -519,7 +519,7 @@ def test_a_query_that_changes_what_another_process_holds_is_refused(locked: Path
     done = run("query", sql)
     assert done.exit_code == 2
     assert "in use by process" in done.stderr
-    assert "kill " in done.stderr
+    assert "wait until it is done, or close the file there" in done.stderr
     assert done.stdout == ""
 
 
@@ -552,7 +552,7 @@ def test_show(here: Path) -> None:
     text = run("show", "KG.TOY").stdout
     for part in ("distmult", "60 (VARCHAR)", "dim = 8", "CREATE OR REPLACE MODEL kg.toy", "by relation", "Hits@10"):
         assert part in text
-    assert "queries\n" in text, "of both sides there are two for each triple"
+    assert re.search(r"MRR, 95 % +triples", text)
     assert json.loads(run("show", "kg.toy", "--version", "1", "--json").stdout)["version"] == 1
 
 
@@ -686,7 +686,7 @@ def test_what_cannot_be_read_is_listed_and_planned_as_such(tmp_path: Path, monke
     path.write_bytes(b"x" * path.stat().st_size)  # the size is right, so that only reading shows the damage
     listed = run("models")
     assert listed.exit_code == 0
-    assert re.search(r"kg\.toy .*unusable: the metrics .* are damaged", listed.stdout)
+    assert re.search(r"kg\.toy .*unusable: the metric table .* is missing or damaged", listed.stdout)
     path.unlink()
     assert "kg.toy (distmult): to train" in run("plan", *job).stdout
 
