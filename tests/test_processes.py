@@ -131,7 +131,7 @@ def test_a_file_that_ends_with_a_model_does_not_need_the_database_again(other: P
         assert not session.workspace.is_open
 
 
-@pytest.mark.parametrize("phase", ["encode", "train", "evaluate", "publish"])
+@pytest.mark.parametrize("phase", ["encode", "train", "publish"])
 def test_readers_work_in_every_phase_of_a_run(other: Peer, phase: str) -> None:
     found: list[object] = []
 
