@@ -117,7 +117,7 @@ def newest(folder: Path, run: str, job: str) -> Checkpoint | None:
     except FileNotFoundError:
         wrong = f"{RECORD} is missing"
     except (OSError, ValueError, RecursionError) as error:
-        wrong = f"{RECORD} is unreadable ({str(error).removeprefix(f'{path / RECORD} ')})"
+        wrong = f"{RECORD} is unreadable ({str(error).removeprefix(f'{RECORD} ')})"
     if wrong is not None:
         raise _refused(path, wrong)
     return Checkpoint(path, record)
@@ -243,11 +243,9 @@ def _dtypes() -> dict[object, str]:
 
 
 def _read_record(path: Path) -> Json:
-    if path.lstat().st_size > LARGEST_HEADER:
-        raise ValueError("it is too large")
     if path.is_symlink():
         raise ValueError("it is a symbolic link")
-    return read_json(path)
+    return read_json(path, longest=LARGEST_HEADER)
 
 
 def _wrong_record(record: Json, name: str, run: str, job: str) -> str | None:

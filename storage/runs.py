@@ -237,7 +237,7 @@ class RunFolder:
         try:
             found = read_json(path)
         except (OSError, ValueError, RecursionError) as error:
-            reason = error.strerror if isinstance(error, OSError) else str(error).removeprefix(f"{path} ")
+            reason = error.strerror if isinstance(error, OSError) else str(error).removeprefix(f"{name} ")
             raise self._damaged(f"{path} is unreadable ({reason})") from error
         wrong = next((key for key in keys if not isinstance(found.get(key), str)), None)
         if wrong is not None:
