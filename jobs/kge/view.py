@@ -76,10 +76,9 @@ def _tables(artifact: Artifact, protocol: str | None) -> list[SummaryTable]:
 
 def _cells(row: Json) -> list[object]:
     """The metrics of a row, the interval of the MRR, and the number of triples."""
-    shown = [row[metric.name] for metric in SHOWN]
     low, high = (row.get(bound) for bound in MRR.bounds)
     interval = "" if low is None or high is None else f"{MRR.text(low)} to {MRR.text(high)}"
-    return [*shown, interval, triples_of(row)]
+    return [*(row[metric.name] for metric in SHOWN), interval, triples_of(row)]
 
 
 def triples_of(row: Json) -> int:

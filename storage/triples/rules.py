@@ -103,8 +103,9 @@ def mine_rules(
     """Mine the rules with a minimum of support and of confidence (support / body).
 
     `min_support` and `min_constant_support` apply to `seen`. `rows`: how many rows the join of paths may have, above
-    which it is sampled; cheaper joins may have more of them. `threads`: 0 takes all cores that this process may use.
-    `progress` gets the number of joins done so far, of three. Raises MemoryError if a join does not fit in MEMORY.
+    which it is sampled; cheaper joins may have more of them. A body with more than CHUNK paths is always sampled.
+    `threads`: 0 takes all cores that this process may use. `progress` gets the number of joins done so far, of three.
+    Raises MemoryError if a join does not fit in MEMORY.
     """
     with duckdb.connect() as connection:
         connection.execute(f"SET memory_limit = '{MEMORY}B'; SET threads = {threads or default_threads()}")
@@ -225,15 +226,16 @@ class _Miner:
             """
         )
         n, starts = found["n"].astype(np.float64), found["starts"].astype(np.float64)
-        # `most`: paths of each body, by halving
-        most, shift = float(n.max(initial=1)), np.zeros(len(n), np.int64)
+        # `most`: paths of each body, by halving; those of one body fit in a chunk
+        most = min(float(n.max(initial=1)), CHUNK)
+        shift = _shifts(np.minimum(n / most, starts / STARTS))
         while most > 1000 and (n * 0.5**shift).sum() > self.rows:
             most /= 2
-            shift = np.maximum(0, np.ceil(np.log2(np.maximum(1, np.minimum(n / most, starts / STARTS)))).astype(int))
+            shift = _shifts(np.minimum(n / most, starts / STARTS))
         cost = np.cumsum(n * 0.5**shift)
         kept = cost <= max(self.rows, cost[:1].sum())
         if shift[kept].any():
-            self.cuts.append(f"bodies of rules were counted on about {most:,.0f} paths each")
+            self.cuts.append(f"bodies of rules were counted on at most about {most:,.0f} paths each")
         if not kept.all():
             self.cuts.append(f"{int((~kept).sum()):,} of {len(kept):,} bodies of rules were left out")
         chunk = (cost // CHUNK)[kept].astype(np.int64)
@@ -272,10 +274,10 @@ class _Miner:
         sizes = self._numpy("SELECT count(*) AS n, count(*) FILTER (head) AS heads FROM traits GROUP BY a ORDER BY a")
         n, heads = sizes["n"].astype(np.float64), sizes["heads"].astype(np.float64)
         most = float(n.max(initial=1))
-        shift = _shifts(n, most)
+        shift = _shifts(n / most)
         while most > 1 and (heads * n * 0.5**shift).sum() > CONSTANT_ROWS * self.rows:
             most /= 2
-            shift = _shifts(n, most)
+            shift = _shifts(n / most)
         if shift.any():
             self.cuts.append(
                 f"constants were found among about {most:,.0f} attributes of an entity (the most: {int(n.max()):,})"
@@ -363,6 +365,6 @@ class _Miner:
         self.connection.unregister("given")
 
 
-def _shifts(n: DoubleArray, most: float) -> npt.NDArray[np.int64]:
-    """How often to halve numbers until they are at most `most`."""
-    return np.ceil(np.log2(np.maximum(1, n / most))).astype(np.int64)
+def _shifts(ratios: DoubleArray) -> npt.NDArray[np.int64]:
+    """How often to halve numbers until they are at most 1."""
+    return np.ceil(np.log2(np.maximum(1, ratios))).astype(np.int64)

@@ -88,8 +88,18 @@ def test_a_sample_depends_on_the_seed_alone(monkeypatch: pytest.MonkeyPatch) -> 
     one = mined(1, 1)
     assert one == mined(1, 2)
     assert one != mined(2, 1)
-    monkeypatch.setattr(mining, "CHUNK", 500)  # many joins in place of one
-    assert one == mined(1, 1)
+
+
+def test_joins_are_divided_to_stay_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    def mined() -> list[object]:
+        rules = mine_rules(hubs(), RELATIONS, threads=1)
+        return [as_paths(rules), as_constants(rules), rules.cuts]
+
+    at_once = mined()
+    monkeypatch.setattr(mining, "CHUNK", 40_000)  # more than the paths through any body, less than all of them
+    assert mined() == at_once
+    monkeypatch.setattr(mining, "CHUNK", 4_000)
+    assert mined()[2] == ("bodies of rules were counted on at most about 4,000 paths each",)
 
 
 def test_too_little_memory_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
