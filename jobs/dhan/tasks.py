@@ -205,7 +205,8 @@ class DhanBaselines(Baselines):
     def describe(self, outputs: Data) -> str:
         found = outputs["baselines"].items()
         rows = [metric_row(method, split, what) for method, splits in found for split, what in splits.items()]
-        return "; ".join(f"{row['method']}: {metrics_line(row, METRICS)}" for row in baselines_of(rows))
+        best = baselines_of([row for row in rows if row])  # a split may be empty
+        return "; ".join(f"{row['method']}: {metrics_line(row, METRICS)}" for row in best)
 
 
 @dataclass(frozen=True, kw_only=True)

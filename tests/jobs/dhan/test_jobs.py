@@ -587,7 +587,7 @@ def test_options_of_the_job_change_it(session: Session) -> None:
     mlp = "SELECT accuracy FROM evaluate('m') WHERE method = 'MLP' AND split = 'test' AND class IS NULL"
     assert rows(session, mlp) == [(1.0,)]
     bare = f"paper AS (SELECT paper AS id, area FROM paper), {SUBJECT}"
-    session.sql(model("target = 'area', embeddings = ['paper'], split = [0.5, 0, 0.5]", bare))
+    session.sql(model(f"target = 'area', embeddings = ['paper'], split = [0.5, 0, 0.5], {COMPARED}", bare))
     assert rows(session, "SELECT DISTINCT split, count FROM evaluate('m') WHERE class IS NULL") == [("test", 45)]
     rated = "SELECT author, paper, ['good', 'bad'][1 + author % 2] AS relation, 1 AS time, 'train' AS split FROM writes"
     parts = "SELECT * REPLACE (['train', 'valid', 'test'][1 + author % 3] AS split) FROM rated"
