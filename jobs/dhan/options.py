@@ -107,9 +107,14 @@ def check_nodes(role: NodeRole, target: Target, options: DhanJobOptions) -> dict
 def check_names(roles: GraphRoles, options: DhanJobOptions) -> None:
     """Raise OptionError when an option names a table or column that does not exist, InputError for a role whose name is
     that of the relation of option knn."""
-    made = {similar_name(node).lower() for node in roles.nodes}
     for taken in (*roles.nodes, *roles.edges):
-        if taken.lower() in made and options.target is not None and options.knn:
+        clashes = [node for node in roles.nodes if similar_name(node).lower() == taken.lower()]
+        if (
+            clashes
+            and options.target is not None
+            and options.knn
+            and find_target(roles, options.target).node in clashes
+        ):
             raise InputError(
                 f"{taken} is also the name of the relation that option knn adds",
                 role=taken,

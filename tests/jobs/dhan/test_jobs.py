@@ -541,6 +541,7 @@ def test_a_role_with_the_name_of_the_made_relation_is_refused(session: Session) 
         session.sql(model(roles=roles))
     assert caught.value.help == "rename the role, or set knn = 0"
     session.sql(model("target = 'area', knn = 0, epochs = 1", roles))
+    session.sql(model("target = 'writes', candidates = 9, epochs = 1", roles.replace(", area, split", "")))
 
 
 LATE = {
