@@ -20,6 +20,8 @@ METRICS = "metrics.parquet"
 """The file with the metrics of a stored version."""
 TOO_FEW = 30
 """With fewer test items than this, a row of a metric table is marked as `too_few` to judge."""
+FEWEST = 10
+"""With fewer independent groups of test items than this, a verdict is a tie: there is too little to compare."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,8 +111,8 @@ def verdict(
 ) -> Verdict | None:
     """Compare a model with the best of its baselines on the same test items; None without baselines.
 
-    `where`: the items, as in `on the test split`. `advice` follows if the model does not win. Where the interval of the
-    paired difference contains 0, the two tie.
+    `where`: the items, as in `on the test split`. `advice` follows if the model loses. Where the interval of the
+    paired difference contains 0, or there are fewer than FEWEST groups of items, the two tie.
     """
     sign = 1 if metric.higher_is_better else -1
     figures = {name: sign * sample.metrics().get(metric.name, math.nan) for name, sample in baselines.items()}
@@ -120,20 +122,22 @@ def verdict(
         return None
     best = max(figures, key=lambda name: figures[name])
     found = compare(ours, baselines[best], metric.name, higher_is_better=metric.higher_is_better)
+    groups = len(ours.sums)
+    outcome: Outcome = found.outcome if groups >= FEWEST else "tie"
     words = {
         "better": f"{method} beats the best baseline, {best}",
         "worse": f"{method} loses to a baseline, {best}",
         "tie": f"{method} ties with the best baseline, {best}",
     }
-    sentence = f"{words[found.outcome]}: {metric.label} {metric.text(found.ours)} against {metric.text(found.theirs)}"
+    sentence = f"{words[outcome]}: {metric.label} {metric.text(found.ours)} against {metric.text(found.theirs)}"
     sentence += f" {where}"
-    if math.isfinite(found.low):
-        sentence += f" (95 % interval of the gain: {metric.text(found.low)} to {metric.text(found.high)})"
+    if groups < FEWEST:
+        sentence += f" ({groups} independent test items are too few to judge)"
     else:
-        sentence += " (too few items to compare)"
-    if advice and found.outcome != "better":
+        sentence += f" (95 % interval of the gain: {metric.text(found.low)} to {metric.text(found.high)})"
+    if advice and outcome == "worse":
         sentence += f"; {advice}"
-    return Verdict(found.outcome, best, found, sentence)
+    return Verdict(outcome, best, found, sentence)
 
 
 def headline(metrics: Mapping[str, float | None], declared: Sequence[Metric]) -> Metric | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import pyarrow as pa
@@ -88,10 +88,11 @@ class Train(Task):
 
 
 class Baselines(Task):
-    """Train and measure simple methods that a model is compared with, after its training; the output is `baselines`.
+    """Train and measure simple methods that a model is compared with, after its training.
 
-    Its inputs are those that the methods need, and `training_seconds`: the CPU seconds of training. `share`: of these,
-    what the methods may use; see `Budget`.
+    The outputs are `baselines` and `cuts`: a sentence on what was left out to save time, empty if nothing was. The
+    inputs are those that the methods need, and `training_seconds`: the CPU seconds of training. `share`: of these, what
+    the methods may use; see `Budget`.
     """
 
     needs: ClassVar[Needs] = ANYWHERE
@@ -105,11 +106,14 @@ class Baselines(Task):
     def run(self, data: Data, context: Context) -> Data:
         budget = Budget(data["training_seconds"], self.share)
         found = self.measure(data, context, budget)
-        if budget.cuts:
-            context.emit(Note(message=budget.note()))
-        return {"baselines": found}
+        cuts = budget.note()
+        if cuts:
+            context.emit(Note(message=cuts))
+        return {"baselines": found, "cuts": cuts}
 
 
+CUT = "the baselines were cut to save time, and may reach more with baseline_share = 0"
+"""Follows the verdict if they were."""
 PUBLISHED = ("version", "metrics", "counts", "verdict")
 """The outputs of `Publish`."""
 
@@ -118,7 +122,8 @@ PUBLISHED = ("version", "metrics", "counts", "verdict")
 class Publish(Task):
     """Store weights, parts and metrics as a new version. `parts`: the names of the data to store; see `Part`.
 
-    Its inputs are the parts, `trained` and `evaluation`. Its outputs are the version, the headline metrics, the counts
+    Its inputs are the parts, `trained`, `evaluation` and, after `Baselines`, `cuts`, which becomes part of the verdict
+    and of the protocol. Its outputs are the version, the headline metrics, the counts
     of the parts and the verdict.
     """
 
@@ -133,7 +138,10 @@ class Publish(Task):
     def run(self, data: Data, context: Context) -> Data:
         from safetensors.torch import save_file
 
-        request, evaluation = self.request, data["evaluation"]
+        request, evaluation, cuts = self.request, data["evaluation"], data.get("cuts")
+        if cuts:
+            verdict = evaluation.verdict and f"{evaluation.verdict}; {CUT}"
+            evaluation = replace(evaluation, protocol=f"{evaluation.protocol}; baselines: {cuts}", verdict=verdict)
         parts: list[Part] = [data[name] for name in self.parts]
         weights: Mapping[str, Tensor] = data["trained"].weights()
         keys: Json = {}

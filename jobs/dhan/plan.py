@@ -105,7 +105,7 @@ def plan(request: ModelRequest, sizes: DhanSizes) -> Dataflow:
             name="baselines",
             task=DhanBaselines(share=options.baseline_share, options=options, target=target),
             inputs=("tables", "training_seconds"),
-            outputs=("baselines",),
+            outputs=("baselines", "cuts"),
             detail=METHODS[kind],
             estimate=estimate(
                 lambda *known: cost.training(*known) * share + Estimate(seconds=LEAST),
@@ -141,7 +141,7 @@ def plan(request: ModelRequest, sizes: DhanSizes) -> Dataflow:
         Operator(
             name="evaluate",
             task=EvaluateDhan(options=options),
-            inputs=("tables", "trained", *(name for operator in baselines for name in operator.outputs)),
+            inputs=("tables", "trained", *(operator.name for operator in baselines)),
             outputs=("evaluation",),
             reports_itself=True,
             detail=f"{FIGURES[kind]}{', compared with the baselines' if baselines else ''}",
@@ -160,7 +160,7 @@ def plan(request: ModelRequest, sizes: DhanSizes) -> Dataflow:
                 parts=("tables",),
                 extra={"target": asdict(target)},
             ),
-            inputs=("tables", "trained", "evaluation"),
+            inputs=("tables", "trained", "evaluation", *("cuts" for _ in baselines)),
             outputs=PUBLISHED,
             detail=f"model {request.name}",
             estimate=estimate(bytes=arrays, memory=BASE_MEMORY + 2 * arrays, seconds=arrays / 3e8),

@@ -178,7 +178,7 @@ def plan(request: ModelRequest, sizes: KgeSizes) -> Dataflow:
                     name="baselines",
                     task=KgeBaselines(share=options.baseline_share, options=options),
                     inputs=("graph", "training_seconds"),
-                    outputs=(name,),
+                    outputs=(name, "cuts"),
                     detail=f"popularity and rules of length 1 and 2{allowed}",
                     reports_itself=True,
                     estimate=estimate(
@@ -205,7 +205,7 @@ def plan(request: ModelRequest, sizes: KgeSizes) -> Dataflow:
             Operator(
                 name="publish",
                 task=Publish(request=request, fingerprint=fingerprint, table=TABLE, parts=("encoded",)),
-                inputs=("encoded", "trained", "evaluation"),
+                inputs=("encoded", "trained", "evaluation", *(("cuts",) if against else ())),
                 outputs=PUBLISHED,
                 detail=f"model {request.name}",
                 estimate=estimate(rows=entities + table_rows, bytes=weights + rows * 6, seconds=weights / 5e8),

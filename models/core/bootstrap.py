@@ -9,8 +9,10 @@ Shapes: N test items, G groups, S sums, R resamples.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -59,12 +61,17 @@ class Sample:
         return {name: float(value) for name, value in self.figures(self.sums.sum(0)).items()}
 
     def intervals(self, names: Sequence[str], level: float = LEVEL) -> dict[str, Interval]:
-        """The interval of each metric: percentiles over resamples. Empty with fewer than two groups."""
-        if len(self.sums) < 2:
+        """The interval of each metric: percentiles over resamples.
+
+        A metric whose groups do not differ has none, as a bound of 1.0 would claim certainty; nor have fewer than two
+        groups.
+        """
+        groups = len(self.sums)
+        if groups < 2:
             return {}
-        resampled = self.figures(_weights(len(self.sums)) @ self.sums)
-        found = {name: _percentiles(resampled[name], level) for name in names if name in resampled}
-        return {name: interval for name, interval in found.items() if interval is not None}
+        resampled = self.figures(_weights(groups) @ self.sums)
+        found = {name: _percentiles(resampled[name], groups, level) for name in names if name in resampled}
+        return {name: interval for name, interval in found.items() if interval is not None and len(set(interval)) == 2}
 
 
 @dataclass(frozen=True)
@@ -102,7 +109,7 @@ def compare(
     if len(ours.sums) >= 2:
         weights = _weights(len(ours.sums))
         gain = ours.figures(weights @ ours.sums)[name] - theirs.figures(weights @ theirs.sums)[name]
-        found = _percentiles(gain if higher_is_better else -gain, level)
+        found = _percentiles(gain if higher_is_better else -gain, len(ours.sums), level)
     low, high = (-np.inf, np.inf) if found is None else found
     return Comparison(mine, other, float(low), float(high))
 
@@ -114,10 +121,18 @@ def _weights(groups: int) -> DoubleArray:
     return np.bincount(flat.ravel(), minlength=RESAMPLES * groups).reshape(RESAMPLES, groups).astype(np.float64)
 
 
-def _percentiles(values: DoubleArray, level: float) -> Interval | None:
-    """The central interval of the finite values; None without any."""
+def _percentiles(values: DoubleArray, groups: int, level: float) -> Interval | None:
+    """The interval from the finite values of resamples of so many groups; None without any.
+
+    Percentiles of few groups are too narrow, as a normal distribution is compared with Student's. They are expanded to
+    the level at which they cover as the latter does (Hesterberg 2015, "expanded percentile interval").
+    """
     finite = values[np.isfinite(values)]
     if not len(finite):
         return None
-    low, high = np.quantile(finite, [(1 - level) / 2, (1 + level) / 2])
+    z, n = NormalDist().inv_cdf((1 + level) / 2), groups - 1
+    # the quantile of Student's distribution with n degrees of freedom (Abramowitz and Stegun, 26.7.5)
+    t = z + (z**3 + z) / (4 * n) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * n**2)
+    tail = NormalDist().cdf(-t * math.sqrt(groups / n))
+    low, high = np.quantile(finite, [tail, 1 - tail])
     return float(low), float(high)

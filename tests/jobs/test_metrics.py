@@ -56,16 +56,17 @@ def test_a_difference_within_its_interval_is_a_tie(
     assert found is not None
     assert (found.outcome, found.best) == (outcome, "other")
     assert found.sentence.startswith(begins)
-    assert found.sentence.endswith("train longer") == (outcome != "better")
+    assert found.sentence.endswith("train longer") == (outcome == "worse")
     assert found.level == ("warning" if outcome == "worse" else "info")
 
 
-def test_there_is_no_verdict_without_baselines_and_none_on_one_item_but_a_tie() -> None:
+def test_there_is_no_verdict_without_baselines_and_none_on_few_items_but_a_tie() -> None:
     assert verdict("m", ACCURACY, sample(1, 2), {}, "") is None
-    alone = verdict("m", ACCURACY, sample(1, 1), {"other": sample(0, 1)}, "on the test split")
-    assert alone is not None
-    assert alone.outcome == "tie"
-    assert "too few items to compare" in alone.sentence
+    for items in (1, 2, 9):
+        few = verdict("m", ACCURACY, sample(items, items), {"other": sample(0, items)}, "on the test split")
+        assert few is not None
+        assert few.outcome == "tie"
+        assert f"({items} independent test items are too few to judge)" in few.sentence
 
 
 def test_rows_with_too_few_items_are_marked() -> None:

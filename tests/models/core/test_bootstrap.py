@@ -30,6 +30,16 @@ def test_intervals_contain_the_true_mean_19_times_in_20(n: int) -> None:
     assert np.mean([high - low for low, high in found]) == pytest.approx(2 * 1.96 / math.sqrt(n), rel=0.05)
 
 
+def test_intervals_of_few_groups_are_wide_enough() -> None:
+    random = np.random.default_rng(5)
+    found = [sample(random.normal(0, 1, 8)).intervals(["mean"])["mean"] for _ in range(400)]
+    assert sum(low <= 0 <= high for low, high in found) >= 0.92 * 400  # plain percentiles reach 0.87
+
+
+def test_equal_items_have_no_interval() -> None:
+    assert sample(np.ones(40)).intervals(["mean"]) == {}
+
+
 def test_items_of_one_group_are_resampled_together() -> None:
     values = np.repeat(np.random.default_rng(1).normal(size=100), 50)
     alone, together = sample(values), sample(values, np.repeat(np.arange(100), 50))
