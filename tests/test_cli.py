@@ -359,7 +359,7 @@ def test_a_damaged_run_is_named(stopped: tuple[Path, str], name: str) -> None:
     resumed = run("run", "endless.sql", "--set", "dim=4", "--resume", run_id)
     assert resumed.exit_code == 2
     assert f'run "{run_id}" is damaged: ' in resumed.stderr
-    assert f"{run_id}/{name} is unreadable ({name} does not hold a JSON object)" in resumed.stderr
+    assert f"{run_id}/{name} is unreadable (does not hold a JSON object)" in resumed.stderr
     assert "Traceback" not in resumed.stderr
     listed = run("runs")
     assert listed.exit_code == 0
