@@ -31,7 +31,16 @@ from graphlearn.errors import (
     WorkspaceError,
     did_you_mean,
 )
-from graphlearn.storage.files import LONGEST_JSON, disk_errors, dump_json, own_folder, read_json, sync_file, sync_folder, write_json
+from graphlearn.storage.files import (
+    LONGEST_JSON,
+    disk_errors,
+    dump_json,
+    own_folder,
+    read_json,
+    sync_file,
+    sync_folder,
+    write_json,
+)
 from graphlearn.storage.locks import Staging
 from graphlearn.storage.seal import changed, digest, is_measure, measure, sealed, wrong_size
 from graphlearn.types import Json
@@ -416,7 +425,8 @@ def _current(home: Path) -> int | None:
         current = None
     if type(current) is not int or current not in versions:
         return max(versions, default=None)
-    return max((v for v in versions if v > current and (home / str(v) / MODEL).exists()), default=current)
+    newer = [home / str(version) for version in versions if version > current]
+    return max((int(v.name) for v in newer if (v / MODEL).exists() and not v.is_symlink()), default=current)
 
 
 def _model_name(home: Path) -> str:

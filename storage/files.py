@@ -59,7 +59,8 @@ def own_folder(path: Path, *, parents: bool = True) -> None:
 def _not_ours(path: Path, kind: str) -> WorkspaceError:
     found = "is a symbolic link" if path.is_symlink() else f"is not a regular {kind}"
     return WorkspaceError(
-        f"{path} {found}, which GraphLearn never creates", help=f"remove it if you do not know where it is from: rm {path}"
+        f"{path} {found}, which GraphLearn never creates",
+        help=f"remove it if you do not know where it is from: rm {path}",
     )
 
 

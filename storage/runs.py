@@ -20,7 +20,15 @@ from typing import Any
 from graphlearn.errors import ArtifactError, UserError, WorkspaceError, did_you_mean
 from graphlearn.events import Event, to_json
 from graphlearn.storage.artifacts import fold, folder_name
-from graphlearn.storage.files import disk_errors, dump_json, open_regular, read_json, sync_folder, write_bytes, write_json
+from graphlearn.storage.files import (
+    disk_errors,
+    dump_json,
+    open_regular,
+    read_json,
+    sync_folder,
+    write_bytes,
+    write_json,
+)
 from graphlearn.storage.locks import FileLock, Staging, holder_of, is_free
 from graphlearn.types import Json
 
