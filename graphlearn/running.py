@@ -263,6 +263,7 @@ def draw(session: Session, result: ModelResult, talk: bool) -> None:
     from graphlearn.jobs.drawing import can_draw
     from graphlearn.report import PICTURE, draw_report
     from graphlearn.storage.artifacts import ArtifactStore
+    from graphlearn.storage.runs import RunFolder
 
     store = ArtifactStore(session.workspace.folder)
     stored = store.versions(result.model) if store.exists(result.model) else []  # the file may drop the model later
@@ -270,9 +271,12 @@ def draw(session: Session, result: ModelResult, talk: bool) -> None:
     run_id = result.run or (artifact.manifest.get("run") if artifact else None)
     if artifact is None or run_id is None:
         return
-    run_folder = session.workspace.folder / "runs" / str(run_id)
+    try:
+        run_folder = RunFolder.open(session.workspace.folder, str(run_id)).path  # the id may be from a crafted manifest
+    except UserError:
+        return
     path = run_folder / PICTURE
-    if not path.exists() and run_folder.exists():
+    if not path.exists():
         if not can_draw():
             if talk:
                 say("no picture: matplotlib is not installed (pip install 'graphlearn[plot]')")

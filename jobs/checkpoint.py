@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from graphlearn.errors import ArtifactError
-from graphlearn.storage.files import read_json, sync_file, sync_folder, write_json
+from graphlearn.storage.files import own_folder, read_json, sync_file, sync_folder, write_json
 from graphlearn.storage.seal import changed, digest, is_measure, measure, sealed, wrong_size
 from graphlearn.types import Json
 
@@ -35,6 +35,7 @@ RECORD = "state.json"
 STATE = "state.safetensors"
 BEST = "best.safetensors"
 NAME = re.compile(r"[0-9]{1,18}-[0-9]{1,18}")
+STAGED = re.compile(r"\.[0-9a-f]{12}")
 LARGEST_HEADER = 1 << 24
 """Bytes that state.json and the header of a safetensors file may have: 16 MB, enough for 100,000 tensors."""
 
@@ -107,6 +108,8 @@ def newest(folder: Path, run: str, job: str) -> Checkpoint | None:
 
     Raises ArtifactError if it is damaged, or was written by another run or job.
     """
+    if folder.is_symlink():
+        raise _refused(folder, "it is a symbolic link")
     found = [p for p in folder.iterdir() if NAME.fullmatch(p.name)] if folder.is_dir() else []
     path = max(found, key=lambda p: tuple(map(int, p.name.split("-"))), default=None)
     if path is None:
@@ -125,7 +128,7 @@ def newest(folder: Path, run: str, job: str) -> Checkpoint | None:
 
 def stage(folder: Path, state: Mapping[str, Tensor], best: Path | None) -> Path:
     """A new temporary folder with the tensors, for `commit`; `best` is hard-linked. Raises OSError."""
-    folder.mkdir(exist_ok=True)  # not its parents: the run folder may have been removed
+    own_folder(folder, parents=False)  # not its parents: the run folder may have been removed
     staged = folder / f".{secrets.token_hex(6)}"
     staged.mkdir()
     try:
@@ -159,7 +162,8 @@ def commit(staged: Path, record: Json, best: Json | None = None) -> Checkpoint:
     finally:
         shutil.rmtree(staged, ignore_errors=True)
     for other in folder.iterdir():
-        if other != target and other.is_dir() and not other.is_symlink():
+        ours = NAME.fullmatch(other.name) or STAGED.fullmatch(other.name)
+        if ours and other != target and other.is_dir() and not other.is_symlink():
             shutil.rmtree(other, ignore_errors=True)
     return Checkpoint(target, record)
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.util import find_spec
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ import numpy as np
 
 from graphlearn.errors import UserError
 from graphlearn.jobs.metrics import Metric, metrics_line
+from graphlearn.storage.files import write_bytes
 from graphlearn.storage.runs import read_events
 from graphlearn.types import FloatArray
 
@@ -88,9 +90,9 @@ def read_history(run_folder: Path) -> History:
 def save(figure: Figure, target: Path) -> None:
     """Write the figure as a PNG, atomically."""
     with any_script():
-        partial = target.with_name(f".{target.name}.part")
-        figure.savefig(partial, format="png")
-        partial.replace(target)
+        picture = BytesIO()
+        figure.savefig(picture, format="png")
+        write_bytes(target, picture.getvalue(), durable=False)
 
 
 @contextmanager

@@ -7,6 +7,7 @@ due when, with its cost, all checkpoints of the process take at most SHARE of th
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from graphlearn.jobs import checkpoint
 from graphlearn.jobs.checkpoint import Checkpoint
+from graphlearn.storage.files import own_folder
 from graphlearn.storage.runs import run_errors
 from graphlearn.types import Json
 
@@ -25,6 +27,7 @@ SHARE = 0.03
 """The largest share of the training time that checkpoints take."""
 RATE = 400e6
 """Bytes per second assumed before the first checkpoint."""
+_BEST = re.compile(r"\.best-([0-9]+|resumed)\.safetensors")
 GRACE = 1.0
 """Seconds that the checkpoint at the end of training may take beyond the share."""
 
@@ -54,6 +57,7 @@ class Saver:
         self._saved_at = self._began if resumed is not None else None
         if resumed is not None and resumed.has(checkpoint.BEST):
             with run_errors(self.folder.parent):
+                own_folder(self.folder, parents=False)
                 best = self.folder / ".best-resumed.safetensors"
                 best.unlink(missing_ok=True)
                 checkpoint.link(resumed.path / checkpoint.BEST, best)
@@ -87,7 +91,7 @@ class Saver:
         """Copy the best weights so far to a file, which becomes part of the next checkpoint."""
         started = time.monotonic()
         with run_errors(self.folder.parent):
-            self.folder.mkdir(exist_ok=True)
+            own_folder(self.folder, parents=False)
             best = self.folder / f".best-{epoch}.safetensors"
             best.unlink(missing_ok=True)
             checkpoint.write_tensors(best, weights)
@@ -96,8 +100,8 @@ class Saver:
 
     def _set_best(self, best: Path) -> None:
         self._best = best
-        for other in self.folder.glob(".best-*"):
-            if other != best:
+        for other in self.folder.iterdir():
+            if other != best and _BEST.fullmatch(other.name):
                 other.unlink(missing_ok=True)
 
     def best(self, like: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from graphlearn.errors import (
     ArtifactError,
@@ -31,7 +31,16 @@ from graphlearn.errors import (
     WorkspaceError,
     did_you_mean,
 )
-from graphlearn.storage.files import LONGEST_JSON, disk_errors, dump_json, read_json, sync_file, sync_folder, write_json
+from graphlearn.storage.files import (
+    LONGEST_JSON,
+    disk_errors,
+    dump_json,
+    own_folder,
+    read_json,
+    sync_file,
+    sync_folder,
+    write_json,
+)
 from graphlearn.storage.locks import Staging
 from graphlearn.storage.seal import changed, digest, is_measure, measure, sealed, wrong_size
 from graphlearn.types import Json
@@ -155,7 +164,7 @@ class Staged:
                 sync_file(self.path / name)
             for folder in {(self.path / name).parent for name in files}:
                 sync_folder(folder)
-            home.mkdir(parents=True, exist_ok=True)
+            own_folder(home)
             while True:
                 version = max(_versions(home), default=0) + 1
                 own: Json = {
@@ -236,7 +245,7 @@ class ArtifactStore:
         home = self._home(model)
         with disk_errors(home):
             for newer in _versions(home):
-                if newer > version:
+                if newer > version and not (home / str(newer)).is_symlink():
                     (home / str(newer) / MODEL).unlink(missing_ok=True)  # left by a crash, see _current
             write_json(home / MODEL, {"model": artifact.model, "current": version})
         return artifact
@@ -296,6 +305,8 @@ class ArtifactStore:
         current = _current(home)
         if current is None:
             raise self._not_found(model)
+        with disk_errors(home):
+            own_folder(home)
         newest = sorted(_versions(home))
         removed = [version for version in newest[: max(0, len(newest) - max(keep, 1))] if version != current]
         for version in removed:
@@ -314,6 +325,10 @@ class ArtifactStore:
     def _glance(self, home: Path, version: int) -> Artifact:
         """The version with its manifest; only the presence and size of the files are checked."""
         path = home / str(version)
+        linked = next((folder for folder in (home, path) if folder.is_symlink()), None)
+        if linked is not None:
+            name = unquote(home.name) if linked == home else _model_name(home)
+            return Artifact(name, version, path, {}, f"{linked} is a symbolic link")
         try:
             manifest = read_json(path / MANIFEST)
         except FileNotFoundError:
@@ -410,7 +425,8 @@ def _current(home: Path) -> int | None:
         current = None
     if type(current) is not int or current not in versions:
         return max(versions, default=None)
-    return max((v for v in versions if v > current and (home / str(v) / MODEL).exists()), default=current)
+    newer = [home / str(version) for version in versions if version > current]
+    return max((int(v.name) for v in newer if (v / MODEL).exists() and not v.is_symlink()), default=current)
 
 
 def _model_name(home: Path) -> str:
@@ -420,8 +436,6 @@ def _model_name(home: Path) -> str:
             raise KeyError(name)
         return name
     except (OSError, ValueError, KeyError):
-        from urllib.parse import unquote
-
         return unquote(home.name)
 
 

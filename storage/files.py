@@ -30,6 +30,40 @@ DEEPEST = 64
 BLOCKED = frozenset({errno.ENOTDIR, errno.EISDIR, errno.EEXIST})
 
 
+def open_regular(path: Path, flags: int = os.O_RDONLY) -> int:
+    """Open one of the workspace's own files, which is never a link, a pipe or a device.
+
+    Raises OSError, or WorkspaceError if it is one of these: a link leads out of the workspace, and a pipe would block.
+    """
+    for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC", "O_BINARY"):
+        flags |= getattr(os, name, 0)
+    try:
+        handle = os.open(path, flags, 0o666)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENXIO):  # a link, a socket
+            raise _not_ours(path, "file") from None
+        raise
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise _not_ours(path, "file")
+    return handle
+
+
+def own_folder(path: Path, *, parents: bool = True) -> None:
+    """Create one of the workspace's own folders unless it exists. Raises OSError, or WorkspaceError if it is a link."""
+    if path.is_symlink():
+        raise _not_ours(path, "folder")
+    path.mkdir(parents=parents, exist_ok=True)
+
+
+def _not_ours(path: Path, kind: str) -> WorkspaceError:
+    found = "is a symbolic link" if path.is_symlink() else f"is not a regular {kind}"
+    return WorkspaceError(
+        f"{path} {found}, which GraphLearn never creates",
+        help=f"remove it if you do not know where it is from: rm {path}",
+    )
+
+
 def sync_folder(folder: Path) -> None:
     """Make renames inside the folder survive a power failure."""
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)

@@ -20,7 +20,15 @@ from typing import Any
 from graphlearn.errors import ArtifactError, UserError, WorkspaceError, did_you_mean
 from graphlearn.events import Event, to_json
 from graphlearn.storage.artifacts import fold, folder_name
-from graphlearn.storage.files import disk_errors, dump_json, read_json, sync_folder, write_bytes, write_json
+from graphlearn.storage.files import (
+    disk_errors,
+    dump_json,
+    open_regular,
+    read_json,
+    sync_folder,
+    write_bytes,
+    write_json,
+)
 from graphlearn.storage.locks import FileLock, Staging, holder_of, is_free
 from graphlearn.types import Json
 
@@ -250,7 +258,7 @@ class RunFolder:
     def _open_events(self) -> int:
         """Open for appending, and complete a last line truncated by a crash with a newline."""
         path = self.path / "events.jsonl"
-        handle = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
+        handle = open_regular(path, os.O_RDWR | os.O_APPEND | os.O_CREAT)
         size = os.fstat(handle).st_size
         if size and os.pread(handle, 1, size - 1) != b"\n":
             os.write(handle, b"\n")
@@ -260,7 +268,7 @@ class RunFolder:
 def read_events(path: Path) -> Iterator[Json]:
     """The events in a run folder that can be read, oldest first. Lines truncated by a crash are skipped."""
     try:
-        with open(path / "events.jsonl", "rb") as file:
+        with open(open_regular(path / "events.jsonl"), "rb") as file:
             for line in file:
                 try:
                     value = json.loads(line)
@@ -268,7 +276,7 @@ def read_events(path: Path) -> Iterator[Json]:
                     continue
                 if isinstance(value, dict):
                     yield value
-    except OSError:
+    except (OSError, WorkspaceError):
         return
 
 
@@ -289,7 +297,9 @@ def latest_resumable(folder: Path, model: str) -> RunFolder | None:
 
 
 def _run_ids(home: Path) -> list[str]:
+    """The names of the folders of runs; links are ignored."""
     try:
-        return sorted(entry.name for entry in home.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+        entries = [entry for entry in home.iterdir() if entry.is_dir() and not entry.is_symlink()]
+        return sorted(entry.name for entry in entries if not entry.name.startswith("."))
     except (FileNotFoundError, NotADirectoryError):
         return []

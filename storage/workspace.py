@@ -26,7 +26,7 @@ from graphlearn.errors import WorkspaceError
 from graphlearn.storage.artifacts import folder_name
 from graphlearn.storage.columns import literal
 from graphlearn.storage.database import PATIENCE, DatabaseFile, Say, database_file
-from graphlearn.storage.files import disk_errors
+from graphlearn.storage.files import disk_errors, own_folder
 from graphlearn.storage.locks import FileLock, busy, is_free
 
 MEMORY = ":memory:"
@@ -223,7 +223,7 @@ class Workspace:
         self._check_writable()
         lock = FileLock(self._training_lock(model))
         with disk_errors(lock.path):
-            lock.path.parent.mkdir(parents=True, exist_ok=True)
+            own_folder(lock.path.parent)
             taken = lock.acquire()
         if not taken:
             raise busy(lock.path, f"training {model}")

@@ -42,10 +42,14 @@ class TensorBoardSink:
         from tensorboard.compat.proto.event_pb2 import Event as Record
         from tensorboard.summary.writer.record_writer import RecordWriter
 
+        from graphlearn.storage.files import open_regular, own_folder
+
+        if self._folder is None:
+            own_folder(folder)
         folder.mkdir(parents=True, exist_ok=True)
         name = f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}.{os.getpid()}"
         # not SummaryWriter: its thread prints a traceback when the folder is removed, and opens the file at every write
-        self._file = open(folder / name, "ab")  # noqa: SIM115
+        self._file = open(open_regular(folder / name, os.O_WRONLY | os.O_APPEND | os.O_CREAT), "ab")  # noqa: SIM115
         self._writer = RecordWriter(self._file)
         self._writer.write(Record(wall_time=time.time(), file_version="brain.Event:2").SerializeToString())
 
