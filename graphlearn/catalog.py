@@ -277,7 +277,10 @@ def _fit(value: Any, wanted: pa.DataType) -> Any:
     if value is None:
         return None
     if wanted == pa.json_():
-        return dump_json(value)
+        try:
+            return dump_json(value)
+        except RecursionError:
+            return None
     if pa.types.is_timestamp(wanted):
         return parse_time(value)
     number = isinstance(value, int | float) and not isinstance(value, bool)
@@ -287,4 +290,4 @@ def _fit(value: Any, wanted: pa.DataType) -> Any:
         return float(value) if number and abs(value) < 1e308 else None
     if pa.types.is_boolean(wanted):
         return value if isinstance(value, bool) else None
-    return value if isinstance(value, str) else None
+    return value.encode(errors="backslashreplace").decode() if isinstance(value, str) else None

@@ -231,9 +231,11 @@ def test_a_session_follows_the_kinds_of_models_in_its_workspace(tmp_path: Path) 
         )  # type: ignore[union-attr]
 
 
-@pytest.mark.parametrize("time", ["9999-12-31T23:59:59-12:00", "0001-01-01T00:00:00+14:00", "0001-01-01", 10**400, 1e11])
+@pytest.mark.parametrize(
+    "time", ["9999-12-31T23:59:59-12:00", "0001-01-01T00:00:00+14:00", "0001-01-01", 10**400, 1e11]
+)
 def test_a_time_that_no_zone_can_show_is_unknown(sql: Any, tmp_path: Path, time: object) -> None:
-    assert moment(parse_time(time)) in ("", "5138-11-16 09:46:40", moment(parse_time(1e11)))
+    assert (moment(parse_time(time)) == "") == isinstance(time, str | int)
     put(tmp_path, "m", {"family": "complex"})
     path = tmp_path / "models" / "m" / "1" / "manifest.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "created_at": time}))
@@ -256,4 +258,4 @@ def test_events_of_absurd_values_hide_no_run(sql: Any, tmp_path: Path) -> None:
         file.write('{"event": "evaluated", "time": 2, "epoch": 3, "split": "\\ud800"}\n')
         file.write('{"event": "evaluated", "time": 2, "epoch": 4, "metrics": ' + '{"a":' * 900 + "1" + "}" * 901 + "\n")
     rows = sql("SELECT kind, epoch, split FROM training_info WHERE epoch IS NOT NULL ORDER BY epoch")
-    assert rows == [("epoch", 1, None), ("evaluation", 3, None), ("evaluation", 4, None)]
+    assert rows == [("epoch", 1, None), ("evaluation", 3, r"\ud800"), ("evaluation", 4, None)]
