@@ -22,6 +22,7 @@ from cases.storage import write_format_1
 from click.testing import CliRunner, Result
 
 from graphlearn import cli, running
+from graphlearn.cli import main
 from graphlearn.errors import SqlError
 from graphlearn.storage.runs import RunFolder
 from graphlearn.storage.workspace import Workspace
