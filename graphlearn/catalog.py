@@ -13,7 +13,7 @@ value}} or {name: value}), verdict and counts (of the ingest). Keys that are mis
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from datetime import UTC, datetime
+from datetime import MAXYEAR, MINYEAR, UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -193,15 +193,15 @@ def _history(events: Iterable[Json]) -> list[Json]:
     rows: dict[tuple[object, ...], Json] = {}
     began, spent, step, total = None, 0.0, 0, 0
     for event in events:
-        time, kind = event.get("time"), event.get("event")
-        if not isinstance(time, int | float):
+        time, kind = _fit(event.get("time"), pa.float64()), event.get("event")
+        if time is None:
             continue
         if kind == "job_started" or began is None:
             resumed = event.get("resumed_at")
             total = resumed if isinstance(resumed, int) else total
             rows = _until(rows, total)
             began, spent = time, max((row["seconds"] for row in rows.values()), default=0.0)
-        common: Json = {"time": time, "seconds": spent + time - began, "epoch": event.get("epoch")}
+        common: Json = {"time": time, "seconds": spent + time - began, "epoch": _fit(event.get("epoch"), pa.int64())}
         if kind == "step":
             step = event["step"] if isinstance(event.get("step"), int) else step
             epoch, steps = (_fit(event.get(key), pa.int64()) for key in ("epoch", "steps"))
@@ -258,16 +258,18 @@ def _dict(value: object) -> Json:
 
 
 def parse_time(value: object) -> datetime | None:
-    """A time from ISO text or Unix seconds; None if it is neither."""
+    """A time from ISO text or Unix seconds; None if it is neither, or so far away that a time zone cannot hold it."""
     try:
         if isinstance(value, str):
             found = datetime.fromisoformat(value)
-            return found if found.tzinfo else found.replace(tzinfo=UTC)
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            return datetime.fromtimestamp(value, UTC)
+            found = found.astimezone(UTC) if found.tzinfo else found.replace(tzinfo=UTC)
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            found = datetime.fromtimestamp(value, UTC)
+        else:
+            return None
     except (ValueError, OverflowError, OSError):
         return None
-    return None
+    return found if MINYEAR < found.year < MAXYEAR else None
 
 
 def _fit(value: Any, wanted: pa.DataType) -> Any:
@@ -275,7 +277,10 @@ def _fit(value: Any, wanted: pa.DataType) -> Any:
     if value is None:
         return None
     if wanted == pa.json_():
-        return dump_json(value)
+        try:
+            return dump_json(value)
+        except RecursionError:
+            return None
     if pa.types.is_timestamp(wanted):
         return parse_time(value)
     number = isinstance(value, int | float) and not isinstance(value, bool)
@@ -285,4 +290,4 @@ def _fit(value: Any, wanted: pa.DataType) -> Any:
         return float(value) if number and abs(value) < 1e308 else None
     if pa.types.is_boolean(wanted):
         return value if isinstance(value, bool) else None
-    return value if isinstance(value, str) else None
+    return value.encode(errors="backslashreplace").decode() if isinstance(value, str) else None

@@ -32,7 +32,7 @@ def print_relation(relation: duckdb.DuckDBPyRelation, form: Format = "box") -> N
         for line in json_lines(relation):
             sys.stdout.write(line + "\n")
     elif form == "csv":
-        writer = csv.writer(sys.stdout, lineterminator="\n")
+        writer = csv.writer(_Terminal() if sys.stdout.isatty() else sys.stdout, lineterminator="\n")
         writer.writerow(relation.columns)
         for batch in relation.project("COLUMNS(*)::VARCHAR").to_arrow_reader(BATCH):
             writer.writerows(zip(*(column.to_pylist() for column in batch.columns), strict=True))
@@ -54,18 +54,30 @@ def json_lines(relation: duckdb.DuckDBPyRelation) -> Iterator[str]:
     rows = relation.set_alias("__row").project("to_json(__row)::VARCHAR")
     for batch in rows.to_arrow_reader(BATCH):
         for line in batch.column(0).to_pylist():
-            yield to_json_line(json.loads(line)) if "NaN" in line or "Infinity" in line else line
+            yield to_json_line(json.loads(line)) if "NaN" in line or "Infinity" in line else _escaped(line)
 
 
 def to_json_line(value: Any) -> str:
     """A value as strict JSON on one line, without characters that control a terminal."""
-    return UNPRINTABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", dump_json(value))
+    return _escaped(dump_json(value))
+
+
+def _escaped(text: str) -> str:
+    """JSON without characters that control a terminal: they occur only in its texts."""
+    return UNPRINTABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+class _Terminal:
+    """Writes to a terminal what does not control it; a file or a pipe gets the data as they are."""
+
+    def write(self, text: str) -> int:
+        return sys.stdout.write(printable(text))
 
 
 def print_explained(relation: duckdb.DuckDBPyRelation) -> None:
     """Print the plan that DuckDB's EXPLAIN draws, without the table around it."""
     for row in relation.fetchall():
-        sys.stdout.write(f"{row[-1]}\n".replace("\n\n", "\n"))
+        sys.stdout.write(printable(f"{row[-1]}\n".replace("\n\n", "\n")))
     sys.stdout.flush()
 
 

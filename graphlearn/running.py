@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from graphlearn.errors import GraphLearnError, Interrupted, UserError, did_you_mean
+from graphlearn.errors import GraphLearnError, Interrupted, UserError, did_you_mean, printable
 
 if TYPE_CHECKING:
     from graphlearn.events import Emit, Event
@@ -26,13 +26,15 @@ SHOWN = frozenset(
     | {"PRAGMA", "PIVOT", "UNPIVOT", "CALL", "EXECUTE", "EXPLAIN", "("}
 )
 """First words of statements whose result a run prints."""
+LONGEST_COMMAND = 1 << 20
+"""Bytes of command.json."""
 COMMAND = "command.json"
 """File in a run's folder: the arguments of the command that started it and the folder it was started in."""
 
 
 def say(message: str) -> None:
-    """Print a message to stderr."""
-    click.echo(message, err=True)
+    """Print a message to stderr. Parts of it may come from a run folder that somebody else wrote."""
+    click.echo(printable(message), err=True)
 
 
 class Printer:
@@ -201,7 +203,8 @@ def offer_resume(session: Session, models: list[str]) -> None:
         info = newest.get(fold(model), {})
         stopped = RunFolder.open(session.workspace.folder, str(info["run"])) if info else None
         if stopped is not None and stopped.resumable:
-            at = f" in epoch {info['epoch']} of {info['epochs']}" if info.get("epoch") else ""
+            epoch, epochs = info.get("epoch"), info.get("epochs")
+            at = f" in epoch {epoch} of {epochs}" if type(epoch) is int and type(epochs) is int and epoch else ""
             say(f"note: run {stopped.id} was {info['status']}{at}")
             say(f"      to continue it instead: {resume_command(session.workspace.folder, stopped.id)}")
 
@@ -234,7 +237,8 @@ def way_on(folder: Path, run_id: str | None) -> str:
 def resume_command(folder: Path, run_id: str | None) -> str:
     """The command that continues a run: the one that started it (or the current one, if unknown) plus --resume.
 
-    Without --resume if no checkpoint was written yet.
+    Without --resume if no checkpoint was written yet. A command that was given in another folder, or for other files or
+    another workspace than the current one, is not repeated: whoever wrote the run folder may have made it up.
     """
     from graphlearn.storage.files import read_json
     from graphlearn.storage.runs import RunFolder
@@ -242,9 +246,15 @@ def resume_command(folder: Path, run_id: str | None) -> str:
     run = RunFolder.open(folder, run_id) if run_id is not None else None
     begun: dict[str, Any] = {}
     if run is not None:
-        with suppress(OSError, ValueError):
-            begun = read_json(run.path / COMMAND)
-    words, home = begun.get("words") or typed(), begun.get("folder") or str(Path.cwd())
+        with suppress(OSError, ValueError, MemoryError):
+            begun = read_json(run.path / COMMAND, longest=LONGEST_COMMAND)
+    words, home = begun.get("words"), begun.get("folder")
+    program = Path(sys.argv[0]).name
+    prefix = [program] if program == "graphlearn" else ["python", "-m", "graphlearn.cli"]
+    if not (isinstance(words, list) and words and all(isinstance(word, str) for word in words)):
+        words = typed()
+    elif run is not None and (home != str(Path.cwd()) or not _is_same_job(words)):
+        return f"{' '.join(prefix)} run FILE{f' --resume {shlex.quote(run.id)}' if run.has_checkpoint else ''}"
     kept = [
         word
         for i, word in enumerate(words)
@@ -252,10 +262,19 @@ def resume_command(folder: Path, run_id: str | None) -> str:
     ]
     if run is not None and run.has_checkpoint:
         kept += ["--resume", run.id]
-    program = Path(sys.argv[0]).name
-    prefix = [program] if program == "graphlearn" else ["python", "-m", "graphlearn.cli"]
-    there = "" if home == str(Path.cwd()) else f"cd {shlex.quote(home)} && "
-    return there + shlex.join([*prefix, *kept])
+    return shlex.join([*prefix, *kept])
+
+
+def _is_same_job(words: list[str]) -> bool:
+    """Whether a command runs files of the current command, and no others, in the same workspace."""
+    now = click.get_current_context()
+    if words == typed():
+        return True
+    if words[0] != now.command.name:
+        return False
+    then = now.command.make_context(words[0], words[1:], parent=now.parent, resilient_parsing=True).params
+    files = then.get("files") or ()
+    return bool(files) and set(files) <= set(now.params["files"]) and then["workspace"] == now.params["workspace"]
 
 
 def draw(session: Session, result: ModelResult, talk: bool) -> None:

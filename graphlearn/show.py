@@ -100,12 +100,18 @@ def print_runs(folder: Path, model: str | None, *, as_json: bool) -> None:
 def _headline(row: Json) -> Metric | None:
     """The headline metric of a run."""
     name = str(row["family"])
-    return headline(row["metrics"] or {}, family(name).metrics) if is_family(name) else None
+    return headline(_numbers(row["metrics"]), family(name).metrics) if is_family(name) else None
+
+
+def _numbers(metrics: object) -> dict[str, float | None]:
+    """The metrics that are numbers of a size that fits a column; run.json may hold anything."""
+    known = metrics if isinstance(metrics, dict) else {}
+    return {name: value for name, value in known.items() if type(value) in (int, float) and abs(value) < 1e15}
 
 
 def _measured(row: Json, *, with_names: bool) -> tuple[object, object]:
     """Speed and headline metric of a run, with their names if runs of several kinds share a table."""
-    speed, metric = row["examples_per_second"], _headline(row)
+    speed, metric = _numbers(row).get("examples_per_second"), _headline(row)
     value = row["metrics"][metric.name] if metric is not None else None
     if not with_names:
         return None if speed is None else round(speed), value

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 PLURALS = {"entity": "entities", "series": "series", "class": "classes"}
 
 
@@ -13,8 +11,8 @@ def counted(n: int, noun: str) -> str:
 
 
 def number(value: float) -> str:
-    """A number with four decimals below ten and one above; very small values keep two digits."""
-    if value and abs(value) < 5e-5:
+    """A number with four decimals below ten and one above; very small and very large values keep two digits."""
+    if value and not 5e-5 <= abs(value) < 1e15:
         return f"{value:.2g}"
     return f"{value:.4f}" if abs(value) < 10 else f"{value:,.1f}"
 
@@ -50,7 +48,7 @@ def human_seconds(s: float) -> str:
 
 def duration(seconds: float) -> str:
     """A duration: 0.42 s, 12.3 s, 4 min 05 s, 3 h 07 min."""
-    if not math.isfinite(seconds):
+    if not abs(seconds) < 1e12:
         return "unknown"
     if seconds < 10:
         return f"{seconds:.2f} s"

@@ -333,8 +333,9 @@ class ArtifactStore:
             manifest = read_json(path / MANIFEST)
         except FileNotFoundError:
             return Artifact(_model_name(home), version, path, {}, f"{MANIFEST} is missing")
-        except (OSError, ValueError) as error:
-            return Artifact(_model_name(home), version, path, {}, f"{MANIFEST} is unreadable ({error})")
+        except (OSError, ValueError, MemoryError) as error:
+            reason = "it does not fit in memory" if isinstance(error, MemoryError) else error
+            return Artifact(_model_name(home), version, path, {}, f"{MANIFEST} is unreadable ({reason})")
         written = manifest.get("format_version")
         damage = None
         if not isinstance(written, int):

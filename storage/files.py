@@ -22,8 +22,8 @@ from graphlearn.types import Json
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 FORBIDDEN = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
-LONGEST_JSON = 256 << 20
-"""Bytes of a JSON file."""
+LONGEST_JSON = 64 << 20
+"""Bytes of a JSON file. As Python objects they can take thirty times as much."""
 DEEPEST = 64
 """Levels of a JSON file."""
 

@@ -34,6 +34,8 @@ from graphlearn.types import Json
 
 CONFIG = "config.json"
 STATE = "run.json"
+LONGEST_STATE = 16 << 20
+"""Bytes of either."""
 FINAL = frozenset({"done", "unchanged", "failed", "interrupted"})
 RESUMABLE = frozenset({"killed", "failed", "interrupted"})
 
@@ -243,9 +245,10 @@ class RunFolder:
         """A JSON file of the run whose `keys` are texts."""
         path = self.path / name
         try:
-            found = read_json(path)
-        except (OSError, ValueError, RecursionError) as error:
+            found = read_json(path, longest=LONGEST_STATE)
+        except (OSError, ValueError, RecursionError, MemoryError) as error:
             reason = error.strerror if isinstance(error, OSError) else str(error).removeprefix(f"{name} ")
+            reason = "it does not fit in memory" if isinstance(error, MemoryError) else reason
             raise self._damaged(f"{path} is unreadable ({reason})") from error
         wrong = next((key for key in keys if not isinstance(found.get(key), str)), None)
         if wrong is not None:

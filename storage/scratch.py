@@ -14,15 +14,21 @@ from typing import Any
 import duckdb
 
 from graphlearn.storage.columns import literal
+from graphlearn.storage.memory import memory_available
+
+LEAST_MEMORY = 128 << 20
+"""Bytes of a scratch database's memory_limit on a machine that has hardly any left."""
 
 
 def scratch(*reads: Path, threads: int | None = None, time_zone: str | None = None) -> duckdb.DuckDBPyConnection:
     """A new database that can read the files `reads` and no others, with this TimeZone (None: the system's).
 
-    Its Arrow output preserves every type and has 64-bit offsets, for any size. Raises duckdb.Error for an unknown zone.
+    It may use half of the memory that is free now. Its Arrow output preserves every type and has 64-bit offsets, for
+    any size. Raises duckdb.Error for an unknown zone.
     """
     connection = duckdb.connect(config={} if threads is None else {"threads": threads})
     settings = {
+        "memory_limit": f"'{max(LEAST_MEMORY, memory_available() // 2)}B'",
         "arrow_lossless_conversion": "true",
         "arrow_large_buffer_size": "true",
         **({"TimeZone": literal(time_zone)} if time_zone else {}),

@@ -44,7 +44,7 @@ def damaged_if_unreadable(path: Path, what: str) -> Iterator[None]:
 
 
 def parquet_metadata(path: Path, what: str = "file") -> pq.FileMetaData:
-    """The footer of a Parquet file whose rows fit in memory, at 8 bytes per value."""
+    """The footer of a Parquet file whose rows fit in memory, at 8 bytes per value and as large as it says they are."""
     with damaged_if_unreadable(path, what):
         with open(path, "rb") as file:
             size = file.seek(0, 2)
@@ -53,7 +53,8 @@ def parquet_metadata(path: Path, what: str = "file") -> pq.FileMetaData:
         if length > min(size, LONGEST_HEADER):
             raise ValueError(f"its footer has {length:,} bytes")
         metadata = pq.read_metadata(path)
-        needed, free = 8 * metadata.num_rows * metadata.num_columns, memory_available()
+        unpacked = sum(metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups))
+        needed, free = max(8 * metadata.num_rows * metadata.num_columns, unpacked), memory_available()
         if needed > free:
             raise ValueError(f"its rows take {needed:,} bytes, and {free:,} are free")
         return metadata

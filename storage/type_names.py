@@ -12,6 +12,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from typing import TypeVar
+
+T = TypeVar("T")
 
 NAMES = frozenset(
     (
@@ -26,6 +29,11 @@ LONGEST = 1 << 16
 """Characters of a name."""
 DEEPEST = 32
 """Levels of nesting."""
+
+MOST_ELEMENTS = 1 << 20
+"""Values in a key, at the length of its arrays: DuckDB reserves room for every element, even of NULL."""
+MOST_FIELDS = 1000
+"""Fields of all structs and unions."""
 
 _TOKEN = re.compile(
     r"""\s*(?: (?P<word>[A-Za-z_][A-Za-z0-9_]*) | (?P<number>[0-9]{1,9}) | (?P<field>"(?:[^"\0]|"")+")
@@ -59,6 +67,7 @@ class _Reader:
             self.tokens.append((str(found.lastgroup), found[str(found.lastgroup)]))
             place = found.end()
         self.place = 0
+        self.fields = 0
 
     def whole(self) -> None:
         self.type(0)
@@ -79,45 +88,55 @@ class _Reader:
         self.place += 1
         return text.upper()
 
-    def type(self, depth: int) -> None:
+    def type(self, depth: int) -> int:
+        """The number of values that a value of the type holds at least."""
         if depth > DEEPEST:
             raise ValueError(f"a type has more than {DEEPEST} levels")
         if self.peek('"JSON"', '"NULL"'):
             self.take("field")
+            values = 1
         else:
-            self.named(self.take("word"), depth)
+            values = self.named(self.take("word"), depth)
         while self.peek("["):
             self.take("mark")
             if not self.peek("]"):
-                self.take("number")
+                values *= max(1, int(self.take("number")))
+                if values > MOST_ELEMENTS:
+                    raise ValueError(f"the arrays of a type have more than {MOST_ELEMENTS:,} elements")
             self.take("mark", "]")
+        return values
 
-    def named(self, name: str, depth: int) -> None:
-        """What follows the first word of a type."""
+    def named(self, name: str, depth: int) -> int:
+        """What follows the first word of a type; returns the number of values, as `type` does."""
         if name == "DECIMAL":
             self.listed(lambda: self.take("number"))
         elif name == "ENUM":
             self.listed(lambda: self.take("text"))
         elif name == "MAP":
-            self.listed(lambda: self.type(depth + 1))
+            return sum(self.listed(lambda: self.type(depth + 1)))
         elif name in ("STRUCT", "UNION"):
-            self.listed(lambda: self.field(depth + 1))
+            return sum(self.listed(lambda: self.field(depth + 1)))
         elif name not in NAMES:
             raise ValueError(f"{name} is no type")
         elif name in ("TIME", "TIMESTAMP") and self.peek("WITH"):
             for word in ("WITH", "TIME", "ZONE"):
                 self.take("word", word)
+        return 1
 
-    def listed(self, item: Callable[[], object]) -> None:
+    def listed(self, item: Callable[[], T]) -> list[T]:
         """(item, item, …)"""
         self.take("mark", "(")
-        item()
+        found = [item()]
         while self.peek(","):
             self.take("mark")
-            item()
+            found.append(item())
         self.take("mark", ")")
+        return found
 
-    def field(self, depth: int) -> None:
+    def field(self, depth: int) -> int:
+        self.fields += 1
+        if self.fields > MOST_FIELDS:
+            raise ValueError(f"a type has more than {MOST_FIELDS:,} fields")
         quoted = self.place < len(self.tokens) and self.tokens[self.place][0] == "field"
         self.take("field" if quoted else "word")
-        self.type(depth)
+        return self.type(depth)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,12 @@ from typing import Any
 import duckdb
 import pytest
 
-from graphlearn.catalog import catalog_tables, schemas
+from graphlearn.catalog import catalog_tables, parse_time, schemas
 from graphlearn.errors import SqlError
 from graphlearn.events import Evaluated, Event, JobStarted, Note, Step, silent
 from graphlearn.jobs.registry import families
 from graphlearn.session import connect
+from graphlearn.show import moment, print_models, print_runs
 from graphlearn.storage.artifacts import ArtifactStore
 from graphlearn.storage.runs import RunFolder
 
@@ -227,3 +229,33 @@ def test_a_session_follows_the_kinds_of_models_in_its_workspace(tmp_path: Path) 
             == session.connection.sql("SELECT count(mrr), count(z_rmse) FROM seen").fetchall()
             == [(1, 1)]
         )  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    "time", ["9999-12-31T23:59:59-12:00", "0001-01-01T00:00:00+14:00", "0001-01-01", 10**400, 1e11]
+)
+def test_a_time_that_no_zone_can_show_is_unknown(sql: Any, tmp_path: Path, time: object) -> None:
+    assert (moment(parse_time(time)) == "") == isinstance(time, str | int)
+    put(tmp_path, "m", {"family": "complex"})
+    path = tmp_path / "models" / "m" / "1" / "manifest.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "created_at": time}))
+    run = RunFolder.create(tmp_path, "m", "", {})
+    run.update(started_at=time, status="failed")
+    print_models(tmp_path, as_json=False)
+    print_runs(tmp_path, None, as_json=False)
+    known = isinstance(time, float)
+    assert sql("SELECT created_at IS NOT NULL FROM models") == [(known,)]
+    assert sql("SELECT started_at IS NOT NULL FROM runs") == [(known,)]
+
+
+def test_events_of_absurd_values_hide_no_run(sql: Any, tmp_path: Path) -> None:
+    run = RunFolder.create(tmp_path, "m", "", {})
+    run.append(step(1, 1, 1))
+    run.close()
+    with open(run.path / "events.jsonl", "a") as file:
+        file.write('{"event": "evaluated", "time": 1, "epoch": []}\n')
+        file.write('{"event": "evaluated", "time": 1' + "0" * 400 + ', "epoch": 2}\n')
+        file.write('{"event": "evaluated", "time": 2, "epoch": 3, "split": "\\ud800"}\n')
+        file.write('{"event": "evaluated", "time": 2, "epoch": 4, "metrics": ' + '{"a":' * 900 + "1" + "}" * 901 + "\n")
+    rows = sql("SELECT kind, epoch, split FROM training_info WHERE epoch IS NOT NULL ORDER BY epoch")
+    assert rows == [("epoch", 1, None), ("evaluation", 3, r"\ud800"), ("evaluation", 4, None)]

@@ -22,6 +22,7 @@ from cases.storage import write_format_1
 from click.testing import CliRunner, Result
 
 from graphlearn import cli, running
+from graphlearn.cli import main
 from graphlearn.errors import SqlError
 from graphlearn.storage.runs import RunFolder
 from graphlearn.storage.workspace import Workspace
@@ -345,9 +346,25 @@ def test_a_run_is_offered_with_the_command_that_started_it(stopped: tuple[Path, 
     again = "run endless.sql --json --set dim=4 --resume " + run_id
     assert again in offered("run", "endless.sql", "--set", "epochs=1", "--set", "dim=2")
     begun = folder / "kg.graphlearn" / "runs" / run_id / running.COMMAND
-    begun.write_text(json.dumps({"words": ["run", "a b.sql"], "folder": "/some where"}))
-    said = running.resume_command(folder / "kg.graphlearn", run_id)
-    assert said == f"cd '/some where' && python -m graphlearn.cli run 'a b.sql' --resume {run_id}"
+    general = f"graphlearn.cli run FILE --resume {run_id}"
+    here = str(Path.cwd())
+    for command, expected in (
+        ({"words": ["run", "endless.sql"], "folder": "/some where"}, general),
+        ({"words": ["run", "/tmp/x.sql"], "folder": here}, general),
+        ({"words": ["run", "endless.sql", "/tmp/more.sql"], "folder": here}, general),
+        ({"words": ["run", "endless.sql", "-w", "/tmp/other.duckdb"], "folder": here}, general),
+        ({"words": ["query", "DROP TABLE facts"], "folder": here}, general),
+        ({"words": ["run", "endless.sql", "-w"], "folder": here}, None),
+        ({"words": 5, "folder": 7}, again.replace("dim=4", "dim=2")),
+        ({"words": [5, "run"], "folder": ["x"]}, again.replace("dim=4", "dim=2")),
+        ({"words": {"run": 1}}, again.replace("dim=4", "dim=2")),
+    ):
+        begun.write_text(json.dumps(command))
+        now = ["run", "endless.sql", "--json", "--set", "dim=2"]
+        outer = main.make_context("graphlearn", list(now))
+        with main.commands["run"].make_context("run", now[1:], parent=outer):
+            said = running.resume_command(folder / "kg.graphlearn", run_id)
+        assert expected is None or said.endswith(expected), (command, said)
 
 
 @pytest.mark.parametrize("name", ["config.json", "run.json"])

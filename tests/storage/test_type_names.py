@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from graphlearn.storage.scratch import ask, scratch
-from graphlearn.storage.type_names import DEEPEST, LONGEST, NAMES, is_type
+from graphlearn.storage.type_names import DEEPEST, LONGEST, MOST_FIELDS, NAMES, is_type
 
 FIELDS = st.one_of(
     st.sampled_from(["a", "select", "B", "_x1"]), st.text(min_size=1, max_size=5).filter(lambda text: "\0" not in text)
@@ -76,6 +76,8 @@ def test_a_text_that_passes_is_one_expression(
         "INTEGER[]]", "STRUCT()", "STRUCT(a)", "ENUM()", "ENUM(a)", "ENUM('a", "VARCHAR COLLATE NOCASE", "INTEGER\0",
         "INTEGER, VARCHAR", '"INTEGER"', "$$INTEGER$$", "E'INTEGER'", "TIMESTAMP WITH", "DECIMAL(1,2", "\u0661",
         "STRUCT(a " * (DEEPEST + 1) + "INTEGER" + ")" * (DEEPEST + 1), "ENUM('" + "x" * LONGEST + "')",
+        "INTEGER[99999][99999]", "STRUCT(a INTEGER[9999])[9999]",
+        "STRUCT(" + "a INTEGER, " * MOST_FIELDS + "b INTEGER)",
         "INTEGER) FROM range(1); COPY (SELECT 1) TO 'x'; --",
     ],
 )  # fmt: skip
