@@ -1,9 +1,9 @@
 """What operators cost on this machine: pairs of estimate and measurement of recent runs, which correct later estimates.
 
 A JSON file per machine in the user's cache folder, since speed belongs to the machine and not to a workspace. It maps a
-key, such as the class of a task, to its newest pairs. A pair says something about estimates of a similar size, and a
-short run about start-up: no run scales an estimate of another order of magnitude. Nothing depends on the file: one that is damaged, from another
-version or not writable only means plans without correction.
+key, such as the class of a task, to its newest pairs. A pair corrects estimates of a similar size; a short run says how
+long the start takes. Nothing depends on the file: one that is damaged, from another version or not writable only means
+plans without correction.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class Costs:
             return 1.0, 0
         near = [pair for pair in known if _distance(pair, estimated) < 1] or [pair for pair in known if _small(pair)]
         # the newest first among equals
-        near = sorted(reversed(near), key=lambda pair: _distance(pair, estimated))[:NEAREST]
+        near = sorted(near[::-1], key=lambda pair: _distance(pair, estimated))[:NEAREST]
         if not near:
             return 1.0, 0
         return statistics.median(_correction(pair, estimated) for pair in near), len(near)
