@@ -82,8 +82,8 @@ class Costs:
         if not known or not estimated > 0:
             return 1.0, 0
         near = [pair for pair in known if _distance(pair, estimated) < 1] or [pair for pair in known if _small(pair)]
-        # the newest first among equals
-        near = sorted(near[::-1], key=lambda pair: _distance(pair, estimated))[:NEAREST]
+        near.reverse()  # the newest first among equals
+        near = sorted(near, key=lambda pair: _distance(pair, estimated))[:NEAREST]
         if not near:
             return 1.0, 0
         return statistics.median(_correction(pair, estimated) for pair in near), len(near)
