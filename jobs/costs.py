@@ -1,8 +1,9 @@
 """What operators cost on this machine: pairs of estimate and measurement of recent runs, which correct later estimates.
 
 A JSON file per machine in the user's cache folder, since speed belongs to the machine and not to a workspace. It maps a
-key, such as the class of a task, to its newest pairs. Nothing depends on the file: one that is damaged, from another
-version or not writable only means plans without correction.
+key, such as the class of a task, to its newest pairs. A pair corrects estimates of a similar size; a short run says how
+long the start takes. Nothing depends on the file: one that is damaged, from another version or not writable only means
+plans without correction.
 """
 
 from __future__ import annotations
@@ -26,8 +27,14 @@ KEYS, PAIRS = 256, 16
 """Keys in a file, and pairs per key; the oldest are dropped."""
 NEAREST = 5
 """Pairs that correct an estimate: those whose estimates are closest to it."""
-WORST = 100.0
-"""The largest correction, in either direction."""
+RANGE = 10.0
+"""How many times larger or smaller the estimate of a pair may be for its ratio to apply."""
+WORST = 4.0
+"""The largest ratio that is applied, in either direction."""
+SMALL = 0.5
+"""Seconds below which start-up, such as imports, decides how long an operator takes."""
+START = 5.0
+"""The largest difference in seconds that counts as start-up."""
 LEAST = 0.05
 """Seconds below which a measurement says more about noise than about the operator."""
 LARGEST_FILE = 1 << 20
@@ -68,15 +75,18 @@ class Costs:
     def factor(self, key: str, estimated: float) -> tuple[float, int]:
         """What to multiply an estimate by, and the number of runs that this follows from; (1, 0) without any.
 
-        The median of measured / estimated in the runs whose estimates are closest to this one.
+        The median over the pairs whose estimates are closest to this one. Without any within `RANGE`, small pairs show
+        the start-up, which is the same for any size.
         """
         known = self.pairs.get(key, [])
         if not known or not estimated > 0:
             return 1.0, 0
-        near = sorted(range(len(known)), key=lambda i: (abs(math.log(known[i][0] / estimated)), -i))[:NEAREST]
-        known = [known[i] for i in near]
-        ratio = math.exp(statistics.median(math.log(measured / guess) for guess, measured in known))
-        return min(WORST, max(1 / WORST, ratio)), len(known)
+        near = [pair for pair in known if _distance(pair, estimated) < 1] or [pair for pair in known if _small(pair)]
+        near.reverse()  # the newest first among equals
+        near = sorted(near, key=lambda pair: _distance(pair, estimated))[:NEAREST]
+        if not near:
+            return 1.0, 0
+        return statistics.median(_correction(pair, estimated) for pair in near), len(near)
 
     def add(self, key: str, estimated: float, measured: float) -> None:
         """Store a measurement, next to what other processes have stored since. Failures to write are ignored."""
@@ -88,6 +98,28 @@ class Costs:
         with suppress(OSError):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             write_json(self.path, {"format": FORMAT, "pairs": newest}, durable=False)
+
+
+def _distance(pair: Pair, estimated: float) -> float:
+    """How far a pair is from an estimate: 1 for a factor of `RANGE`."""
+    return abs(math.log(pair[0] / estimated)) / math.log(RANGE)
+
+
+def _small(pair: Pair) -> bool:
+    return min(pair) < SMALL
+
+
+def _correction(pair: Pair, estimated: float) -> float:
+    """What to multiply an estimate by according to one pair.
+
+    The difference of a small pair is added, as start-up. The ratio of a large one is applied, the less the farther the
+    pair is from the estimate.
+    """
+    guess, measured = pair
+    if _small(pair):
+        return max(1 / WORST, 1 + min(START, measured - guess) / estimated)
+    ratio = min(WORST, max(1 / WORST, measured / guess))
+    return float(ratio ** (1 - _distance(pair, estimated)))
 
 
 def _read(path: Path) -> dict[str, list[Pair]]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 import pyarrow as pa
 
 from graphlearn.errors import ResourceError
+from graphlearn.jobs.budget import LEAST
 from graphlearn.text import human_bytes, human_count, human_seconds
 
 if TYPE_CHECKING:
@@ -34,7 +35,8 @@ class Estimate:
     parts, so that a plan does not depend on the machine. seconds: what one core of the reference machine needs for
     everything but arithmetic. gemm: arithmetic, which all cores share or a GPU does, as the multiplications and
     additions of a matrix product that takes as long. method: which of several ways the task will take, such as the
-    type of the model; measured costs of one say nothing about another.
+    type of the model; measured costs of one say nothing about another. limit: of the time, for tasks with a budget; see
+    `jobs/budget.py`.
     """
 
     rows: int | None = None
@@ -44,6 +46,7 @@ class Estimate:
     seconds: float | None = None
     gemm: float | None = None
     method: str = ""
+    limit: Estimate | None = None
 
     def __add__(self, other: Estimate) -> Estimate:
         """The time of both; the sizes are those of the first."""
@@ -59,6 +62,10 @@ class Estimate:
         flops, seconds, gemm = (None if n is None else n * times for n in (self.flops, self.seconds, self.gemm))
         return replace(self, flops=flops, seconds=seconds, gemm=gemm)
 
+    def by(self, method: str) -> Estimate:
+        """The same with this method, before the one that it has."""
+        return replace(self, method=", ".join(filter(None, (method, self.method))))
+
     def cpu(self, machine: Machine, device: str = "cpu") -> float | None:
         """CPU seconds on a machine, or seconds on its GPU; None if unknown."""
         return self._time(machine, machine.cuda if device == "cuda" else machine.gemm, 1.0)
@@ -72,7 +79,9 @@ class Estimate:
     def _time(self, machine: Machine, rate: float, share: float) -> float | None:
         if self.seconds is None and self.gemm is None:
             return None
-        return (self.seconds or 0.0) * machine.pace / share + ((self.gemm or 0.0) / rate if rate else 0.0)
+        found = (self.seconds or 0.0) * machine.pace / share + ((self.gemm or 0.0) / rate if rate else 0.0)
+        limit = self.limit._time(machine, rate, share) if self.limit is not None else None
+        return found if limit is None else min(found, max(LEAST / share, limit))
 
 
 def _sum(a: float | None, b: float | None) -> float | None:

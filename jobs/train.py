@@ -12,8 +12,8 @@ import pyarrow as pa
 
 from graphlearn.errors import InputError
 from graphlearn.events import Note, PhaseStarted
-from graphlearn.jobs.budget import Budget
-from graphlearn.jobs.dataflow import Data, Dataflow, Needs, Operator, Task
+from graphlearn.jobs.budget import LEAST, Budget
+from graphlearn.jobs.dataflow import Data, Dataflow, Estimate, Needs, Operator, Task
 from graphlearn.jobs.family import Sizes
 from graphlearn.jobs.metrics import MetricTable
 from graphlearn.jobs.registry import family
@@ -62,6 +62,18 @@ def expected_epochs(options: Options) -> int:
     if not (options.patience and options.evaluate_every):
         return options.epochs
     return min(options.epochs, 2 * options.patience * options.evaluate_every)
+
+
+def within_budget(needed: Estimate, training: Estimate, share: float) -> Estimate:
+    """What baselines will cost: what their methods need, or their share of the training if that is less."""
+    if not share:
+        return replace(needed, method="no limit")
+    return replace(needed, method="limited", limit=training * share)
+
+
+def budget_text(share: float) -> str:
+    """The limit of baselines in a plan, such as `; at most 20 % of the CPU time of training, at least 1 s`."""
+    return f"; at most {100 * share:g} % of the CPU time of training, at least {LEAST:g} s" if share else ""
 
 
 class Train(Task):

@@ -28,6 +28,11 @@ FORWARD = 0.5
 SCORE = 4e-8
 """Seconds to score a candidate of a held-out link and to rank it."""
 
+MLP_STEPS, MLP_STEP = 240, 0.02
+"""Optimiser steps of the MLPs among the baselines, four settings until they converge, and seconds of each."""
+BASELINES = 2.0
+"""Seconds of the other baselines of a small graph."""
+
 
 def step(sizes: GraphSizes, options: DhanJobOptions, target: Target) -> Estimate:
     """An optimiser step."""
@@ -67,6 +72,15 @@ def training(sizes: GraphSizes, options: DhanJobOptions, target: Target) -> Esti
     evaluations = -(-epochs // options.evaluate_every) if options.evaluate_every else 1
     each = step(sizes, options, target) * (epochs * steps(sizes, options, target))
     return each + evaluation(sizes, options, target) * evaluations
+
+
+def baselines(sizes: GraphSizes, options: DhanJobOptions, target: Target) -> Estimate:
+    """MLPs on features, and features or links propagated over edges."""
+    wide = sum(6.0 * (node.rows * node.dense + node.ones) * options.hidden for node in sizes.nodes.values())
+    edges = sum(edge.edges for edge in sizes.edges.values())
+    propagated = _linear(sizes, options, target, _knn(sizes, options, target)) if target.node else 0.0
+    work = MLP_STEPS * wide / SHARE + propagated / MEAN_SHARE
+    return Estimate(seconds=BASELINES + MLP_STEPS * MLP_STEP + 1e-5 * edges, gemm=work)
 
 
 def preparation(sizes: GraphSizes, options: DhanJobOptions, target: Target) -> Estimate:

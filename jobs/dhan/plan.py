@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from graphlearn.jobs.budget import LEAST
 from graphlearn.jobs.dataflow import Dataflow, Estimate, Operator
 from graphlearn.jobs.dhan import estimate as cost
 from graphlearn.jobs.dhan.metrics import TaskKind, metric_table, task_kind
@@ -28,7 +27,7 @@ from graphlearn.jobs.dhan.tasks import (
 from graphlearn.jobs.family import Sizes
 from graphlearn.jobs.machine import BASE_MEMORY
 from graphlearn.jobs.request import ModelRequest
-from graphlearn.jobs.train import PUBLISHED, Publish
+from graphlearn.jobs.train import PUBLISHED, Publish, budget_text, within_budget
 from graphlearn.models.hetero.comparisons import COMPARISONS, comparisons
 from graphlearn.storage.hetero.roles import columns_of, read_roles
 from graphlearn.storage.hetero.sizes import GraphSizes, NodeSize, measure_graph
@@ -86,7 +85,8 @@ def plan(request: ModelRequest, sizes: DhanSizes) -> Dataflow:
     def estimate(time: Callable[..., Estimate] | None = None, **costs: Any) -> Estimate:
         if not sizes.known:
             return Estimate()
-        return replace(time(graph, options, target) if time else Estimate(), method=_method(options, target), **costs)
+        found = time(graph, options, target) if time else Estimate()
+        return replace(found, **costs).by(_method(options, target))
 
     scan = Operator(
         name="scan",
@@ -99,16 +99,15 @@ def plan(request: ModelRequest, sizes: DhanSizes) -> Dataflow:
     encode += _paths(options, graph, estimate)
     kind = task_kind(target, learnt=options.target is not None)
     compared = options.baselines and kind in METHODS
-    share = options.baseline_share or 1
     baselines = [
         Operator(
             name="baselines",
             task=DhanBaselines(share=options.baseline_share, options=options, target=target),
             inputs=("tables", "training_seconds"),
             outputs=("baselines", "cuts"),
-            detail=METHODS[kind],
+            detail=METHODS[kind] + budget_text(options.baseline_share),
             estimate=estimate(
-                lambda *known: cost.training(*known) * share + Estimate(seconds=LEAST),
+                lambda *known: within_budget(cost.baselines(*known), cost.training(*known), options.baseline_share),
                 memory=BASE_MEMORY + 2 * arrays + training,
             ),
         )
@@ -134,7 +133,7 @@ def plan(request: ModelRequest, sizes: DhanSizes) -> Dataflow:
             inputs=("training",),
             outputs=("trained", "training_seconds"),
             reports_itself=True,
-            detail=f"dhan, {_learns(options, target)}, at most {options.epochs} epochs",
+            detail=f"dhan, {_learns(options, target)}, at most {counted(options.epochs, 'epoch')}",
             estimate=estimate(cost.training, rows=options.epochs * rows, memory=BASE_MEMORY + 2 * arrays + training),
         ),
         *baselines,
@@ -268,6 +267,6 @@ def _knn(options: DhanJobOptions, graph: GraphSizes, target: Target) -> Iterator
         return
     work = comparisons(size.rows, size.dense, size.ones)
     if work > COMPARISONS:
-        yield f"too many nodes for a knn relation ({work / 1e9:,.0f} G multiplications)"
+        yield f"too many nodes for a knn relation ({work / 1e9:,.0f} billion multiplications)"
     else:
-        yield f"knn relation of {options.knn} neighbours per node ({work / 1e9:,.2f} G multiplications)"
+        yield f"knn relation of {options.knn} neighbours per node ({work / 1e9:,.2f} billion multiplications)"

@@ -21,6 +21,15 @@ OTHERS = 0.8
 INDEPENDENT = 0.1
 """The same for independent negatives, whose rows are read for a single query."""
 
+MINED, CLOSED = 2e-6, 12e-6
+"""Seconds per path of two triples, and per rule that paths support, to mine the rules and to score with them."""
+RANKED = 5e-10
+"""Seconds to score and rank a candidate of a baseline."""
+BASELINES = 1.0
+"""Seconds that the baselines of a small graph take: compiling, and loading the triples."""
+TRIED, TUNED = 6, 2000
+"""Settings of rules that are compared, and the validation triples that they are compared on at most."""
+
 
 def epoch(scorer: Scorer, queries: int, entities: int) -> Estimate:
     """An epoch of training. `queries`: distinct ones for 1-vs-all (negatives = 0)."""
@@ -47,6 +56,19 @@ def training(scorer: Scorer, *, queries: int, valid: int, entities: int) -> Esti
     evaluations = -(-epochs // options.evaluate_every) if options.evaluate_every else 1
     once = ranking(scorer, min(valid, options.evaluate_at_most), entities)
     return epoch(scorer, queries, entities) * epochs + once * evaluations + Estimate(seconds=COMPILE)
+
+
+def baselines(*, entities: int, relations: int, train: int, valid: int, test: int) -> Estimate:
+    """Popularity and rules: mining, settings compared on the validation split, ranks of the test triples.
+
+    A triple has two ends, with 2 train / entities triples each on average. A path is a sign of a rule if its ends are
+    linked, here as often as any two entities are; no more rules are possible than combinations of directed relations.
+    """
+    entities = max(1, entities)
+    paths = (2.0 * train) ** 2 / entities
+    rules = min(4.0 * relations**3, paths * train / entities**2)
+    ranked = 2 * (TRIED * min(valid, TUNED) + test) * entities
+    return Estimate(seconds=BASELINES + MINED * paths + CLOSED * rules + RANKED * ranked)
 
 
 def _share(scorer: Scorer) -> float:

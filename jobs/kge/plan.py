@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from graphlearn.jobs.budget import LEAST
 from graphlearn.jobs.dataflow import Dataflow, Estimate, Operator
 from graphlearn.jobs.family import Sizes
 from graphlearn.jobs.kge import estimate as cost
@@ -22,14 +21,14 @@ from graphlearn.jobs.kge.tasks import (
 )
 from graphlearn.jobs.machine import BASE_MEMORY
 from graphlearn.jobs.request import ModelRequest
-from graphlearn.jobs.train import PUBLISHED, Publish
+from graphlearn.jobs.train import PUBLISHED, Publish, budget_text, within_budget
 from graphlearn.models.kge.options import KgeOptions
 from graphlearn.models.kge.scorers.registry import scorer_type
 from graphlearn.storage.columns import check_columns, describe, find_column, quoted, subquery
 from graphlearn.storage.fingerprint import digest, row_hash
 from graphlearn.storage.interrupt import interruptible
 from graphlearn.storage.triples.rules import MEMORY
-from graphlearn.text import human_bytes
+from graphlearn.text import counted, human_bytes
 
 if TYPE_CHECKING:
     import duckdb
@@ -78,8 +77,8 @@ def measure(cursor: duckdb.DuckDBPyConnection, request: ModelRequest) -> KgeSize
         "count(*) FILTER (split = 'train'), count(*) FILTER (split = 'test'), approx_count_distinct(query)"
     )
     query = f"SELECT {counts} FROM (SELECT {unnested} FROM {subquery(sql)})"
-    counted = interruptible(cursor, lambda: cursor.execute(query).fetchall())[0]
-    rows, xor, total, entities, relations, train, test, queries = counted
+    found = interruptible(cursor, lambda: cursor.execute(query).fetchall())[0]
+    rows, xor, total, entities, relations, train, test, queries = found
     if split is None:
         test = int(rows * options.test_fraction)
         train = int(rows * (1 - options.valid_fraction)) - test
@@ -123,10 +122,18 @@ def plan(request: ModelRequest, sizes: KgeSizes) -> Dataflow:
     how = options.negative_sampling if options.negatives else "1-vs-all"
 
     def estimate(time: Estimate | None = None, **costs: Any) -> Estimate:
-        return replace(time or Estimate(), method=f"{family}, {how}", **costs) if sizes.known else Estimate()
+        if not sizes.known:
+            return Estimate()
+        return replace(time or Estimate(), **costs).by(f"{family}, {how}")
 
-    allowed = f", in {options.baseline_share:.0%} of the CPU time of training" if options.baseline_share else ""
-    size = f", {human_bytes(weights)} of weights, {options.epochs} epochs" if sizes.known else ""
+    size = f", {human_bytes(weights)} of weights, at most {counted(options.epochs, 'epoch')}" if sizes.known else ""
+    needed = cost.baselines(
+        entities=entities,
+        relations=sizes.relations,
+        train=sizes.train,
+        valid=splits["valid"],
+        test=ranked["test"],
+    )
     return Dataflow(
         [
             Operator(
@@ -179,10 +186,10 @@ def plan(request: ModelRequest, sizes: KgeSizes) -> Dataflow:
                     task=KgeBaselines(share=options.baseline_share, options=options),
                     inputs=("graph", "training_seconds"),
                     outputs=(name, "cuts"),
-                    detail=f"popularity and rules of length 1 and 2{allowed}",
+                    detail=f"popularity and rules of length 1 and 2{budget_text(options.baseline_share)}",
                     reports_itself=True,
                     estimate=estimate(
-                        training * (options.baseline_share or 1) + Estimate(seconds=LEAST),
+                        within_budget(needed, training, options.baseline_share),
                         rows=2 * ranked["test"],
                         memory=BASE_MEMORY + known + min(MEMORY, MINED * sizes.train),
                     ),

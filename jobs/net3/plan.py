@@ -23,10 +23,11 @@ from graphlearn.jobs.net3.tasks import (
     protocol,
 )
 from graphlearn.jobs.request import ModelRequest
-from graphlearn.jobs.train import PUBLISHED, Publish
+from graphlearn.jobs.train import PUBLISHED, Publish, budget_text, within_budget
 from graphlearn.storage import fingerprint
 from graphlearn.storage.columns import describe
 from graphlearn.storage.series.sizes import SeriesSizes, measure_series
+from graphlearn.text import counted
 
 if TYPE_CHECKING:
     import duckdb
@@ -81,7 +82,7 @@ def plan(request: ModelRequest, sizes: Net3Sizes) -> Dataflow:
         bounded: dict[str, Any] = {
             k: min(cost, LARGEST) if isinstance(cost, int) else cost for k, cost in costs.items()
         }
-        return replace(time or Estimate(), method=options.task, **bounded)
+        return replace(time or Estimate(), **bounded).by(options.task)
 
     parts = ("intervals", "series_errors", *(("recovered",) if recover else ()))
     baselines = Operator(
@@ -90,10 +91,10 @@ def plan(request: ModelRequest, sizes: Net3Sizes) -> Dataflow:
         inputs=("trained", "axis", "training_seconds"),
         outputs=("baselines", "cuts"),
         reports_itself=True,
-        detail=", ".join(RECOVERY_METHODS if recover else FORECAST_METHODS),
+        detail=", ".join(RECOVERY_METHODS if recover else FORECAST_METHODS) + budget_text(options.baseline_share),
         advice=advice,
         estimate=estimate(
-            cost.baselines(series),
+            within_budget(cost.baselines(series), cost.training(series, options), options.baseline_share),
             rows=steps,
             memory=BASE_MEMORY + (copies + 2) * array,
         ),
@@ -142,7 +143,7 @@ def plan(request: ModelRequest, sizes: Net3Sizes) -> Dataflow:
                 inputs=("training",),
                 outputs=("trained", "training_seconds"),
                 reports_itself=True,
-                detail=f"net3, {options.task}, window {options.window}, {options.epochs} epochs at most",
+                detail=f"net3, {options.task}, window {options.window}, at most {counted(options.epochs, 'epoch')}",
                 advice=advice,
                 estimate=estimate(
                     cost.training(series, options),

@@ -37,7 +37,7 @@ class Options:
     baselines: bool = True
     """Compare the model with simple baselines, trained on the same data and measured on the same splits."""
     baseline_share: float = 0.2
-    """CPU time that the baselines may use, as a share of the training's; 0 sets no limit."""
+    """CPU time that the baselines may use, as a share of the training's, but at least 1 s; 0 sets no limit."""
     seed: int = 0
     """Seed of everything random."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
