@@ -113,7 +113,7 @@ def dry_run(
 
 
 def _once(errors: list[GraphLearnError]) -> list[GraphLearnError]:
-    """The errors without repetitions: a wrong option given outside the file concerns every model, but is one mistake."""
+    """The errors, but only one for each option given outside the file, which may be wrong for every model."""
     seen: set[Place] = set()
     found = []
     for error in errors:

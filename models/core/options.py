@@ -111,7 +111,10 @@ class Options:
             object.__setattr__(self, name, value)
 
     def refuse(self, names: Iterable[str], reason: str, help: str) -> None:
-        """Raise OptionError for an option that was given, even its default, but has no effect. `reason`: such as "with loss = 'bce'"."""
+        """Raise OptionError for an option that was given, even with its default, but has no effect.
+
+        `reason`: such as "with loss = 'bce'".
+        """
         for name in () if self._is_complete else names:
             if self.is_given(name):
                 raise OptionError(f"{name} has no effect {reason}", key=name, help=help)
