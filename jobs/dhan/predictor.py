@@ -214,7 +214,7 @@ class _Asked:
         unknown.add(asked, {column: np.where(missing, 0, found) for column, found in ids.items()})
         if missing.any():
             text = (
-                f"{missing.sum():,} of {counted(len(missing), 'link')} have no {list(ends)[1]}, so their score is NULL"
+                f"without a {list(ends)[1]}: {missing.sum():,} of {counted(len(missing), 'link')}; their score is NULL"
             )
             self._warn(f"{self.function}: {text}; leave the column out to ask for targets")
         if unknown.lost:

@@ -186,7 +186,7 @@ def _check_start(axis: TimeAxis, stamps: Stamps, on: np.ndarray[Any, Any], infer
     raise OptionError(
         f"start lies between the stamps, which are {axis.freq_text} apart",
         key="start",
-        help=f"use the nearest stamp, start = '{moment}', or declare freq",
+        help=f"use the next stamp, start = '{moment}', or declare freq",
     )
 
 

@@ -163,7 +163,7 @@ def test_var_that_is_the_seasonal_ar_is_left_out(
 def test_a_start_between_the_stamps_is_named(session: Session) -> None:
     with pytest.raises(OptionError, match="start lies between the stamps, which are 1 hour apart") as caught:
         train(session, options="window = 6, start = '2024-01-02 00:20:00'")
-    assert "start = '2024-01-02 00:00:00'" in str(caught.value.help)
+    assert "the next stamp, start = '2024-01-02 01:00:00'" in str(caught.value.help)
 
 
 def test_an_unknown_function_with_a_key(session: Session) -> None:
