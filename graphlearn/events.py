@@ -96,12 +96,16 @@ class Step(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluated(Event):
-    """Metrics of a split, e.g. {"mrr": .., "hits_at_10": ..}. `best`: whether this is the best of the run so far."""
+    """Metrics of a split, e.g. {"mrr": .., "hits_at_10": ..}.
+
+    `best`: whether this is the best of the run so far. `criterion`: by what, if not by the first of the metrics.
+    """
 
     epoch: int
     split: str
     metrics: dict[str, float]
     best: bool = False
+    criterion: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

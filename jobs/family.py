@@ -260,7 +260,10 @@ class Family(ABC):
 
     @abstractmethod
     def plan(self, request: ModelRequest, sizes: Sizes) -> Dataflow:
-        """The dataflow that trains, evaluates and publishes a model. Pure: equal arguments give equal plans."""
+        """The dataflow that trains, evaluates and publishes a model. Pure: equal arguments give equal plans.
+
+        Raises InputError, OptionError for options that do not fit the sizes.
+        """
 
     @abstractmethod
     def load(self, artifact: Artifact) -> Predictor:

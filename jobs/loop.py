@@ -118,11 +118,13 @@ class Loop(ABC):
     """Trains a model, with validation, and with checkpoints in `folder`.
 
     `unit`: what its speed counts, in the plural. `examples_per_unit`: the training examples of each; with both ends of
-    a triple asked for, a triple is two. `job`: the fingerprint of the job, which its checkpoints must have.
+    a triple asked for, a triple is two. `criterion`: what the best epoch is chosen by, unless it is the first metric of
+    `evaluate`. `job`: the fingerprint of the job, which its checkpoints must have.
     """
 
     unit: str
     examples_per_unit: int = 1
+    criterion: str = ""
     job: str = ""
     diverged_help: ClassVar[str] = "lower learning_rate (now {:g})"
 
@@ -314,7 +316,7 @@ class Loop(ABC):
             p.best_score, p.best_epoch, p.worse = score, p.epoch, 0
         else:
             p.worse += 1
-        self.emit(Evaluated(epoch=p.epoch, split="valid", metrics=metrics, best=better))
+        self.emit(Evaluated(epoch=p.epoch, split="valid", metrics=metrics, best=better, criterion=self.criterion))
         if options.patience and p.worse >= options.patience and p.epoch < options.epochs:
             p.finished = True
             self.emit(

@@ -505,6 +505,46 @@ def test_plan_counts_rows_of_tables_the_file_will_make(session: Session) -> None
     assert [each.unchanged for each in session.plan_file("job.sql")] == [True]
 
 
+def test_a_missing_gpu_is_refused_before_anything_starts(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    create = f"CREATE MODEL m TYPE distmult OPTIONS (dim = 4, device = 'cuda') AS {QUERY}"
+    write(f"CREATE TABLE before AS SELECT 1; {create}")
+    for refused in (
+        lambda: session.plan_file("job.sql"),
+        lambda: session.run_file("job.sql"),
+        lambda: session.sql(f"EXPLAIN {create}"),
+    ):
+        with pytest.raises(OptionError, match="torch finds no GPU") as caught:
+            refused()
+        assert caught.value.exit_code == 2
+        assert caught.value.place is not None
+    assert rows(session, "SELECT count(*) FROM duckdb_tables() WHERE table_name = 'before'") == [(0,)]
+    assert rows(session, "FROM runs") == []
+
+
+@pytest.mark.parametrize(("name", "value"), [("dim", "63"), ("path", "x")])
+def test_a_wrong_override_is_one_error(session: Session, name: str, value: str) -> None:
+    write("".join(f"CREATE MODEL m{i} TYPE complex AS {QUERY};" for i in range(3)))
+    with pytest.raises(OptionError) as caught:
+        session.plan_file("job.sql", overrides={name: value})
+    assert caught.value.others == ()
+
+
+def test_plan_refuses_a_horizon_beyond_the_test_split(session: Session) -> None:
+    create = "CREATE MODEL m TYPE net3 OPTIONS (time = 't', horizon = 30) AS FROM series"
+    made = "CREATE TABLE series AS SELECT t, sin(t) AS value FROM range(100) a(t);"
+    write(made + create)
+    with pytest.raises(OptionError, match="horizon = 30 is longer than the test split") as caught:
+        session.plan_file("job.sql")
+    assert caught.value.place is not None
+    session.sql(made)
+    with pytest.raises(OptionError, match="horizon = 30 is longer than the test split"):
+        session.sql(f"EXPLAIN {create}")
+    write("INSERT INTO series SELECT t, sin(t) FROM range(100, 500) a(t);" + create)
+    (planned,) = session.plan_file("job.sql")  # a plan does not know the new rows
+    assert planned.plan is None
+
+
 def test_files_that_cannot_be_read(session: Session) -> None:
     with pytest.raises(UserError, match=r"cannot read nowhere\.sql: No such file"):
         session.run_file("nowhere.sql")

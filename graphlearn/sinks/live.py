@@ -20,6 +20,7 @@ from graphlearn.jobs.metrics import Metric, metrics_line
 from graphlearn.sinks.sink import (
     EVALUATIONS,
     TRAINING,
+    best_so_far,
     epochs_done,
     expectation,
     finish_line,
@@ -72,7 +73,7 @@ class RichSink:
                 if event.epoch and event.time - self._evaluated < EVALUATIONS:
                     return
                 self._evaluated = event.time
-                best = " [green]best so far[/]" if event.best else ""
+                best = f" [green]{best_so_far(event)}[/]" if event.best else ""
                 self._say(
                     f"    [dim]{when(event):<10}[/] {event.split} {metrics_line(event.metrics, self._metrics)}{best}"
                 )

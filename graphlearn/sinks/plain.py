@@ -19,7 +19,7 @@ from graphlearn.events import (
     Step,
 )
 from graphlearn.jobs.metrics import Metric, metrics_line
-from graphlearn.sinks.sink import EVALUATIONS, TRAINING, elapsed, finish_line, metrics_of, step_line, when
+from graphlearn.sinks.sink import EVALUATIONS, TRAINING, best_so_far, elapsed, finish_line, metrics_of, step_line, when
 from graphlearn.text import duration
 
 
@@ -74,7 +74,7 @@ class PlainSink:
                 if event.epoch and event.time - self._evaluated < EVALUATIONS:
                     return None
                 self._evaluated = event.time
-                best = " (best so far)" if event.best else ""
+                best = f" ({best_so_far(event)})" if event.best else ""
                 return f"{when(event)}, {event.split}: {metrics_line(event.metrics, self._metrics)}{best}"
             case Note():
                 return f"{event.level}: {event.message}" if event.level != "info" else event.message

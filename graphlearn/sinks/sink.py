@@ -59,6 +59,11 @@ def when(event: Evaluated) -> str:
     return f"epoch {event.epoch}" if event.epoch else "final"
 
 
+def best_so_far(event: Evaluated) -> str:
+    """`best so far`, with the criterion unless it is the metric that is printed."""
+    return f"best so far by {event.criterion}" if event.criterion else "best so far"
+
+
 def metrics_of(name: str) -> tuple[Metric, ...]:
     """The metrics that a family declares; none if it is not installed."""
     return family(name).metrics if is_family(name) else ()

@@ -181,6 +181,10 @@ class Binder:
         try:
             for name, reason in kind.unused(columns, options).items():
                 options.refuse([name], reason, "leave it out")
+            if getattr(options, "device", None) == "cuda":
+                from graphlearn.models.core.device import choose_device
+
+                choose_device("cuda")  # raises without a GPU; only this case pays for importing torch
         except OptionError as error:
             raise error.at(_option_place(create, error, overrides)) from None
         request = ModelRequest(
@@ -245,7 +249,11 @@ class Binder:
             key: constant(self.connection, Rewritten.verbatim(call.source, *value))
             for key, (_, value) in call.named.items()
         }
-        argument, cursor = self._argument(call)
+        try:
+            argument, cursor = self._argument(call)
+        except SqlError:
+            self._check_function(call)
+            raise
         with placed(place(call.span[0], len(call.function))):
             try:
                 at = place(*_span(call.span))
@@ -268,6 +276,19 @@ class Binder:
                 about_model = not isinstance(error, UserError) or isinstance(error, ModelNotFound)
                 raise error.at(place(*_span(call.model_span)) if about_model else None) from None
         return engine.Watched(source, place(*_span(call.span)))
+
+    def _check_function(self, call: Call) -> None:
+        """Raise UserError if the model exists and has no such function, whatever its argument."""
+        from graphlearn.jobs import functions
+
+        planned = self.planned.get(fold(call.model))
+        family_name = planned.request.family.lower() if planned is not None else ""
+        if not family_name:
+            with suppress(GraphLearnError):
+                family_name = functions.family_of(self.reader.store.load(call.model))
+        if family_name:
+            with placed(call.source.place(call.span[0], len(call.function))):
+                functions.function_of(family_name, call.function)
 
     def _argument(self, call: Call) -> tuple[str | None, Callable[[], duckdb.DuckDBPyConnection]]:
         """The SQL of the relation that a call reads, and a factory of cursors that can run it."""

@@ -23,11 +23,21 @@ from typing import TYPE_CHECKING
 
 import duckdb
 
-from graphlearn.errors import GraphLearnError, InputError, ModelExists, ModelNotFound, SqlError, raise_all
+from graphlearn.errors import (
+    GraphLearnError,
+    InputError,
+    ModelExists,
+    ModelNotFound,
+    Place,
+    SqlError,
+    UserError,
+    raise_all,
+)
 from graphlearn.sql import engine
-from graphlearn.sql.binding import Binder, BoundModel, in_transaction, placed, taken
+from graphlearn.sql.binding import Binder, BoundModel, errors_of, in_transaction, placed, taken
 from graphlearn.sql.copies import SEVERAL_FILES, target_of
 from graphlearn.sql.diagnose import MissingError
+from graphlearn.sql.options import OUTSIDE
 from graphlearn.sql.rewrite import Rewritten
 from graphlearn.sql.scratch import REFUSED, has_table, scratch
 from graphlearn.sql.semicolon import SemicolonError
@@ -46,6 +56,9 @@ _EXECUTED = frozenset(("CREATE", "DROP", "ALTER"))
 _SETTINGS = frozenset(("SET", "VARIABLE_SET"))
 _OPENING = frozenset(("COPY", "ATTACH", "LOAD", "INSTALL", "CALL", "EXECUTE", "PREPARE", "EXPORT", "PRAGMA"))
 """Kinds of statements whose effects, unknown to a dry run, later statements may need."""
+
+_FILLING = _OPENING | {"INSERT", "UPDATE", "DELETE", "MERGE", "TRUNCATE", "ALTER"}
+"""First words of statements that may change data; a plan does not execute them."""
 
 Overrides = Callable[[str], Mapping[str, object]]
 """From a model's name to the options given for it outside the file."""
@@ -95,8 +108,21 @@ def dry_run(
             if engine.is_aborted(binder.connection):
                 _again(binder.connection, done)
             follow()
-    raise_all(errors)
+    raise_all(_once(errors))
     return bound
+
+
+def _once(errors: list[GraphLearnError]) -> list[GraphLearnError]:
+    """The errors, but only one for each option given outside the file, which may be wrong for every model."""
+    seen: set[Place] = set()
+    found = []
+    for error in errors:
+        outside = error.place is not None and error.place.file == OUTSIDE
+        if error.place is None or not outside or error.place not in seen:
+            found.append(error)
+        if error.place is not None:
+            seen.add(error.place)
+    return found
 
 
 def _offer_tables(binder: Binder, statements: list[Statement]) -> None:
@@ -153,37 +179,47 @@ def plan(
     """The plans of the models in a file that `dry_run` has accepted. Inputs are counted; nothing is changed.
 
     Tables that the file creates from queries become views, so that their rows are counted without being stored.
-    `read_only`: the database is, although the file may change it.
+    `read_only`: the database is, although the file may change it. Raises InputError, OptionError for options that do
+    not fit the sizes of the inputs.
     """
     found: list[PlannedModel] = []
     done: list[Step] = []
+    settled = True  # the data are those that the run will read
     binder = replace(binder, dry_run=True, planned={})
     _offer_tables(binder, statements)
     with _rolled_back(binder.connection, read_only=read_only) as follow:
         for statement in statements:
             if isinstance(statement, Passthrough):
+                settled &= statement.kind not in _FILLING
                 with suppress(GraphLearnError):  # it passed the dry run, so this error depends on data
                     done += _preview(binder, statement, read_only)
                 if engine.is_aborted(binder.connection):
                     _again(binder.connection, done)
                 follow()
             elif isinstance(statement, CreateModel):
-                found.append(_planned(binder, statement, overrides(statement.name)))
+                found.append(_planned(binder, statement, overrides(statement.name), settled=settled))
     return found
 
 
-def _planned(binder: Binder, create: CreateModel, overrides: Mapping[str, object]) -> PlannedModel:
+def _planned(binder: Binder, create: CreateModel, overrides: Mapping[str, object], *, settled: bool) -> PlannedModel:
+    """See `plan`. `settled`: no statement before changes the data without being previewed."""
     from graphlearn.jobs.create import measure
     from graphlearn.jobs.registry import family
 
     binder.look(create)
     store, dataflow, unchanged = binder.reader.store, None, False
+    refused: UserError | None = None
     with suppress(GraphLearnError, duckdb.Error):
         bound = binder.model(create, overrides)
         with binder.registered(bound):
             request = bound.request
             sizes = measure(binder.connection, request)
-            dataflow = family(request.family).plan(request, sizes)
+            try:
+                with errors_of(bound):
+                    dataflow = family(request.family).plan(request, sizes)
+            except UserError as error:
+                refused = error if settled else None
+                raise
             if store.exists(create.name):
                 kept = store.versions(create.name) if create.or_replace else [store.current(create.name)]
                 fingerprint = request.fingerprint(sizes.fingerprints)
@@ -191,6 +227,8 @@ def _planned(binder: Binder, create: CreateModel, overrides: Mapping[str, object
                     a.damage is None and a.manifest.get("fingerprint") == fingerprint for a in kept
                 )
         binder.planned[fold(create.name)] = bound
+    if refused is not None:
+        raise refused
     return PlannedModel(create.name, create.family, create.text, unchanged, dataflow)
 
 

@@ -21,6 +21,8 @@ from graphlearn.sql.statements import CreateModel, OptionText
 from graphlearn.types import Json
 
 T = TypeVar("T")
+OUTSIDE = "--set"
+"""The file of a place in an option that is given outside the SQL."""
 
 
 @dataclass(frozen=True)
@@ -219,11 +221,11 @@ def _constant(connection: duckdb.DuckDBPyConnection, create: CreateModel, option
 def override_place(key: str, value: object) -> Place:
     """The place of an option that is given outside the SQL."""
     text = f"{key}={value}"
-    return Place(file="--set", text=text, start=0, length=len(key))
+    return Place(file=OUTSIDE, text=text, start=0, length=len(key))
 
 
 def _overridden(connection: duckdb.DuckDBPyConnection, key: str, value: object) -> _Given:
-    source = Source("--set", f"{key}={value}")
+    source = Source(OUTSIDE, f"{key}={value}")
     key_place, value_place = source.place(0, len(key)), source.place(len(key) + 1, len(str(value)))
     if isinstance(value, str):
         expression = Rewritten.verbatim(source, len(key) + 1, len(source.text))

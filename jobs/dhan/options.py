@@ -46,6 +46,8 @@ class DhanJobOptions(DhanOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.check_at_least(1, "edge_cap")
+        if not self.metapaths:
+            self.refuse(["edge_cap"], "without metapaths", "leave it out")
         if len(self.split) != 3 or min(self.split) < 0 or abs(sum(self.split) - 1) > 1e-6:
             raise OptionError(
                 f"split must be three shares that add up to 1, not {list(self.split)}",

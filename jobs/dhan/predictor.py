@@ -20,6 +20,7 @@ from graphlearn.storage.hetero.nodes import Keys
 from graphlearn.storage.hetero.tables import read_hetero
 from graphlearn.storage.hetero.target import Target
 from graphlearn.storage.stored import check_sizes, read_tensors
+from graphlearn.text import counted
 from graphlearn.types import FloatArray, IdArray
 
 ROWS = 1 << 16
@@ -208,7 +209,14 @@ class _Asked:
         asked = {column: _array(table.column(column)) for column in ends}
         ids = {column: keys.dictionary.ids(asked[column], self._zone) for column, keys in ends.items()}
         unknown = Unknown({column: keys.dictionary for column, keys in ends.items()})
-        unknown.add(asked, ids)
+        empty = [column.is_null().to_numpy(zero_copy_only=False) for column in asked.values()]
+        missing = empty[-1] if len(ends) == 2 else np.zeros(len(empty[0]), bool)
+        unknown.add(asked, {column: np.where(missing, 0, found) for column, found in ids.items()})
+        if missing.any():
+            text = (
+                f"without a {list(ends)[1]}: {missing.sum():,} of {counted(len(missing), 'link')}; their score is NULL"
+            )
+            self._warn(f"{self.function}: {text}; leave the column out to ask for targets")
         if unknown.lost:
             what = "nodes" if len(ends) == 1 else "links"
             text = f"{self.function}: {self._model} has never seen a key of {unknown.text(what)}"

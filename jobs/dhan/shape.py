@@ -150,7 +150,13 @@ class DhanShape(ModelShape):
         source, target = str(self.source), str(self.target)
         first = find_field(asked, "source") or find_field(asked, source.lower())
         last = find_field(asked, "target") or (find_field(asked, target.lower()) if target != source else None)
-        if first is None and last is None and len(asked) == 1:
+        if first is None and last is not None:
+            raise InputError(
+                f"links are predicted from source to target, and the relation has no column source (its columns: "
+                f"{', '.join(asked.names)})",
+                help=f"give ids of {source}, not of {target}: SELECT … AS source",
+            )
+        if first is None and len(asked) == 1:
             first = asked.names[0]
         if first is None:
             raise InputError(

@@ -232,9 +232,12 @@ class EvaluateDhan(Task):
         for split, parts in ours.items():
             if finite(parts[WHOLE].figures):
                 shown = split if learnt else "all"
-                emit(Evaluated(epoch=0, split=str(shown), metrics=finite(parts[WHOLE].figures)))
                 for part, found in parts.items():
-                    rows += metric_rows(names[part], shown, found, classes)
+                    measured = metric_rows(names[part], shown, found, classes)
+                    rows += measured
+                    if part == WHOLE:
+                        figures = {k: v for k, v in measured[0].items() if k not in ("method", "split", "count")}
+                        emit(Evaluated(epoch=0, split=str(shown), metrics=figures))
         compared: Mapping[str, Mapping[Split, Measured]] = data.get("baselines", {})
         for method, splits in compared.items():
             for split in MEASURED:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
-from graphlearn.events import PhaseAdvanced, PhaseStarted
+from graphlearn.events import Note, PhaseAdvanced, PhaseStarted
 from graphlearn.jobs.budget import Budget
 from graphlearn.jobs.dataflow import Data
 from graphlearn.jobs.net3.calendar import season_lengths
@@ -49,6 +49,9 @@ class MeasureBaselines(Baselines):
 
         run = BaselineRun(data["trained"], data["axis"], budget)
         methods = run.methods()
+        dropped: list[str] = []
+        if "seasonal naive" not in methods:
+            dropped.append("seasonal naive (no cycle of the calendar is a whole number of steps)")
         context.emit(PhaseStarted(phase="baselines", total=len(methods), unit="methods"))
         found: dict[str, BySplit] = {}
         with threads(self.options.threads):
@@ -57,9 +60,13 @@ class MeasureBaselines(Baselines):
                     budget.cut(f"{name} was left out")
                 else:
                     label, metrics = method()
-                    if metrics[Split.VALID].total["cells"] or metrics[Split.TEST].total["cells"]:
+                    if label == "VAR" and run.is_seasonal_ar and "seasonal AR" in found:
+                        dropped.append("VAR (it is the same as the seasonal AR here)")
+                    elif metrics[Split.VALID].total["cells"] or metrics[Split.TEST].total["cells"]:
                         found[label] = metrics
                 context.emit(PhaseAdvanced(phase="baselines", done=done))
+        if dropped:
+            context.emit(Note(message=f"left out of the comparison: {'; '.join(dropped)}"))
         return found
 
     def describe(self, outputs: Data) -> str:
@@ -88,6 +95,8 @@ class BaselineRun:
         if training.observed is not None:
             self.values = np.where(training.observed, self.values, np.float32(np.nan))
         self.stop = None if self.recover else training.fitted_until()
+        self.is_seasonal_ar = False
+        """Whether `var` found nothing to add to the seasonal AR."""
 
     def methods(self) -> Mapping[str, Callable[[], tuple[str, BySplit]]]:
         """What measures each method and returns its label, the fastest first."""
@@ -171,6 +180,7 @@ class BaselineRun:
         fitted = VAR.fit(base, split.train_end, split.valid_end, lambda: self.budget.left)
         if fitted.read < 1:
             self.budget.cut(f"the VAR was fitted on the last {fitted.read:.0%} of the training windows")
+        self.is_seasonal_ar = not fitted.coefficients.any()
         return "VAR", self.measured(fitted.predict)
 
     def interpolation(self) -> tuple[str, BySplit]:

@@ -92,12 +92,9 @@ class Net3Family(Family):
 
     def fits(self, request: ModelRequest, sizes: Sizes, available: int) -> None:
         from graphlearn.jobs.net3.plan import Net3Sizes
-        from graphlearn.jobs.net3.tasks import check_length
 
         assert isinstance(sizes, Net3Sizes)
         sizes.series.check_memory(available, "the free memory")
-        if sizes.known:
-            check_length(sizes.series.steps, request.options)
         super().fits(request, sizes, available)
 
     def load(self, artifact: Artifact) -> Predictor:

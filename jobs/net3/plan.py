@@ -20,6 +20,7 @@ from graphlearn.jobs.net3.tasks import (
     ReadGraphs,
     ScanSeries,
     TrainNet3,
+    check_length,
     protocol,
 )
 from graphlearn.jobs.request import ModelRequest
@@ -61,8 +62,13 @@ def measure(cursor: duckdb.DuckDBPyConnection, request: ModelRequest) -> Net3Siz
 
 
 def plan(request: ModelRequest, sizes: Net3Sizes) -> Dataflow:
-    """The operators of a run, with what each will cost."""
+    """The operators of a run, with what each will cost.
+
+    Raises InputError, OptionError if no window fits into a split.
+    """
     options: Net3JobOptions = request.options
+    if sizes.known:
+        check_length(sizes.series.steps, options)
     series, prints = sizes.series, dict(sizes.fingerprints)
     columns = (series.time, tuple(series.modes), series.value)
     graphs = {role: sql for role, sql in request.inputs.items() if role != ROLE}

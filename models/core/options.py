@@ -76,6 +76,8 @@ class Options:
         self.check_above(0, "learning_rate")
         if self.seed >= 1 << 64:
             raise OptionError(f"seed must be less than 2^64, not {self.seed}", key="seed")
+        if not self.evaluate_every:
+            self.refuse(["patience"], "with evaluate_every = 0", "leave it out, or set evaluate_every")
 
     def check_at_least(self, bound: int, *names: str) -> None:
         """Raise OptionError for an option below the bound."""
@@ -109,7 +111,10 @@ class Options:
             object.__setattr__(self, name, value)
 
     def refuse(self, names: Iterable[str], reason: str, help: str) -> None:
-        """Raise OptionError for an option that was given but has no effect. `reason`: such as "with loss = 'bce'"."""
+        """Raise OptionError for an option that was given, even with its default, but has no effect.
+
+        `reason`: such as "with loss = 'bce'".
+        """
         for name in () if self._is_complete else names:
             if self.is_given(name):
                 raise OptionError(f"{name} has no effect {reason}", key=name, help=help)

@@ -93,6 +93,8 @@ class DhanOptions(Options):
             )
         if self.variant == "paper":
             self._use_paper()
+        if not self.fanout:
+            self.refuse(["batch_size"], "without fanout", "leave it out, or set fanout")
         if self.hidden % self.heads:
             raise OptionError(f"hidden must be a multiple of heads ({self.heads}), not {self.hidden}", key="hidden")
 

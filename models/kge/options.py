@@ -96,18 +96,19 @@ class KgeOptions(Options):
             self.replace_default("adversarial_temperature", 0.0)  # a model's default belongs to its default loss
         if self.loss == "softmax":
             self.replace_default("margin", 0.0)
-        if self.adversarial_temperature and self.loss != "logistic":
-            raise OptionError(
-                "adversarial_temperature belongs to loss = 'logistic'",
-                key="adversarial_temperature",
-                help=f"leave it out with loss = '{self.loss}'",
-            )
-        if self.margin and self.loss == "softmax":
-            raise OptionError(
-                "margin has no effect on loss = 'softmax'", key="margin", help="leave it out, or choose another loss"
-            )
+        if self.loss != "logistic":
+            without = f"with loss = '{self.loss}'"
+            self.refuse(["adversarial_temperature"], without, "leave it out, or use loss = 'logistic'")
+        if self.loss == "softmax":
+            self.refuse(["margin"], "with loss = 'softmax'", "leave it out, or choose another loss")
         if self.negative_sampling == "independent" and self.negatives == 0:
             raise OptionError("independent sampling needs a number of negatives", key="negatives")
+        if self.negatives == 0:
+            self.refuse(
+                ["degree_exponent", "negative_sampling"], "with negatives = 0", "leave it out, or set negatives"
+            )
+        if self.regularization == 0:
+            self.refuse(["regularizer"], "with regularization = 0", "leave it out, or set regularization")
         if self.reciprocal and self.sides in ("tail", "head"):
             raise OptionError(
                 f"with reciprocal relations, sides = '{self.sides}' would leave half of the relations untrained",

@@ -119,6 +119,12 @@ class Net3Options(Options):
             self.refuse(for_recovery, "with task = 'forecast'", "leave it out, or use task = 'recover'")
         if self.variant == "paper":
             self._use_paper()
+        if self.orthonormal == "hard":
+            self.refuse(["orthonormality"], "with orthonormal = 'hard'", "leave it out, or use orthonormal = 'soft'")
+        if self.linear_skip == "none":
+            self.refuse(["ridge"], "with linear_skip = 'none'", "leave it out")
+        if not self.calendar:
+            self.refuse(["season"], "with calendar = false", "leave it out")
 
     def _use_paper(self) -> None:
         if self.task == "recover" and self.recovery == "smooth":

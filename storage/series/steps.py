@@ -140,6 +140,8 @@ def make_axis(stamps: Stamps, freq: Freq, *, given: tuple[int, int] | None, infe
         origin -= (origin - phase) % freq.ticks
         on = ticks % freq.ticks == phase
         axis = replace(axis, start=origin, steps=(last - origin) // freq.ticks + 1)
+    if given is not None:
+        _check_start(axis, stamps, on, inferred, given[local])
     _check_axis(axis, stamps, on, inferred)
     return axis
 
@@ -168,6 +170,24 @@ def continue_axis(base: TimeAxis, stamps: Stamps) -> TimeAxis:
         message = f"the last reading ({stamps.shown[1]}) is before the second step of the model, {base.stamps(1, 1)[0]}"
         raise InputError(message, role="series", help=f"check the WHERE clause, {or_replace}")
     return replace(base, steps=steps)
+
+
+def _check_start(axis: TimeAxis, stamps: Stamps, on: np.ndarray[Any, Any], inferred: bool, start: int) -> None:
+    """Raise OptionError for a start between the stamps of a series that is regular without it."""
+    if not inferred or axis.steps < 2 or float(np.mean(on)) >= REGULAR:
+        return
+    try:
+        make_axis(stamps, axis.freq, given=None, inferred=True)
+    except (InputError, OptionError):  # the stamps are irregular whatever the start
+        return
+    ticks = stamps.local if axis.local else stamps.ticks
+    nearest = int(np.abs(ticks - start).argmin())
+    moment = replace(axis, freq=Freq(ticks=1), start=int(ticks[nearest]), steps=1, day=1, time=0).stamps(0, 1)[0]
+    raise OptionError(
+        f"start lies between the stamps, which are {axis.freq_text} apart",
+        key="start",
+        help=f"use the next stamp, start = '{moment}', or declare freq",
+    )
 
 
 def _check_axis(axis: TimeAxis, stamps: Stamps, on: np.ndarray[Any, Any], inferred: bool) -> None:

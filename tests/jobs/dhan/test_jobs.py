@@ -262,6 +262,7 @@ def test_planned_links_have_the_node_tables_of_the_query(session: Session) -> No
         ("predict('free')", "the model has embeddings only, because it has no target"),
         ("predict('area', (SELECT 1 AS a, 2 AS b))", "the relation has no column id"),
         ("predict('links', (SELECT 1 AS a, 2 AS b))", "the relation has no column source"),
+        ("predict('links', (SELECT 5 AS target))", "links are predicted from source to target"),
         ("explain('area')", "explain needs a second argument"),
         ("similar('area', 'x')", "a dhan model has no similar"),
         ("predict('area', k := 0)", "k must be at least 1"),
@@ -275,6 +276,15 @@ def test_planned_links_have_the_node_tables_of_the_query(session: Session) -> No
 def test_invalid_calls(trained: Session, call: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         trained.sql(f"FROM {call}")
+
+
+def test_a_link_without_a_target_is_named(trained: Session) -> None:
+    said: list[str] = []
+    trained._binder.warn = lambda text, _: said.append(text)
+    found = rows(trained, "SELECT score FROM predict('links', (SELECT 3 AS source, NULL::INTEGER AS target))")
+    assert found == [(None,)]
+    assert len(said) == 1
+    assert "without a target: 1 of 1 link; their score is NULL; leave the column out" in said[0]
 
 
 # the metrics

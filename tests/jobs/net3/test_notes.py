@@ -6,9 +6,10 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from graphlearn.errors import OptionError
+from graphlearn.errors import OptionError, UserError
 from graphlearn.events import Event, Note
 from graphlearn.jobs.net3.options import Net3JobOptions
 from graphlearn.jobs.net3.tasks import advice, check_length
@@ -137,3 +138,35 @@ def test_a_freq_that_is_finer_than_the_data(session: Session, heard: list[Event]
 def test_advice_uses_the_season(ticks: int, steps: int, window: int, told: str) -> None:
     axis = TimeAxis(type="TIMESTAMP", freq=Freq(ticks=ticks), start=0, steps=steps)
     assert told in advice(axis, Net3JobOptions(window=window))
+
+
+def test_baselines_left_out_are_noted(session: Session, heard: list[Event]) -> None:
+    train(session, "SELECT t AS ts, sin(t * 0.3) AS value FROM range(200) a(t)", "window = 6, time = 'ts'")
+    said = [event.message for event in heard if isinstance(event, Note)]
+    assert any("left out of the comparison: seasonal naive (no cycle of the calendar" in text for text in said), said
+
+
+def test_var_that_is_the_seasonal_ar_is_left_out(
+    session: Session, heard: list[Event], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from graphlearn.models.net3.baselines import var
+
+    monkeypatch.setattr(var, "RIDGES", (np.inf,))  # no coefficient differs from 0
+    train(session, options="window = 6, baseline_share = 0")
+    said = [event.message for event in heard if isinstance(event, Note)]
+    assert any("VAR (it is the same as the seasonal AR here)" in text for text in said), said
+    methods = session.sql("SELECT DISTINCT method FROM evaluate('m')").fetchall()  # type: ignore[union-attr]
+    assert ("VAR",) not in methods
+    assert ("seasonal AR",) in methods
+
+
+def test_a_start_between_the_stamps_is_named(session: Session) -> None:
+    with pytest.raises(OptionError, match="start lies between the stamps, which are 1 hour apart") as caught:
+        train(session, options="window = 6, start = '2024-01-02 00:20:00'")
+    assert "the next stamp, start = '2024-01-02 01:00:00'" in str(caught.value.help)
+
+
+def test_an_unknown_function_with_a_key(session: Session) -> None:
+    train(session)
+    with pytest.raises(UserError, match=r"a net3 model has no explain\(\)"):
+        session.sql("FROM explain('m', 3)")

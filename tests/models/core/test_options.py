@@ -9,7 +9,9 @@ from dataclasses import replace
 import pytest
 
 from graphlearn.errors import OptionError
+from graphlearn.models.core.options import Options
 from graphlearn.models.dhan.options import DhanOptions
+from graphlearn.models.kge.options import KgeOptions
 from graphlearn.models.kge.scorers.rotate import RotatEOptions
 from graphlearn.models.net3.options import Net3Options
 
@@ -30,6 +32,28 @@ def test_an_option_given_with_its_default_is_not_replaced() -> None:
 def test_an_option_without_effect_is_refused_even_with_its_default(given: dict[str, object]) -> None:
     with pytest.raises(OptionError, match="has no effect with task = "):
         Net3Options(**given)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("kind", "given"),
+    [
+        (KgeOptions, {"negatives": 0, "degree_exponent": 0.0}),
+        (KgeOptions, {"regularizer": "n3"}),
+        (KgeOptions, {"margin": 0.0}),
+        (KgeOptions, {"evaluate_every": 0, "patience": 3}),
+        (KgeOptions, {"loss": "bce", "adversarial_temperature": 0.0}),
+        (DhanOptions, {"batch_size": 1024}),
+        (Net3Options, {"orthonormality": 1e-3}),
+        (Net3Options, {"linear_skip": "none", "ridge": 0.0}),
+        (Net3Options, {"calendar": False, "season": 0.0}),
+    ],
+)
+def test_what_depends_on_an_option_that_is_off_is_refused(kind: type[Options], given: dict[str, object]) -> None:
+    last = list(given)[-1]
+    with pytest.raises(OptionError, match=f"{last} has no effect with(out)?") as caught:
+        kind(**given)
+    assert caught.value.key == last
+    kind(**{name: value for name, value in given.items() if name != last})
 
 
 @pytest.mark.parametrize(
