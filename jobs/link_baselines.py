@@ -129,6 +129,8 @@ def tune(task: LinkTask, scorer: RuleScorer, budget: Budget, seed: int) -> RuleS
     valid = task.valid[np.random.default_rng([seed, 6]).permutation(len(task.valid))[:TUNED]]
     tries = list(_alternatives(scorer.settings))
     limit = (TUNING * budget.seconds - budget.spent) / (len(tries) + 1)  # CPU seconds for each
+    if limit <= 0:
+        budget.cut("the settings of rules were not tuned")
     if not len(valid) or limit <= 0:
         return scorer
     started, parts, count = budget.spent, [], 0
