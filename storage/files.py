@@ -179,8 +179,10 @@ def translate(error: BaseException, place: Path | str) -> GraphLearnError | None
 
 
 def _is_readable(path: Path) -> bool:
-    """Whether a path may be read or, if it does not exist, its folder."""
-    return os.access(path, os.R_OK) or (not path.exists() and os.access(path.parent, os.R_OK | os.X_OK))
+    """Whether a path may be read or, if it does not exist, the folder that it would be in."""
+    while not os.path.exists(path) and path != path.parent:
+        path = path.parent
+    return os.access(path, os.R_OK)
 
 
 @contextmanager
