@@ -24,6 +24,7 @@ from click.testing import CliRunner, Result
 from graphlearn import cli, running
 from graphlearn.cli import main
 from graphlearn.errors import SqlError
+from graphlearn.storage import database
 from graphlearn.storage.runs import RunFolder
 from graphlearn.storage.workspace import Workspace
 
@@ -498,8 +499,9 @@ def test_query_needs_a_workspace(fresh: Path) -> None:
 
 
 @pytest.fixture
-def locked(here: Path) -> Iterator[Path]:
-    """The workspace, opened by another process."""
+def locked(here: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The workspace, opened by another program, for which nobody waits."""
+    monkeypatch.setattr(database, "OTHERS", 0.0)
     program = "import duckdb, sys; c = duckdb.connect('kg.duckdb'); print('ready', flush=True); sys.stdin.read()"
     with subprocess.Popen(
         [sys.executable, "-c", program], cwd=here, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
