@@ -179,10 +179,9 @@ def translate(error: BaseException, place: Path | str) -> GraphLearnError | None
 
 
 def _is_readable(path: Path) -> bool:
-    """Whether a path may be read or, if it does not exist, the folder that it would be in."""
-    while not os.path.exists(path) and path != path.parent:
-        path = path.parent
-    return os.access(path, os.R_OK)
+    """Whether a path may be read or, if it does not exist, the nearest folder above it that does."""
+    there = next((place for place in (path, *path.parents) if os.path.exists(place)), path)
+    return os.access(there, os.R_OK if there == path else os.R_OK | os.X_OK)
 
 
 @contextmanager
