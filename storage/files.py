@@ -22,12 +22,46 @@ from graphlearn.types import Json
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 FORBIDDEN = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
-LONGEST_JSON = 256 << 20
-"""Bytes of a JSON file."""
+LONGEST_JSON = 64 << 20
+"""Bytes of a JSON file. As Python objects they can take thirty times as much."""
 DEEPEST = 64
 """Levels of a JSON file."""
 
 BLOCKED = frozenset({errno.ENOTDIR, errno.EISDIR, errno.EEXIST})
+
+
+def open_regular(path: Path, flags: int = os.O_RDONLY) -> int:
+    """Open one of the workspace's own files, which is never a link, a pipe or a device.
+
+    Raises OSError, or WorkspaceError if it is one of these: a link leads out of the workspace, and a pipe would block.
+    """
+    for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC", "O_BINARY"):
+        flags |= getattr(os, name, 0)
+    try:
+        handle = os.open(path, flags, 0o666)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENXIO):  # a link, a socket
+            raise _not_ours(path, "file") from None
+        raise
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise _not_ours(path, "file")
+    return handle
+
+
+def own_folder(path: Path, *, parents: bool = True) -> None:
+    """Create one of the workspace's own folders unless it exists. Raises OSError, or WorkspaceError if it is a link."""
+    if path.is_symlink():
+        raise _not_ours(path, "folder")
+    path.mkdir(parents=parents, exist_ok=True)
+
+
+def _not_ours(path: Path, kind: str) -> WorkspaceError:
+    found = "is a symbolic link" if path.is_symlink() else f"is not a regular {kind}"
+    return WorkspaceError(
+        f"{path} {found}, which GraphLearn never creates",
+        help=f"remove it if you do not know where it is from: rm {path}",
+    )
 
 
 def sync_folder(folder: Path) -> None:
@@ -179,9 +213,11 @@ def translate(error: BaseException, place: Path | str) -> GraphLearnError | None
 
 
 def _is_readable(path: Path) -> bool:
-    """Whether a path may be read or, if it does not exist, the nearest folder above it that does."""
-    there = next((place for place in (path, *path.parents) if os.path.exists(place)), path)
-    return os.access(there, os.R_OK if there == path else os.R_OK | os.X_OK)
+    """Whether a path may be read or, if it does not exist, its folder."""
+    folder = path.parent
+    return os.access(path, os.R_OK) or (
+        not path.exists() and (not folder.exists() or os.access(folder, os.R_OK | os.X_OK))
+    )
 
 
 @contextmanager
