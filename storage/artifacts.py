@@ -453,7 +453,10 @@ def _foreign(folder: Path) -> str | None:
     for place, folders, names in os.walk(folder):
         for name in (*folders, *names):
             path = Path(place, name)
-            mode = path.lstat().st_mode
+            try:
+                mode = path.lstat().st_mode
+            except FileNotFoundError:  # model.json of a version that is being published moves to the model's folder
+                continue
             if not (stat.S_ISDIR(mode) or stat.S_ISREG(mode)):
                 return f"{path.relative_to(folder)} is neither a regular file nor a folder"
     return None

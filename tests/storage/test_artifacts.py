@@ -429,6 +429,13 @@ def test_readers_see_whole_versions_while_another_process_writes(store: Artifact
     assert json.loads((store.folder / "kg.medical" / "model.json").read_text())["current"] == 30
 
 
+def test_a_version_is_read_while_its_model_file_moves(store: ArtifactStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(store)
+    walk = os.walk
+    monkeypatch.setattr(os, "walk", lambda top: ((place, a, [*b, "model.json"]) for place, a, b in walk(top)))
+    assert store.load("kg.medical").version == 1
+
+
 def test_an_older_version_becomes_current_again(store: ArtifactStore) -> None:
     put(store)
     put(store, content=b"better")
