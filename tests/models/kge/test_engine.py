@@ -126,10 +126,8 @@ def test_dura_penalises_entities_and_queries(model: str) -> None:
     """Zhang, Cai and Wang 2020, equation 6: |h|^2 + |h R|^2 + |t|^2 for each triple, on top of the loss."""
     train, weight = graph(), 0.01
     losses = []
-    for regularization in (0.0, weight):
-        s = scorer(
-            model, negatives=0, batch_size=10_000, reciprocal=True, regularizer="dura", regularization=regularization
-        )
+    for penalty in ({}, {"regularizer": "dura", "regularization": weight}):
+        s = scorer(model, negatives=0, batch_size=10_000, reciprocal=True, **penalty)
         engine = AutogradEngine(s, E, R, torch.device("cpu"))
         entities, relations = engine.entities.weights.clone(), engine.relations.weights.clone()
         batch = next(iter(Sampler(train, E, R, s.options).epoch(0)))
