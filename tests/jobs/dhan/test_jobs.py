@@ -346,7 +346,11 @@ def test_baselines_are_measured_like_the_model(
     names = [column for column, _ in columns(trained, f"evaluate('{name}')")]
     extra = ["class", "precision", "recall", "f1"] if methods == CLASSIFIERS else []
     assert set(names) == {"method", "split", *metrics, *extra, "count", "too_few", "protocol"}
-    assert all(None not in row for row in found)
+    for _, value, low, high, *others in found:
+        assert None not in (value, *others)
+        assert (low is None) == (high is None)
+        assert low is None or low <= value <= high
+        assert low is not None or value in (0, 0.5, 1)  # all nodes say the same: no interval
     described = [row[0] for row in rows(trained, f"DESCRIBE FROM evaluate('{name}')")]
     assert {"macro_f1", "mrr", "auc", "nmi"} & set(described) == {"macro_f1", "mrr", "auc", "nmi"} & set(metrics)
     shown = rows(trained, f"SELECT nodes, edges, {metrics[0]}, verdict FROM models WHERE model = '{name}'")[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from dataclasses import fields, replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -107,11 +108,11 @@ def task_of(kind: str, graph: HeteroGraph) -> Task:
     }[kind]
 
 
-@pytest.mark.parametrize("fanout", [(), (2, 2)])
+@pytest.mark.parametrize("sampling", [{}, {"fanout": (2, 2), "batch_size": 8}], ids=["whole", "sampled"])
 @pytest.mark.parametrize("kind", ["classes", "links", "embeddings"])
-def test_a_resumed_training_continues_bit_for_bit(kind: str, fanout: tuple[int, ...]) -> None:
+def test_a_resumed_training_continues_bit_for_bit(kind: str, sampling: dict[str, Any]) -> None:
     graph = small_graph()
-    options, task = DhanOptions(**SMALL, fanout=fanout, batch_size=8), task_of(kind, graph)
+    options, task = DhanOptions(**SMALL, **sampling), task_of(kind, graph)
     whole = make_training(graph, task, options)
     train_epoch(whole, 0)
     again = make_training(graph, task, options, whole.state())
@@ -124,14 +125,14 @@ def test_a_resumed_training_continues_bit_for_bit(kind: str, fanout: tuple[int, 
     assert served.evaluate(Split.TEST) == whole.evaluate(Split.TEST)
 
 
-@pytest.mark.parametrize("fanout", [(), (2, 2)])
+@pytest.mark.parametrize("sampling", [{}, {"fanout": (2, 2), "batch_size": 8}], ids=["whole", "sampled"])
 @pytest.mark.parametrize("kind", ["classes", "links", "embeddings"])
 def test_a_pickled_training_continues_bit_for_bit(
-    kind: str, fanout: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+    kind: str, sampling: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(linear_fit, "TRIES", 1)
     graph = small_graph()
-    options = DhanOptions(**SMALL | {"linear": True}, fanout=fanout, batch_size=8)
+    options = DhanOptions(**SMALL | sampling | {"linear": True})
     training = make_training(graph, task_of(kind, graph), options)
     copy = pickle.loads(pickle.dumps(training))
     steps = range(training.steps_per_epoch)
@@ -225,14 +226,12 @@ def test_the_graph_beats_the_mlp_which_beats_the_majority() -> None:
     assert training.evaluate(Split.TEST)["nodes"] == (task.split == 2).sum()
 
 
-@pytest.mark.parametrize("fanout", [(), (10, 10, 10)])
-def test_links(fanout: tuple[int, ...]) -> None:
+@pytest.mark.parametrize("sampling", [{}, {"fanout": (10, 10, 10), "batch_size": 200}], ids=["whole", "sampled"])
+def test_links(sampling: dict[str, Any]) -> None:
     graph, _ = blocks_graph()
     split = random_split(len(graph.relation("friend")), (0.8, 0.1, 0.1), 0)
     task = LinkRanking("friend", split)
-    options = DhanOptions(
-        hidden=16, heads=2, epochs=25, fanout=fanout, batch_size=200, negatives=50, learning_rate=0.02, device="cpu"
-    )
+    options = DhanOptions(hidden=16, heads=2, epochs=25, negatives=50, learning_rate=0.02, device="cpu", **sampling)
     training = make_training(graph, task, options)
     assert isinstance(training, LinkTraining)
     kept = training.edges[training.channels[1]].edge
