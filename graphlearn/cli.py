@@ -387,7 +387,3 @@ def doctor(workspace: str, as_json: bool) -> None:
     from graphlearn.storage.workspace import path_of
 
     print_diagnosis(path_of(workspace), as_json=as_json)
-
-
-if __name__ == "__main__":
-    main()

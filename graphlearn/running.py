@@ -250,7 +250,7 @@ def resume_command(folder: Path, run_id: str | None) -> str:
             begun = read_json(run.path / COMMAND, longest=LONGEST_COMMAND)
     words, home = begun.get("words"), begun.get("folder")
     program = Path(sys.argv[0]).name
-    prefix = [program] if program == "graphlearn" else ["python", "-m", "graphlearn.cli"]
+    prefix = [program] if program == "graphlearn" else ["python", "-m", "graphlearn"]
     if not (isinstance(words, list) and words and all(isinstance(word, str) for word in words)):
         words = typed()
     elif run is not None and (home != str(Path.cwd()) or not _is_same_job(words)):

@@ -17,7 +17,7 @@ from graphlearn.jobs.metrics import Metric, headline
 from graphlearn.jobs.registry import family, is_family
 from graphlearn.printing import print_fields, print_table, to_json_line
 from graphlearn.storage.artifacts import Artifact, ArtifactStore, fold, reading, wrong_object
-from graphlearn.text import duration
+from graphlearn.text import duration, sql_literal
 from graphlearn.types import Json
 
 
@@ -151,7 +151,7 @@ def print_model(folder: Path, model: str, version: int | None, *, as_json: bool)
             **summary.fields,
             "size": f"{sum(file['bytes'] for file in manifest['files'].values()) / 1e6:,.1f} MB",
             "files": artifact.path,
-            "options": ", ".join(f"{key} = {value}" for key, value in manifest.get("options", {}).items()),
+            "options": ", ".join(f"{key} = {sql_literal(value)}" for key, value in manifest.get("options", {}).items()),
             "statement": manifest.get("statement"),
         }
     )

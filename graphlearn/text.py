@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 PLURALS = {"entity": "entities", "series": "series", "class": "classes"}
 
 
@@ -12,9 +14,23 @@ def counted(n: int, noun: str) -> str:
 
 def number(value: float) -> str:
     """A number with four decimals below ten and one above; very small and very large values keep two digits."""
+    value += 0.0  # -0.0 is 0
     if value and not 5e-5 <= abs(value) < 1e15:
         return f"{value:.2g}"
     return f"{value:.4f}" if abs(value) < 10 else f"{value:,.1f}"
+
+
+def sql_literal(value: object) -> str:
+    """An option's value as it is written in SQL."""
+    if value is None:
+        return "NULL"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, tuple | list):
+        return f"[{', '.join(map(sql_literal, value))}]"
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{sql_literal(k)}: {sql_literal(v)}' for k, v in value.items())}}}"
+    return "'{}'".format(value.replace("'", "''")) if isinstance(value, str) else str(value)
 
 
 def human_bytes(n: float) -> str:

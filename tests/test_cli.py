@@ -277,7 +277,7 @@ def test_a_later_file_that_cannot_start_fails_a_job_that_has(fresh: Path) -> Non
 def stopped(fresh: Path) -> tuple[Path, str]:
     """A folder in which Ctrl-C has stopped a run after its first epoch, and the output."""
     (fresh / "endless.sql").write_text(ENDLESS)
-    command = [sys.executable, "-m", "graphlearn.cli", "run", "endless.sql", "--json", "--set", "dim=4"]
+    command = [sys.executable, "-m", "graphlearn", "run", "endless.sql", "--json", "--set", "dim=4"]
     with subprocess.Popen(command, cwd=fresh, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         for line in process.stdout:
@@ -293,7 +293,7 @@ def test_ctrl_c_before_training_promises_no_resuming(fresh: Path) -> None:
     facts = "SELECT i // 9 AS head, i % 3 AS relation, i AS tail FROM range(9000000) t(i)"
     job = f"CREATE MODEL long TYPE distmult OPTIONS (dim = 4) AS {facts}"
     (fresh / "job.sql").write_text(job)
-    command = [sys.executable, "-m", "graphlearn.cli", "run", "job.sql", "--json"]
+    command = [sys.executable, "-m", "graphlearn", "run", "job.sql", "--json"]
     with subprocess.Popen(command, cwd=fresh, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         for line in process.stdout:
@@ -303,7 +303,7 @@ def test_ctrl_c_before_training_promises_no_resuming(fresh: Path) -> None:
         _, said = process.communicate(timeout=60)
     assert process.returncode == 130, said
     assert said.splitlines()[0] == "error: interrupted; nothing was saved yet"
-    assert said.splitlines()[1] == "  = help: start again with: python -m graphlearn.cli run job.sql --json"
+    assert said.splitlines()[1] == "  = help: start again with: python -m graphlearn run job.sql --json"
     (listed,) = (json.loads(line) for line in run("runs", "--json").stdout.splitlines())
     assert (listed["status"], listed["resumable"]) == ("interrupted", False)
 
@@ -312,7 +312,7 @@ def test_ctrl_c_names_the_command_that_resumes(stopped: tuple[Path, str]) -> Non
     folder, said = stopped
     line = next(line for line in said.splitlines() if "continue with: " in line)
     command = shlex.split(line.partition("continue with: ")[2])
-    assert command[:3] == ["python", "-m", "graphlearn.cli"]
+    assert command[:3] == ["python", "-m", "graphlearn"]
     assert command[3:-2] == ["run", "endless.sql", "--json", "--set", "dim=4"]
     assert command[-2] == "--resume"
     run_id = command[-1]
@@ -347,7 +347,7 @@ def test_a_run_is_offered_with_the_command_that_started_it(stopped: tuple[Path, 
     again = "run endless.sql --json --set dim=4 --resume " + run_id
     assert again in offered("run", "endless.sql", "--set", "epochs=1", "--set", "dim=2")
     begun = folder / "kg.graphlearn" / "runs" / run_id / running.COMMAND
-    general = f"graphlearn.cli run FILE --resume {run_id}"
+    general = f"graphlearn run FILE --resume {run_id}"
     here = str(Path.cwd())
     for command, expected in (
         ({"words": ["run", "endless.sql"], "folder": "/some where"}, general),
@@ -388,7 +388,7 @@ def test_a_damaged_run_is_named(stopped: tuple[Path, str], name: str) -> None:
 
 def test_a_run_folder_removed_during_training_is_one_error(fresh: Path) -> None:
     (fresh / "endless.sql").write_text(ENDLESS)
-    command = [sys.executable, "-m", "graphlearn.cli", "run", "endless.sql", "--json"]
+    command = [sys.executable, "-m", "graphlearn", "run", "endless.sql", "--json"]
     with subprocess.Popen(command, cwd=fresh, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         for line in process.stdout:
@@ -646,7 +646,7 @@ def test_help_names_every_command() -> None:
 def test_output_without_unicode(here: Path, command: list[str]) -> None:
     environment = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
     done = subprocess.run(
-        [sys.executable, "-m", "graphlearn.cli", *command], cwd=here, env=environment, capture_output=True, check=False
+        [sys.executable, "-m", "graphlearn", *command], cwd=here, env=environment, capture_output=True, check=False
     )
     assert done.returncode == 0, done.stderr
     assert done.stderr == b"", "nothing leaks at exit"
@@ -657,7 +657,7 @@ def test_nothing_is_printed_at_exit(here: Path) -> None:
     job = ["run", "job.sql", "-q", "--set", "path=toy.parquet"]
     for command in (["query", "FROM models"], ["query", "SELECT nope"], ["runs"], job):
         done = subprocess.run(
-            [sys.executable, "-m", "graphlearn.cli", *command], cwd=here, capture_output=True, text=True, check=False
+            [sys.executable, "-m", "graphlearn", *command], cwd=here, capture_output=True, text=True, check=False
         )
         assert "nanobind" not in done.stderr
         assert "Traceback" not in done.stderr

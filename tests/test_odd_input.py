@@ -139,7 +139,7 @@ def test_a_job_whose_name_is_not_utf8_runs() -> None:
 
 
 def call(words: list[str], **options: object) -> subprocess.CompletedProcess[str]:
-    program = [sys.executable, "-m", "graphlearn.cli", *words]
+    program = [sys.executable, "-m", "graphlearn", *words]
     options = {"stderr": subprocess.PIPE, "text": True} | options
     return subprocess.run(program, check=False, **options)  # type: ignore[call-overload,no-any-return]
 
@@ -155,7 +155,7 @@ def test_output_that_nobody_reads() -> None:
         done = call(query, stdout=full)
     assert (done.returncode, done.stderr) == (1, "error: the output could not be written: No space left on device\n")
     with subprocess.Popen(
-        [sys.executable, "-m", "graphlearn.cli", *query], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [sys.executable, "-m", "graphlearn", *query], stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as process:
         assert process.stdout is not None
         assert process.stderr is not None

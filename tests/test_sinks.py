@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import duckdb
 import pytest
 
 from graphlearn import sinks
@@ -24,7 +25,7 @@ from graphlearn.events import (
     Step,
 )
 from graphlearn.sinks.sink import finish_line, step_line
-from graphlearn.text import duration
+from graphlearn.text import duration, number, sql_literal
 
 
 def a_job(folder: Path) -> list[Event]:
@@ -226,6 +227,23 @@ def test_the_stream_determines_the_sink(monkeypatch: pytest.MonkeyPatch) -> None
 )
 def test_durations(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(-0.0, "0.0000"), (-0.00004, "-4e-05"), (3.14159, "3.1416"), (12345.67, "12,345.7"), (1e16, "1e+16")],
+)
+def test_numbers(value: float, text: str) -> None:
+    assert number(value) == text
+
+
+@pytest.mark.parametrize(
+    "text", ["NULL", "true", "-1.5", "'o''clock'", "[10, 5]", "['a', 'b']", "{'site': 'road', 'hours': [1, 2]}"]
+)
+def test_option_values_are_shown_as_sql(text: str) -> None:
+    with duckdb.connect() as connection:
+        ((value,),) = connection.execute(f"SELECT {text}").fetchall()
+    assert sql_literal(value) == text
 
 
 def test_the_reason_of_a_failure_is_left_to_the_error() -> None:
