@@ -104,7 +104,7 @@ def pykeen_factory(splits: dict[str, Triples], entities: int, relations: int) ->
 
 
 def pykeen_speed(model: str, factories: dict[str, Any], dim: int, negatives: int, batch: int) -> float:
-    """Triples per CPU-second of PyKEEN's sLCWA loop, over three batches."""
+    """Triples per CPU-second of the second epoch of PyKEEN's sLCWA loop, which has three batches."""
     from pykeen.models import ComplEx, DistMult, RotatE, TransE
     from pykeen.training import SLCWATrainingLoop
     from pykeen.triples import CoreTriplesFactory
@@ -125,7 +125,7 @@ def pykeen_speed(model: str, factories: dict[str, Any], dim: int, negatives: int
     arguments = {"batch_size": batch, "use_tqdm": False, "use_tqdm_batch": False}
     loop.train(triples_factory=part, num_epochs=1, **arguments)
     started = time.process_time()
-    loop.train(triples_factory=part, num_epochs=1, **arguments)
+    loop.train(triples_factory=part, num_epochs=2, continue_training=True, **arguments)  # num_epochs: of both calls
     return 3 * batch / (time.process_time() - started)
 
 

@@ -104,7 +104,11 @@ def peer(name: str, target: float, most: float) -> list[tuple[float, float]]:
     )
     optimizer = torch.optim.Adam(net.parameters(), lr=given["rate"])
     loop = getattr(pykeen.training, given["loop"])(
-        model=net, triples_factory=train, optimizer=optimizer, **given["loop_kwargs"]
+        model=net,
+        triples_factory=train,
+        optimizer=optimizer,
+        automatic_memory_optimization=False,
+        **given["loop_kwargs"],
     )
     random = np.random.default_rng(0)
     valid = factories["valid"].mapped_triples
@@ -119,7 +123,7 @@ def peer(name: str, target: float, most: float) -> list[tuple[float, float]]:
             rows = torch.from_numpy(random.permutation(len(triples))[: int(given["part"] * len(triples))])
             part = CoreTriplesFactory(triples[rows], graph.n_entities, graph.n_relations)
         epoch += 1
-        loop.train(triples_factory=part, num_epochs=1, only_size_probing=False, **given["train"], **quiet)
+        loop.train(triples_factory=part, num_epochs=epoch, continue_training=epoch > 1, **given["train"], **quiet)
         started = time.process_time()
         ranked = RankBasedEvaluator().evaluate(
             net, valid, batch_size=64, additional_filter_triples=known, use_tqdm=False
