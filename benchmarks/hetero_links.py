@@ -26,7 +26,7 @@ from graphlearn.models.dhan.training.links import LinkTraining
 from graphlearn.models.dhan.training.training import WHOLE
 from graphlearn.models.hetero.baselines.allowance import Allowance
 from graphlearn.models.hetero.baselines.neighbours import ItemNeighbours
-from graphlearn.models.hetero.baselines.ranking import Popularity, measure_all
+from graphlearn.models.hetero.baselines.ranking import LinkMethod, Popularity, measure_all
 from graphlearn.models.hetero.baselines.walk import RandomWalk
 from graphlearn.models.hetero.graph import HeteroGraph, NodeType, Relation
 from graphlearn.models.hetero.links import LinkQueries
@@ -64,7 +64,7 @@ def visits(seed: int) -> tuple[HeteroGraph, LinkRanking]:
 def counted(graph: HeteroGraph, task: LinkRanking, seed: int) -> dict[str, Measured]:
     """The baselines without parameters to learn, on the test split."""
     queries, everything = LinkQueries.of(graph, task, 0, seed), Allowance()
-    methods = [Popularity(queries), ItemNeighbours(queries, everything), RandomWalk(graph, queries)]
+    methods: list[LinkMethod] = [Popularity(queries), ItemNeighbours(queries, everything), RandomWalk(graph, queries)]
     found = measure_all(methods, queries, (Split.TEST,), everything)
     return {method: splits[Split.TEST].measured() for method, splits in found.items()}
 

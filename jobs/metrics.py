@@ -14,14 +14,16 @@ import pyarrow.parquet as pq
 from graphlearn.models.core.bootstrap import Comparison, Outcome, Sample, compare
 from graphlearn.storage.files import disk_errors
 from graphlearn.storage.stored import read_parquet
-from graphlearn.text import number
+from graphlearn.text import counted, number
 
 METRICS = "metrics.parquet"
 """The file with the metrics of a stored version."""
 TOO_FEW = 30
 """With fewer test items than this, a row of a metric table is marked as `too_few` to judge."""
 FEWEST = 10
-"""With fewer independent groups of test items than this, a verdict is a tie: there is too little to compare."""
+"""With fewer independent groups of test items than this, methods are not compared, and rows are `too_few` to judge."""
+CUT = "the baselines were cut to save time; baseline_share = 0 trains them to the end"
+"""Follows a verdict that this could change."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,12 +109,20 @@ class Verdict:
 
 
 def verdict(
-    method: str, metric: Metric, ours: Sample, baselines: Mapping[str, Sample], where: str, advice: str = ""
+    method: str,
+    metric: Metric,
+    ours: Sample,
+    baselines: Mapping[str, Sample],
+    where: str,
+    *,
+    advice: str = "",
+    cut: bool = False,
 ) -> Verdict | None:
     """Compare a model with the best of its baselines on the same test items; None without baselines.
 
-    `where`: the items, as in `on the test split`. `advice` follows if the model loses. Where the interval of the
-    paired difference contains 0, or there are fewer than FEWEST groups of items, the two tie.
+    `where`: the items, as in `on the test split`. `advice` follows if the model loses. `cut`: whether the baselines had
+    too little time, so that the best one may still improve. Where the interval of the paired difference contains 0, or
+    there are fewer than FEWEST groups of items, the two tie.
     """
     sign = 1 if metric.higher_is_better else -1
     figures = {name: sign * sample.metrics().get(metric.name, math.nan) for name, sample in baselines.items()}
@@ -122,21 +132,25 @@ def verdict(
         return None
     best = max(figures, key=lambda name: figures[name])
     found = compare(ours, baselines[best], metric.name, higher_is_better=metric.higher_is_better)
-    groups = len(ours.sums)
-    outcome: Outcome = found.outcome if groups >= FEWEST else "tie"
-    words = {
-        "better": f"{method} beats the best baseline, {best}",
-        "worse": f"{method} loses to a baseline, {best}",
-        "tie": f"{method} ties with the best baseline, {best}",
-    }
-    sentence = f"{words[outcome]}: {metric.label} {metric.text(found.ours)} against {metric.text(found.theirs)}"
-    sentence += f" {where}"
+    groups, outcome = len(ours.sums), found.outcome
     if groups < FEWEST:
-        sentence += f" ({groups} independent test items are too few to judge)"
-    else:
+        outcome = "tie"
+    words = {
+        "better": f"{method} is ahead of the best baseline so far" if cut else f"{method} beats the best baseline",
+        "worse": f"{method} loses to a baseline",
+        "tie": f"{method} ties with the best baseline",
+    }
+    sentence = f"{words[outcome]}, {best}"
+    if groups < FEWEST:
+        items = counted(groups, "independent test item")
+        sentence = f"{method} and the best baseline, {best}, cannot be compared on {items}"
+    sentence += f": {metric.label} {metric.text(found.ours)} against {metric.text(found.theirs)} {where}"
+    if groups >= FEWEST:
         sentence += f" (95 % interval of the gain: {metric.text(found.low)} to {metric.text(found.high)})"
-    if advice and outcome == "worse":
-        sentence += f"; {advice}"
+    if outcome == "worse":
+        sentence += advice and f"; {advice}"
+    elif cut and groups >= FEWEST:
+        sentence += f"; {CUT}"
     return Verdict(outcome, best, found, sentence)
 
 

@@ -103,8 +103,8 @@ class Baselines(Task):
     """Train and measure simple methods that a model is compared with, after its training.
 
     The outputs are `baselines` and `cuts`: a sentence on what was left out to save time, empty if nothing was. The
-    inputs are those that the methods need, and `training_seconds`: the CPU seconds of training. `share`: of these, what
-    the methods may use; see `Budget`.
+    inputs are those that the methods need, `training_seconds`: the CPU seconds of training, and `preparation_seconds`
+    if a part of the model was fitted before. `share`: of these, what the methods may use; see `Budget`.
     """
 
     needs: ClassVar[Needs] = ANYWHERE
@@ -116,7 +116,7 @@ class Baselines(Task):
         """What `evaluate` needs to compare: the metrics of each method, and samples of its test items."""
 
     def run(self, data: Data, context: Context) -> Data:
-        budget = Budget(data["training_seconds"], self.share)
+        budget = Budget(data["training_seconds"] + data.get("preparation_seconds", 0.0), self.share)
         found = self.measure(data, context, budget)
         cuts = budget.note()
         if cuts:
@@ -124,8 +124,6 @@ class Baselines(Task):
         return {"baselines": found, "cuts": cuts}
 
 
-CUT = "the baselines were cut to save time, and may reach more with baseline_share = 0"
-"""Follows the verdict if they were."""
 PUBLISHED = ("version", "metrics", "counts", "verdict")
 """The outputs of `Publish`."""
 
@@ -134,9 +132,8 @@ PUBLISHED = ("version", "metrics", "counts", "verdict")
 class Publish(Task):
     """Store weights, parts and metrics as a new version. `parts`: the names of the data to store; see `Part`.
 
-    Its inputs are the parts, `trained`, `evaluation` and, after `Baselines`, `cuts`, which becomes part of the verdict
-    and of the protocol. Its outputs are the version, the headline metrics, the counts
-    of the parts and the verdict.
+    Its inputs are the parts, `trained`, `evaluation` and, after `Baselines`, `cuts`, which becomes part of the
+    protocol. Its outputs are the version, the headline metrics, the counts of the parts and the verdict.
     """
 
     needs: ClassVar[Needs] = Needs(workspace=True)
@@ -152,8 +149,7 @@ class Publish(Task):
 
         request, evaluation, cuts = self.request, data["evaluation"], data.get("cuts")
         if cuts:
-            verdict = evaluation.verdict and f"{evaluation.verdict}; {CUT}"
-            evaluation = replace(evaluation, protocol=f"{evaluation.protocol}; baselines: {cuts}", verdict=verdict)
+            evaluation = replace(evaluation, protocol=f"{evaluation.protocol}; baselines: {cuts}")
         parts: list[Part] = [data[name] for name in self.parts]
         weights: Mapping[str, Tensor] = data["trained"].weights()
         keys: Json = {}

@@ -103,11 +103,13 @@ def plan(request: ModelRequest, sizes: DhanSizes) -> Dataflow:
         Operator(
             name="baselines",
             task=DhanBaselines(share=options.baseline_share, options=options, target=target),
-            inputs=("tables", "training_seconds"),
+            inputs=("tables", "preparation_seconds", "training_seconds"),
             outputs=("baselines", "cuts"),
             detail=METHODS[kind] + budget_text(options.baseline_share),
             estimate=estimate(
-                lambda *known: within_budget(cost.baselines(*known), cost.training(*known), options.baseline_share),
+                lambda *known: within_budget(
+                    cost.baselines(*known), cost.training(*known) + cost.preparation(*known), options.baseline_share
+                ),
                 memory=BASE_MEMORY + 2 * arrays + training,
             ),
         )
@@ -123,7 +125,7 @@ def plan(request: ModelRequest, sizes: DhanSizes) -> Dataflow:
                 edges=(*graph.roles.edges, *(path.name for path in graph.paths)),
             ),
             inputs=tuple(name for operator in encode for name in operator.outputs),
-            outputs=("tables", "training"),
+            outputs=("tables", "training", "preparation_seconds"),
             detail="; ".join(["splits, standardised features", *_knn(options, graph, target)]),
             estimate=estimate(cost.preparation, memory=BASE_MEMORY + 3 * arrays + training),
         ),
@@ -140,7 +142,7 @@ def plan(request: ModelRequest, sizes: DhanSizes) -> Dataflow:
         Operator(
             name="evaluate",
             task=EvaluateDhan(options=options),
-            inputs=("tables", "trained", *(operator.name for operator in baselines)),
+            inputs=("tables", "trained", *(name for operator in baselines for name in operator.outputs)),
             outputs=("evaluation",),
             reports_itself=True,
             detail=f"{FIGURES[kind]}{', compared with the baselines' if baselines else ''}",

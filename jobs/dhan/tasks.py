@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -141,7 +142,10 @@ def _edges(encoded: tuple[list[EdgeTable], EdgeReport]) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class PrepareGraph(Task):
-    """Compute the splits, and the model before its first step. `nodes`, `edges`: names of the tables."""
+    """Compute the splits, and the model before its first step. `nodes`, `edges`: names of the tables.
+
+    The linear part of a classifier is fitted here; `preparation_seconds` are CPU seconds of training.
+    """
 
     needs: ClassVar[Needs] = ANYWHERE
 
@@ -165,12 +169,14 @@ class PrepareGraph(Task):
         tables = divide(tables, self.target, options, emit)
         for message, level in tables.report.notes():
             emit(Note(message=message, level=level))
+        started = time.process_time()
         with threads(options.threads):
             graph, task = make_graph(tables), make_task(tables, self.target, learnt=options.target is not None)
             training = make_training(graph, task, model_options(options))
+        seconds = time.process_time() - started
         for sentence in training.skipped:
             emit(Note(message=sentence))
-        return {"tables": tables, "training": training}
+        return {"tables": tables, "training": training, "preparation_seconds": seconds}
 
 
 @dataclass(frozen=True)
@@ -246,7 +252,7 @@ class EvaluateDhan(Task):
         sentences = []
         credited, decided = decided_by(training.shares, ours[MEASURED[-1]])
         others = {method: splits[Split.TEST] for method, splits in compared.items() if Split.TEST in splits}
-        verdict = verdict_of(credited, ours[MEASURED[-1]][WHOLE], others)
+        verdict = verdict_of(credited, ours[MEASURED[-1]][WHOLE], others, cut=bool(data.get("cuts")))
         if verdict is not None:
             emit(Note(message=verdict.sentence, level=verdict.level))
             sentences.append(verdict.sentence)

@@ -81,13 +81,13 @@ def metric_rows(method: str, split: str, ranks: Ranks) -> list[dict[str, Any]]:
     return out
 
 
-def compared(method: str, ranks: Ranks, baselines: LinkBaselines) -> Verdict | None:
+def compared(method: str, ranks: Ranks, baselines: LinkBaselines, *, cut: bool) -> Verdict | None:
     """The verdict on the test triples that the model and the baselines ranked. `ranks`: of all test triples."""
     rows = baselines.rows
     others = {name: found.sample() for name, found in baselines.ranks.items()}
     where = "on the test split" if len(rows) == len(ranks) else f"on {len(rows):,} of {len(ranks):,} test triples"
     advice = "rules may be enough, or the options of the model may need tuning"
-    return verdict(method, MRR, ranks[rows].sample(), others, where, advice)
+    return verdict(method, MRR, ranks[rows].sample(), others, where, advice=advice, cut=cut)
 
 
 def metrics_table(

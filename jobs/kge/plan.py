@@ -113,7 +113,7 @@ def plan(request: ModelRequest, sizes: KgeSizes) -> Dataflow:
     held = sum(ranked.values()) or 1
     parts = [f"{ranked[name]:,} of about {n:,} {name}" for name, n in splits.items() if ranked[name] < n]
     part = f"; {' and '.join(parts)} triples, drawn at random" if parts and sizes.known else ""
-    against = ("baselines",) if options.baselines and (sizes.test or not sizes.known) else ()
+    against = ("baselines", "cuts") if options.baselines and (sizes.test or not sizes.known) else ()
     known = 40 * rows
     training = cost.training(scorer, queries=queries, valid=splits["valid"], entities=entities)
     evaluation = cost.ranking(scorer, held, entities)
@@ -185,7 +185,7 @@ def plan(request: ModelRequest, sizes: KgeSizes) -> Dataflow:
                     name="baselines",
                     task=KgeBaselines(share=options.baseline_share, options=options),
                     inputs=("graph", "training_seconds"),
-                    outputs=(name, "cuts"),
+                    outputs=against,
                     detail=f"popularity and rules of length 1 and 2{budget_text(options.baseline_share)}",
                     reports_itself=True,
                     estimate=estimate(
@@ -194,7 +194,7 @@ def plan(request: ModelRequest, sizes: KgeSizes) -> Dataflow:
                         memory=BASE_MEMORY + known + min(MEMORY, MINED * sizes.train),
                     ),
                 )
-                for name in against
+                for _ in against[:1]
             ),
             Operator(
                 name="evaluate",
@@ -212,7 +212,7 @@ def plan(request: ModelRequest, sizes: KgeSizes) -> Dataflow:
             Operator(
                 name="publish",
                 task=Publish(request=request, fingerprint=fingerprint, table=TABLE, parts=("encoded",)),
-                inputs=("encoded", "trained", "evaluation", *(("cuts",) if against else ())),
+                inputs=("encoded", "trained", "evaluation", *against[1:]),
                 outputs=PUBLISHED,
                 detail=f"model {request.name}",
                 estimate=estimate(rows=entities + table_rows, bytes=weights + rows * 6, seconds=weights / 5e8),

@@ -210,7 +210,7 @@ class EvaluateKge(Task):
             if split is Split.TEST and baselines is not None:
                 for name, found in baselines.ranks.items():
                     rows += metric_rows(name, split, found)
-                verdict = compared(self.family, ranks, baselines)
+                verdict = compared(self.family, ranks, baselines, cut=bool(data["cuts"]))
                 if verdict is not None:
                     sentence = verdict.sentence
                     context.emit(Note(message=sentence, level=verdict.level))

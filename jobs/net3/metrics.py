@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from graphlearn.jobs.metrics import Metric, Verdict, verdict
+from graphlearn.jobs.metrics import FEWEST, TOO_FEW, Metric, Verdict, verdict
 from graphlearn.models.core.bootstrap import Sample
 from graphlearn.types import DoubleArray, Split
 
@@ -60,12 +60,15 @@ def metric_rows(method: str, split: str, metrics: Metrics) -> list[dict[str, Any
     """One record per step ahead, and one (step None) for all of them; none without a cell to measure."""
     steps = ["", *(f":{step}" for step in range(1, metrics.horizon + 1) if metrics.horizon > 1)]
     wanted = {f"{metric.name}{step}": metric for step in steps for metric in NET3_METRICS if metric.interval}
-    bounds = sample(metrics).intervals(list(wanted))
+    summed = sample(metrics)
+    bounds, blocks = summed.intervals(list(wanted)), len(summed.sums)
     out = []
     for row in metrics.rows():
         if row["cells"]:
             step = int(row["step"]) or None
-            record: dict[str, Any] = {"method": method, "split": split, "step": step, "cells": int(row["cells"])}
+            cells = int(row["cells"])
+            record: dict[str, Any] = {"method": method, "split": split, "step": step, "cells": cells}
+            record["too_few"] = cells < TOO_FEW or blocks < FEWEST
             for metric in NET3_METRICS:
                 value = row.get(metric.name, math.nan)
                 record[metric.name] = value if math.isfinite(value) else None
@@ -86,9 +89,9 @@ def headline(rows: Sequence[dict[str, Any]], method: str) -> dict[str, float]:
     return {}
 
 
-def compared(ours: BySplit, baselines: Mapping[str, BySplit], advice: str) -> Verdict | None:
+def compared(ours: BySplit, baselines: Mapping[str, BySplit], advice: str, *, cut: bool) -> Verdict | None:
     """The model and its best baseline by z-scored RMSE, on the test split or, if that is empty, on validation."""
     split = Split.TEST if ours[Split.TEST].total["cells"] else Split.VALID
     where = f"on the {'test' if split == Split.TEST else 'validation'} split"
     others = {name: sample(found[split]) for name, found in baselines.items()}
-    return verdict(METHOD, Z_RMSE, sample(ours[split]), others, where, advice)
+    return verdict(METHOD, Z_RMSE, sample(ours[split]), others, where, advice=advice, cut=cut)

@@ -161,7 +161,7 @@ def plan(request: ModelRequest, sizes: Net3Sizes) -> Dataflow:
             Operator(
                 name="evaluate",
                 task=EvaluateNet3(options=options),
-                inputs=("trained", "axis", *(("baselines",) if options.baselines else ())),
+                inputs=("trained", "axis", *(baselines.outputs if options.baselines else ())),
                 outputs=("evaluation", *parts),
                 reports_itself=True,
                 detail=protocol(options),

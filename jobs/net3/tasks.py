@@ -241,7 +241,7 @@ class EvaluateNet3(Task):
                 figures = {k: v for k, v in headline(found, METHOD).items() if k != "count"}
                 context.emit(Evaluated(epoch=0, split=str(split), metrics=figures))
         rows += [row for name, by in baselines.items() for s, m in by.items() for row in metric_rows(name, str(s), m)]
-        verdict = compared(ours, baselines, advice(data["axis"], self.options))
+        verdict = compared(ours, baselines, advice(data["axis"], self.options), cut=bool(data.get("cuts")))
         if verdict is not None:
             context.emit(Note(message=verdict.sentence, level=verdict.level))
         split = Split.TEST if ours[Split.TEST].total["cells"] else Split.VALID

@@ -22,6 +22,8 @@ from graphlearn.types import DoubleArray, IdArray
 RESAMPLES = 1000
 GROUPS = 2000
 """Larger samples are merged at random into this many groups; the widths of intervals stay the same in expectation."""
+FEWEST = 5
+"""Groups of test items that an interval needs: resamples of fewer groups differ too little to be wide enough."""
 LEVEL = 0.95
 Interval: TypeAlias = tuple[float, float]
 Figures: TypeAlias = Callable[[DoubleArray], Mapping[str, DoubleArray]]
@@ -63,11 +65,11 @@ class Sample:
     def intervals(self, names: Sequence[str], level: float = LEVEL) -> dict[str, Interval]:
         """The interval of each metric: percentiles over resamples.
 
-        A metric whose groups do not differ has none, as a bound of 1.0 would claim certainty; nor have fewer than two
-        groups.
+        A metric whose groups do not differ has none, as a bound of 1.0 would claim certainty; nor has one of fewer than
+        FEWEST groups.
         """
         groups = len(self.sums)
-        if groups < 2:
+        if groups < FEWEST:
             return {}
         resampled = self.figures(_weights(groups) @ self.sums)
         found = {name: _percentiles(resampled[name], groups, level) for name in names if name in resampled}
@@ -99,14 +101,14 @@ def compare(
 ) -> Comparison:
     """Compare a metric of two methods on the same groups of items, resampled together.
 
-    With fewer than two groups, or where no resample has the metric, the interval is infinite. Raises ValueError for
+    With fewer than FEWEST groups, or where no resample has the metric, the interval is infinite. Raises ValueError for
     samples of different numbers of groups.
     """
     if len(ours.sums) != len(theirs.sums):
         raise ValueError(f"{len(ours.sums)} groups cannot be paired with {len(theirs.sums)}")
     mine, other = ours.metrics()[name], theirs.metrics()[name]
     found = None
-    if len(ours.sums) >= 2:
+    if len(ours.sums) >= FEWEST:
         weights = _weights(len(ours.sums))
         gain = ours.figures(weights @ ours.sums)[name] - theirs.figures(weights @ theirs.sums)[name]
         found = _percentiles(gain if higher_is_better else -gain, len(ours.sums), level)

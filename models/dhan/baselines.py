@@ -88,10 +88,7 @@ def _links(
     queries = LinkQueries.of(graph, task, options.candidates, options.seed)
     most = allowance.part(0.6)
     methods: list[LinkMethod] = [Popularity(queries), ItemNeighbours(queries, most), RandomWalk(graph, queries)]
-    out: dict[str, Metrics] = {
-        method: {split: ranked.measured() for split, ranked in found.items()}
-        for method, found in measure_all(methods, queries, splits, most).items()
-    }
+    ranked = dict(measure_all(methods, queries, splits, most))
     tuned = queries.measured(Split.VALID, TUNED)
     if not len(tuned):
         tuned = queries.measured(Split.TRAIN, TUNED)
@@ -103,8 +100,13 @@ def _links(
         lambda training: -training.ranked(tuned).figures()["mrr"],
     )
     if mlp is not None:
-        out["MLP dot product"] = {split: mlp.ranked(queries.measured(split)).measured() for split in splits}
-    return {method: found for method, found in out.items() if found}
+        edges = {split: queries.measured(split) for split in splits}
+        for others in ranked.values():
+            edges = {split: found.edges for split, found in others.items()}
+        ranked["MLP dot product"] = {
+            split: mlp.ranked(queries.measured(split)).of(chosen) for split, chosen in edges.items()
+        }
+    return {method: {split: found.measured() for split, found in by.items()} for method, by in ranked.items() if by}
 
 
 def _converged(

@@ -34,9 +34,15 @@ ROWS = 512
 class RankedLinks:
     """Ranks of the targets of some edges. shape: [B] each"""
 
+    edges: IdArray
     sources: IdArray
     ranks: RankArray
     candidates: RankArray
+
+    def of(self, edges: IdArray) -> RankedLinks:
+        """Those of some of the edges. Both must be sorted."""
+        rows = np.searchsorted(self.edges, edges)
+        return RankedLinks(edges, self.sources[rows], self.ranks[rows], self.candidates[rows])
 
     def figures(self) -> dict[str, float]:
         """METRICS, and `edges`, the number of edges."""
@@ -47,7 +53,7 @@ class RankedLinks:
         each = [1 / self.ranks, np.where(self.ranks <= 10, 1 / np.log2(self.ranks + 1), 0)]
         each += [self.ranks <= 1, self.ranks <= 10, 1 - (self.ranks - 1) / np.maximum(self.candidates - 1, 1)]
         values = np.stack([*each, np.ones(len(self.ranks))], axis=1)
-        return Measured(self.figures(), Sample.of(values, means, self.sources))
+        return Measured(self.figures(), Sample.of(values, means, self.sources), ranked=self)
 
 
 def means(sums: DoubleArray) -> dict[str, DoubleArray]:
@@ -126,23 +132,34 @@ class LinkQueries:
             edges = np.sort(edges[chosen])
         return edges
 
-    def rank(self, edges: IdArray, scores: Scorer) -> RankedLinks:
-        """Rank the targets of some edges."""
-        (found,) = self.rank_all(edges, lambda nodes: [scores(nodes)])
+    def rank(self, edges: IdArray, scores: Scorer, whole: IdArray | None = None) -> RankedLinks:
+        """Rank the targets of some edges. See `rank_all`."""
+        (found,) = self.rank_all(edges, lambda nodes: [scores(nodes)], whole)
         return found
 
-    def rank_all(self, edges: IdArray, scores: Callable[[IdArray], Iterable[FloatArray]]) -> list[RankedLinks]:
-        """Rank the targets of some edges by several scorers at once; `scores` returns the scores of each."""
+    def rank_all(
+        self, edges: IdArray, scores: Callable[[IdArray], Iterable[FloatArray]], whole: IdArray | None = None
+    ) -> list[RankedLinks]:
+        """Rank the targets of some edges by several scorers at once; `scores` returns the scores of each.
+
+        `whole`: sorted edges that these are some of. Their candidates are then the same as if all were ranked.
+        """
         r, known, parts = self.relation, self.known, list[list[tuple[RankArray, RankArray]]]()
-        for lo in range(0, len(edges), ROWS):
-            rows = edges[lo : lo + ROWS]
+        whole = edges if whole is None else whole
+        for lo in range(0, len(whole), ROWS):
+            block = whole[lo : lo + ROWS]
+            chosen = np.isin(block, edges)
+            if not chosen.any():
+                continue
+            rows, drawn = block[chosen], self._drawn(known.keys(r.src[block], 0), lo)
+            if drawn is not None:
+                drawn = drawn[chosen]
             keys = known.keys(r.src[rows], 0)
-            drawn = self._drawn(keys, lo)
             parts.append([filtered_ranks(s, r.dst[rows], known, keys, allowed=drawn) for s in scores(r.src[rows])])
         if not parts:
-            return [RankedLinks(r.src[edges], np.zeros(0), np.zeros(0))]
+            return [RankedLinks(edges, r.src[edges], np.zeros(0), np.zeros(0))]
         return [
-            RankedLinks(r.src[edges], *(np.concatenate(column) for column in zip(*method, strict=True)))
+            RankedLinks(edges, r.src[edges], *(np.concatenate(column) for column in zip(*method, strict=True)))
             for method in zip(*parts, strict=True)
         ]
 

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from graphlearn.jobs.budget import Budget
-from graphlearn.jobs.metrics import TOO_FEW, Metric, MetricTable, measured, metrics_line, verdict
+from graphlearn.jobs.metrics import CUT, TOO_FEW, Metric, MetricTable, measured, metrics_line, verdict
 from graphlearn.models.core.bootstrap import Sample
 from graphlearn.types import DoubleArray
 
@@ -52,7 +52,7 @@ def test_a_difference_within_its_interval_is_a_tie(
     metric: Metric, ours: int, theirs: int, outcome: str, begins: str
 ) -> None:
     others = {"guess": sample(10, 100), "other": sample(theirs, 100)}
-    found = verdict("m", metric, sample(ours, 100), others, "on the test split", "train longer")
+    found = verdict("m", metric, sample(ours, 100), others, "on the test split", advice="train longer")
     assert found is not None
     assert (found.outcome, found.best) == (outcome, "other")
     assert found.sentence.startswith(begins)
@@ -60,13 +60,26 @@ def test_a_difference_within_its_interval_is_a_tie(
     assert found.level == ("warning" if outcome == "worse" else "info")
 
 
-def test_there_is_no_verdict_without_baselines_and_none_on_few_items_but_a_tie() -> None:
+def test_there_is_no_verdict_without_baselines_and_none_on_few_items() -> None:
     assert verdict("m", ACCURACY, sample(1, 2), {}, "") is None
-    for items in (1, 2, 9):
-        few = verdict("m", ACCURACY, sample(items, items), {"other": sample(0, items)}, "on the test split")
+    for right, of, items in ((1, 1, "1 independent test item"), (8, 9, "9 independent test items")):
+        few = verdict("m", ACCURACY, sample(right, of), {"other": sample(0, of)}, "on the test split", cut=True)
         assert few is not None
         assert few.outcome == "tie"
-        assert f"({items} independent test items are too few to judge)" in few.sentence
+        assert few.sentence.startswith(f"m and the best baseline, other, cannot be compared on {items}: accuracy ")
+        assert few.sentence.endswith("against 0.0000 on the test split")
+
+
+def test_baselines_that_were_cut_are_not_beaten() -> None:
+    for ours, begins in ((90, "m is ahead of the best baseline so far, other"), (41, "m ties with the best baseline")):
+        found = verdict("m", ACCURACY, sample(ours, 100), {"other": sample(40, 100)}, "on the test split", cut=True)
+        assert found is not None
+        assert found.sentence.startswith(begins)
+        assert found.sentence.endswith(f"; {CUT}")
+    lost = verdict("m", ACCURACY, sample(10, 100), {"other": sample(90, 100)}, "on the test split", cut=True)
+    assert lost is not None
+    assert lost.sentence.startswith("m loses to a baseline, other")
+    assert CUT not in lost.sentence
 
 
 def test_rows_with_too_few_items_are_marked() -> None:

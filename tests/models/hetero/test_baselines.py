@@ -17,7 +17,7 @@ from graphlearn.models.dhan.options import DhanOptions
 from graphlearn.models.hetero.baselines.allowance import Allowance
 from graphlearn.models.hetero.baselines.neighbours import ItemNeighbours
 from graphlearn.models.hetero.baselines.propagated import label_propagation, regression
-from graphlearn.models.hetero.baselines.ranking import Popularity, measure
+from graphlearn.models.hetero.baselines.ranking import LEAST, PILOT, Popularity, measure_all
 from graphlearn.models.hetero.baselines.transitions import Direction, Transitions
 from graphlearn.models.hetero.baselines.walk import STEPS, RandomWalk
 from graphlearn.models.hetero.classes import ClassQueries
@@ -206,10 +206,10 @@ def test_what_does_not_fit_into_the_budget_is_named() -> None:
     graph, task = links_graph(0, same=False)
     queries = LinkQueries.of(graph, task, 0, 0)
     method, clock = Counting(9), Clock(0)
-    assert measure(method, queries, (Split.VALID, Split.TEST), Allowance(clock)) == {}
-    assert clock.cuts == ["counting was not measured on the test split", "counting was not measured on the valid split"]
-    found = measure(method, queries, (Split.VALID, Split.TEST), Allowance())
-    assert set(found) == {Split.VALID, Split.TEST}
+    assert measure_all([method], queries, (Split.VALID, Split.TEST), Allowance(clock)) == {}
+    assert "counting was left out" in clock.cuts
+    found = measure_all([method], queries, (Split.VALID, Split.TEST), Allowance())
+    assert set(found["counting"]) == {Split.VALID, Split.TEST}
     clock = Clock(1)
     found = baselines(graph, task, OPTIONS, allowance=Allowance(clock))
     assert "MLP dot product was left out" in clock.cuts
@@ -249,3 +249,61 @@ def test_samples_have_the_metrics_that_were_measured() -> None:
         f1 = [row["f1"] for row in found.by_class if "f1" in row]
         assert np.mean(f1) == pytest.approx(found.figures["macro_f1"])
         assert [row["count"] for row in found.by_class] == labels.sum(0).tolist()
+
+
+def test_some_links_are_ranked_as_if_all_were() -> None:
+    graph, task = links_graph(0, same=False)
+    for candidates in (0, 3):
+        queries = LinkQueries.of(graph, task, candidates, 0)
+        degree, edges = Popularity(queries), queries.measured(Split.TRAIN)
+        some = np.sort(np.random.default_rng(1).permutation(edges)[: len(edges) // 3])
+        one = queries.rank(some, lambda nodes, degree=degree: next(degree.scores(nodes, [None])), edges)
+        whole = queries.rank(edges, lambda nodes, degree=degree: next(degree.scores(nodes, [None])))
+        assert np.array_equal(one.ranks, whole.of(some).ranks)
+        assert np.array_equal(one.candidates, whole.of(some).candidates)
+        assert np.array_equal(one.sources, whole.of(some).sources)
+
+
+class Seconds:
+    """A budget of so many seconds, of which a query of `Slow` takes some."""
+
+    def __init__(self, left: float) -> None:
+        self.left, self.cuts = left, list[str]()
+
+    def cut(self, what: str) -> None:
+        self.cuts.append(what)
+
+
+class Slow:
+    """A method that takes so many seconds per query."""
+
+    settings = (None,)
+
+    def __init__(self, name: str, budget: Seconds, seconds: float, targets: int) -> None:
+        self.name, self.budget, self.seconds, self.targets = name, budget, seconds, targets
+
+    def scores(self, sources: np.ndarray, settings: tuple[None, ...]) -> Iterator[FloatArray]:
+        self.budget.left = max(0.0, self.budget.left - len(sources) * self.seconds)
+        for _ in settings:
+            yield np.zeros((len(sources), self.targets), np.float32)
+
+
+def test_methods_rank_as_many_links_as_there_is_time_for() -> None:
+    rng = np.random.default_rng(0)
+    nodes = (NodeType("a", 60), NodeType("b", 40))
+    pairs = rng.permutation(60 * 40)[:1500]
+    graph = HeteroGraph(nodes, (Relation("r", "a", "b", pairs // 40, pairs % 40),))
+    split = np.where(np.arange(1500) < 500, Split.TRAIN.code, Split.TEST.code).astype(np.int8)
+    queries = LinkQueries.of(graph, LinkRanking("r", split), 0, 0)
+    budget = Seconds(1000)
+    quick, slow = (Slow(name, budget, cost, 40) for name, cost in (("quick", 1.0), ("slow", 2.0)))
+    found = measure_all([quick, slow], queries, (Split.VALID, Split.TEST), Allowance(budget))
+    ranked = [len(by[Split.TEST].edges) for by in found.values()]
+    assert ranked == [int((1000 - 3 * PILOT) * 0.8 / 3)] * 2
+    assert ranked[0] >= LEAST
+    assert np.array_equal(*(by[Split.TEST].edges for by in found.values()))
+    assert budget.cuts == [f"baselines ranked {ranked[0]} of 1,000 test links"]
+    assert budget.left > 0
+    budget.left, slow.seconds = 1000, 20.0
+    assert list(measure_all([quick, slow], queries, (Split.TEST,), Allowance(budget))) == ["quick"]
+    assert "slow was left out" in budget.cuts
