@@ -155,5 +155,5 @@ def verdict_of(method: str, ours: Measured, baselines: Mapping[str, Measured], *
         return found
     advice = "check the features and the relations, or train longer"
     if found.best.startswith("MLP"):
-        advice = "the links add nothing to the features, or the relations are the wrong ones"
+        advice = "train longer; else the links add nothing to the features, or the relations are the wrong ones"
     return replace(found, sentence=f"{found.sentence}; {advice}")
