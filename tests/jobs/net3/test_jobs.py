@@ -355,7 +355,7 @@ def test_a_tie_is_not_a_loss(session: Session) -> None:
     session.sql(model("SELECT * REPLACE (5.0 AS value) FROM readings"))
     sentences = [e.message for e in heard if isinstance(e, Note) and "baseline" in e.message]
     assert len(sentences) == 1
-    assert "net3 ties with the best baseline" in sentences[0]
+    assert "net3 and the best baseline, last value, cannot be compared on" in sentences[0]
     assert rows(session, "SELECT DISTINCT value, lower, upper FROM forecast('m', horizon := 3)") == [(5.0, 5.0, 5.0)]
 
 
