@@ -545,6 +545,72 @@ def test_plan_refuses_a_horizon_beyond_the_test_split(session: Session) -> None:
     assert planned.plan is None
 
 
+DHAN = "OPTIONS (target = 'word', metapaths = {'x': ['likes', '-liks']}) AS (person AS (FROM persons), likes AS (FROM likes))"
+UNUSABLE = {
+    "an option that names no table": (
+        "CREATE TABLE persons AS SELECT i AS id, ['a'] AS words, 'w' || i % 2 AS word FROM range(40) t(i);"
+        f"CREATE TABLE likes AS SELECT i AS source, i + 1 AS target FROM range(30) t(i);"
+        f"CREATE MODEL m TYPE dhan {DHAN};",
+        "the metapath x names liks",
+    ),
+    "an option that leaves no data": (
+        "CREATE TABLE s AS SELECT DATE '2020-01-01' + t::INT AS t, sin(t) AS value FROM range(99) a(t);"
+        "CREATE MODEL m TYPE net3 OPTIONS (start = '2030-01-01') AS FROM s;",
+        "there is no reading at or after start",
+    ),
+    "a query without rows": (
+        f"CREATE TABLE few AS FROM triples LIMIT 0; CREATE MODEL m {TYPE} AS FROM few;",
+        "the query has no rows",
+    ),
+    "a query that fails": (
+        f"CREATE MODEL m {TYPE} AS SELECT head, relation, error('late') AS tail FROM triples;",
+        "late",
+    ),
+    "a query that fails, after other tables were filled": (
+        f"CREATE TABLE other (a INT); INSERT INTO other VALUES (1); CREATE TABLE third AS SELECT 1 AS x;"
+        f"CREATE MODEL m {TYPE} AS SELECT head, relation, error('late') AS tail FROM triples;",
+        "late",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", UNUSABLE)
+def test_plan_reports_what_a_run_would(session: Session, case: str) -> None:
+    job, message = UNUSABLE[case]
+    write(job)
+    with pytest.raises(UserError, match=message) as planned:
+        session.plan_file("job.sql")
+    with pytest.raises(UserError, match=message) as ran:
+        session.run_file("job.sql")
+    assert planned.value.render() == ran.value.render()
+    assert planned.value.place is not None
+
+
+FILLED = "CREATE TABLE a AS FROM triples LIMIT 0; INSERT INTO a FROM triples;"
+LEFT_TO_THE_RUN = {
+    "a table that is filled": "CREATE TABLE t AS FROM triples LIMIT 0; INSERT INTO t FROM triples;",
+    "a table from a filled one": f"{FILLED} CREATE TABLE t AS FROM a;",
+    "a view of a filled table": f"{FILLED} CREATE VIEW t AS FROM a;",
+    "a prepared statement": "CREATE TABLE t AS FROM triples LIMIT 0;"
+    "PREPARE p AS INSERT INTO t FROM triples; EXECUTE p;",
+    "a file": "COPY triples TO 't.parquet'; CREATE VIEW t AS FROM 't.parquet';",
+    "answers": f"CREATE MODEL a {TYPE} AS {QUERY};"
+    "CREATE TABLE t AS SELECT head, relation, tail FROM predict('a', questions, k := 5);",
+    "a variable": "CREATE TABLE a AS SELECT 0 AS n; UPDATE a SET n = 9; SET VARIABLE n = (SELECT max(n) FROM a);"
+    "CREATE TABLE t AS FROM triples LIMIT getvariable('n');",
+}
+
+
+@pytest.mark.parametrize("case", LEFT_TO_THE_RUN)
+def test_plan_leaves_what_the_file_creates_to_the_run(session: Session, case: str) -> None:
+    write(f"{LEFT_TO_THE_RUN[case]} CREATE MODEL m {TYPE} AS FROM t; CREATE MODEL same {TYPE} AS {QUERY};")
+    *_, planned, same = session.plan_file("job.sql")
+    assert (planned.name, planned.unchanged) == ("m", False)
+    assert planned.plan is None or "no rows" not in planned.plan.text(Machine(1e9))
+    assert same.plan is not None
+    assert session.run_file("job.sql")[-1].status == "done"
+
+
 def test_files_that_cannot_be_read(session: Session) -> None:
     with pytest.raises(UserError, match=r"cannot read nowhere\.sql: No such file"):
         session.run_file("nowhere.sql")
