@@ -545,7 +545,10 @@ def test_plan_refuses_a_horizon_beyond_the_test_split(session: Session) -> None:
     assert planned.plan is None
 
 
-DHAN = "OPTIONS (target = 'word', metapaths = {'x': ['likes', '-liks']}) AS (person AS (FROM persons), likes AS (FROM likes))"
+DHAN = (
+    "OPTIONS (target = 'word', metapaths = {'x': ['likes', '-liks']})"
+    " AS (person AS (FROM persons), likes AS (FROM likes))"
+)
 UNUSABLE = {
     "an option that names no table": (
         "CREATE TABLE persons AS SELECT i AS id, ['a'] AS words, 'w' || i % 2 AS word FROM range(40) t(i);"
