@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -31,9 +33,13 @@ from graphlearn.errors import (
     WorkspaceError,
 )
 from graphlearn.events import Event, JobFinished, JobStarted, Note, silent
+from graphlearn.jobs.drawing import read_history, title
 from graphlearn.jobs.machine import Machine
+from graphlearn.jobs.registry import family
 from graphlearn.jobs.request import ModelResult
 from graphlearn.session import Session, connect
+from graphlearn.show import print_model, print_models
+from graphlearn.sinks import plain_sink
 
 TRIPLES = """
 CREATE TABLE triples AS
@@ -628,6 +634,35 @@ def test_an_empty_file_does_nothing(session: Session) -> None:
     write("-- nothing yet\n")
     assert session.run_file("job.sql") == []
     assert session.plan_file("job.sql") == []
+
+
+UNTESTED = {
+    "distmult": f"{TYPE[:-1]}, test_fraction = 0, valid_fraction = 0.3) AS {QUERY}",
+    "net3": "TYPE net3 OPTIONS (time = 't', epochs = 1, split = [0.8, 0.2, 0]) AS SELECT t, sin(t) AS value "
+    "FROM range(200) a(t)",
+}
+
+
+@pytest.mark.parametrize("name", UNTESTED)
+def test_the_split_that_was_measured_is_named(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    create, lines = f"CREATE MODEL m {UNTESTED[name]}", io.StringIO()
+    with connect("kg.duckdb", emit=plain_sink(lines)) as session:
+        session.sql(TRIPLES)
+        made, again = session.sql(create), session.sql(create)
+        folder = session.workspace.folder
+    assert isinstance(made, ModelResult)
+    assert isinstance(again, ModelResult)
+    assert (made.status, made.split, again.status, again.split) == ("done", "valid", "unchanged", "valid")
+    assert re.search(r"; (filtered )?valid (MRR|RMSE) ", repr(made))
+    assert "<th>measured on</th>" in made._repr_html_()
+    assert re.search(r"m is up to date \(version 1\) · valid (MRR|RMSE) ", lines.getvalue())
+    print_models(folder, as_json=False)
+    print_model(folder, "m", None, as_json=False)
+    shown = capsys.readouterr().out
+    assert re.search(r" valid (MRR|RMSE) ", shown)
+    assert not re.search(r"test (MRR|RMSE|cells)", shown)
+    history = read_history(folder / "runs" / str(made.run))
+    assert " valid " in title(history, family(name).metrics)
 
 
 # The session itself
