@@ -244,6 +244,10 @@ class Family(ABC):
         """
         return {}
 
+    def answered(self, options: Mapping[str, Any]) -> Mapping[str, TableFunction]:  # noqa: ARG002
+        """The functions that a model with these options can answer; by default all of the family's."""
+        return self.functions
+
     @abstractmethod
     def shape(self, request: ModelRequest, columns: Mapping[str, Columns]) -> ModelShape:
         """The shape of a model before it is trained, from the columns of its inputs (by role)."""
