@@ -232,9 +232,7 @@ def plan(files: tuple[Path, ...], workspace: str, settings: tuple[str, ...], as_
                     continue
                 click.echo(f"{planned.name} ({planned.family}): {state}")
                 text = (
-                    planned.plan.text(machine)
-                    if planned.plan is not None
-                    else "its input does not exist before the run"
+                    planned.plan.text(machine) if planned.plan is not None else "its input is only known during the run"
                 )
                 click.echo("".join(f"  {line}\n" for line in text.splitlines()))
 

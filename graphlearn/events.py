@@ -127,7 +127,10 @@ class Note(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class JobFinished(Event):
-    """The run has ended. `status`: "done", "unchanged", "failed" or "interrupted"."""
+    """The run has ended. `status`: "done", "unchanged", "failed" or "interrupted".
+
+    `split`: where the metrics were measured; empty in files of earlier versions.
+    """
 
     run: str
     model: str
@@ -136,6 +139,7 @@ class JobFinished(Event):
     seconds: float
     version: int | None = None
     metrics: dict[str, float] = field(default_factory=dict)
+    split: str = ""
     message: str = ""
 
 

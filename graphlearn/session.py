@@ -318,7 +318,7 @@ class Session:
                 if older is None:
                     return None
                 artifact = older
-        return ModelResult.stored(artifact.model, artifact.version, artifact.manifest, status="unchanged")
+        return ModelResult.stored(artifact, status="unchanged")
 
     def _trained_before(self, model: str, fingerprint: str | None) -> Artifact | None:
         """Make an older version with this fingerprint current again and return it; None if there is none."""
@@ -419,6 +419,7 @@ def _unchanged(result: ModelResult) -> JobFinished:
         seconds=result.seconds,
         version=result.version,
         metrics=result.metrics,
+        split=result.split,
     )
 
 

@@ -17,7 +17,7 @@ from graphlearn.jobs.metrics import Metric, headline
 from graphlearn.jobs.registry import family, is_family
 from graphlearn.printing import print_fields, print_table, to_json_line
 from graphlearn.storage.artifacts import Artifact, ArtifactStore, fold, reading, wrong_object
-from graphlearn.text import duration, sql_literal
+from graphlearn.text import LARGE, duration, sql_literal
 from graphlearn.types import Json
 
 
@@ -104,15 +104,17 @@ def _headline(row: Json) -> Metric | None:
 
 
 def _numbers(metrics: object) -> dict[str, float | None]:
-    """The metrics that are numbers of a size that fits a column; run.json may hold anything."""
+    """The metrics that are finite numbers; run.json may hold anything."""
     known = metrics if isinstance(metrics, dict) else {}
-    return {name: value for name, value in known.items() if type(value) in (int, float) and abs(value) < 1e15}
+    return {name: float(value) for name, value in known.items() if type(value) in (int, float) and abs(value) < 1e308}
 
 
 def _measured(row: Json, *, with_names: bool) -> tuple[object, object]:
     """Speed and headline metric of a run, with their names if runs of several kinds share a table."""
     speed, metric = _numbers(row).get("examples_per_second"), _headline(row)
-    value = row["metrics"][metric.name] if metric is not None else None
+    value = _numbers(row["metrics"])[metric.name] if metric is not None else None
+    if speed is not None and abs(speed) >= LARGE:
+        speed = None
     if not with_names:
         return None if speed is None else round(speed), value
     return (

@@ -6,6 +6,9 @@ from collections.abc import Mapping
 
 PLURALS = {"entity": "entities", "series": "series", "class": "classes"}
 
+LARGE = 1e15
+"""Numbers from here on are written with an exponent."""
+
 
 def counted(n: int, noun: str) -> str:
     """A number and its noun: 1 row, 2,000 rows."""
@@ -15,9 +18,14 @@ def counted(n: int, noun: str) -> str:
 def number(value: float) -> str:
     """A number with four decimals below ten and one above; very small and very large values keep two digits."""
     value += 0.0  # -0.0 is 0
-    if value and not 5e-5 <= abs(value) < 1e15:
+    if value and not 5e-5 <= abs(value) < LARGE:
         return f"{value:.2g}"
     return f"{value:.4f}" if abs(value) < 10 else f"{value:,.1f}"
+
+
+def tenths(value: float) -> str:
+    """A number with one decimal; very large values keep two digits."""
+    return number(value) if abs(value) >= LARGE else f"{round(value, 1) + 0.0:,.1f}"  # -0.0 is 0
 
 
 def sql_literal(value: object) -> str:

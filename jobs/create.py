@@ -14,7 +14,7 @@ from graphlearn.jobs.execute import Context, Driver, Executor, execute, run_here
 from graphlearn.jobs.family import Sizes
 from graphlearn.jobs.machine import memory_available, this_machine
 from graphlearn.jobs.registry import family
-from graphlearn.jobs.request import ModelRequest, ModelResult
+from graphlearn.jobs.request import ModelRequest, ModelResult, measured_split
 from graphlearn.jobs.train import PUBLISHED
 from graphlearn.storage.artifacts import ArtifactStore, check_length
 from graphlearn.storage.interrupt import interruptible, interruption
@@ -90,6 +90,7 @@ def create_model(
             raise _ended(error, run, tell, request, started) from error
         seconds = time.perf_counter() - started
         version, metrics = int(outputs["version"]), dict(outputs["metrics"])
+        split = measured_split(ArtifactStore(workspace.folder).current(request.name).path)
         run.update(status="done", version=version, metrics=metrics)
         tell(
             JobFinished(
@@ -100,6 +101,7 @@ def create_model(
                 seconds=seconds,
                 version=version,
                 metrics=metrics,
+                split=split,
             )
         )
         run.close()
@@ -111,6 +113,7 @@ def create_model(
         seconds=seconds,
         run=run.id,
         metrics=metrics,
+        split=split,
         counts=dict(outputs["counts"]),
         verdict=outputs["verdict"],
     )
@@ -151,7 +154,7 @@ def _published(store: ArtifactStore, model: str, run: str) -> ModelResult | None
     newest = store.versions(model)[-1]
     if newest.manifest.get("run") != run:
         return None
-    return ModelResult.stored(model, newest.version, newest.manifest, status="done", run=run)
+    return ModelResult.stored(newest, status="done", run=run)
 
 
 def _recorder(run: RunFolder) -> Callable[[Event], None]:

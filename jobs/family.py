@@ -207,8 +207,8 @@ class Family(ABC):
     """The heading on the page of options."""
     inputs: ClassVar[tuple[Role, ...]] = ()
     """Its roles, if they do not depend on the options or the inputs; see `roles`."""
-    measured_on: ClassVar[str] = ""
-    """What precedes the metrics in one-line results."""
+    protocol: ClassVar[str] = ""
+    """A word before the split and the metrics in one-line results: `filtered`."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -243,6 +243,10 @@ class Family(ABC):
         A statement that gives one of them is refused.
         """
         return {}
+
+    def answered(self, options: Mapping[str, Any]) -> Mapping[str, TableFunction]:  # noqa: ARG002
+        """The functions that a model with these options can answer; by default all of the family's."""
+        return self.functions
 
     @abstractmethod
     def shape(self, request: ModelRequest, columns: Mapping[str, Columns]) -> ModelShape:

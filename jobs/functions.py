@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import duckdb
 import pyarrow as pa
@@ -20,6 +20,9 @@ from graphlearn.jobs.family import ModelShape, Predictor, Question, TableFunctio
 from graphlearn.jobs.registry import family, is_family, package_of
 from graphlearn.storage.artifacts import Artifact, ArtifactStore, reading
 from graphlearn.storage.columns import describe, subquery
+
+if TYPE_CHECKING:
+    from graphlearn.jobs.request import ModelRequest
 
 CursorFactory: TypeAlias = Callable[[], duckdb.DuckDBPyConnection]
 BATCH = 8192
@@ -55,23 +58,23 @@ class Call:
     cursor: CursorFactory
     warn: Warn = lambda _: None
 
-    def question(self, family_name: str) -> tuple[Question, int | None]:
+    def question(self, family_name: str, options: Mapping[str, Any]) -> tuple[Question, int | None]:
         """The call, checked against the functions of the family, and the version that it names.
 
-        Raises UserError, OptionError.
+        `options`: those of the model. Raises UserError, OptionError.
         """
-        options = function_of(family_name, self.function).read(
+        values = function_of(family_name, self.function, options).read(
             self.function, self.named, argument=self.argument is not None
         )
-        version, given = options.pop("version"), frozenset(self.named)
+        version, given = values.pop("version"), frozenset(self.named)
         if self.argument is None:
-            return Question(self.function, options, given=given), version
+            return Question(self.function, values, given=given), version
         with closing(self.cursor()) as connection:
             describe(connection, self.argument)  # raises InputError if two columns have the same name
             _lossless(connection)
             asked = connection.sql(f"FROM {subquery(self.argument)} LIMIT 0").to_arrow_table().schema
             zone = str(connection.execute("SELECT current_setting('TimeZone')").fetchall()[0][0])
-        return Question(self.function, options, asked, zone, given), version
+        return Question(self.function, values, asked, zone, given), version
 
     def rows(self) -> Iterator[pa.RecordBatch]:
         """The rows of the relation, in order."""
@@ -82,18 +85,18 @@ class Call:
             yield from connection.sql(self.argument).to_arrow_reader(BATCH)
 
 
-def function_of(family_name: str, function: str) -> TableFunction:
-    """A table function of a family. Raises UserError if the family has no such function."""
+def function_of(family_name: str, function: str, options: Mapping[str, Any]) -> TableFunction:
+    """A table function of a family. Raises UserError, with those of a model with the options, if there is none."""
     functions = family(family_name).functions
     if function not in functions:
-        have = ", ".join(f"{name}()" for name in functions)
+        have = ", ".join(f"{name}()" for name in family(family_name).answered(options))
         raise UserError(f"a {family_name} model has no {function}()", help=f"it has {have}")
     return functions[function]
 
 
-def planned(family_name: str, shape: ModelShape, call: Call) -> ArrowSource:
+def planned(request: ModelRequest, shape: ModelShape, call: Call) -> ArrowSource:
     """A call on a model that an earlier statement will create: the same columns, no rows."""
-    question, _ = call.question(family_name)
+    question, _ = call.question(request.family.lower(), asdict(request.options))
     return ArrowSource(shape.columns(question), lambda: iter(()))
 
 
@@ -125,7 +128,7 @@ class ModelReader:
         """
         version = call.named.get("version")
         artifact = self.store.load(model, version if isinstance(version, int) and version > 0 else None)
-        question, version = call.question(family_of(artifact))
+        question, version = call.question(family_of(artifact), options_of(artifact))
         predictor = self._predictor(artifact, current=version is None)
         with _answering(artifact, Rows(call)) as rows:
             schema = predictor.shape.columns(question)
@@ -185,6 +188,12 @@ def family_of(artifact: Artifact) -> str:
             help=f"install the package that provides TYPE {name}, or remove the model: DROP MODEL {artifact.model}",
         )
     return name
+
+
+def options_of(artifact: Artifact) -> Mapping[str, Any]:
+    """The options of a stored version; none if its manifest holds something else."""
+    options = artifact.manifest.get("options")
+    return options if isinstance(options, dict) else {}
 
 
 def _lossless(connection: duckdb.DuckDBPyConnection) -> None:

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from graphlearn.models.core.bootstrap import Comparison, Outcome, Sample, compare
 from graphlearn.storage.files import disk_errors
 from graphlearn.storage.stored import read_parquet
-from graphlearn.text import counted, number
+from graphlearn.text import counted, number, tenths
 
 METRICS = "metrics.parquet"
 """The file with the metrics of a stored version."""
@@ -56,7 +56,7 @@ class Metric:
 
     def text(self, value: float) -> str:
         """A formatted value: `0.3456`, `8.1 %`."""
-        return f"{value:,.1f} {self.unit}" if self.unit else number(value)
+        return f"{tenths(value) if self.unit else number(value)} {self.unit}".rstrip()
 
 
 MRR = Metric(name="mrr", label="MRR", headline=True, interval=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -134,6 +135,13 @@ def test_runs(sql: Any, tmp_path: Path) -> None:
     assert sql("SELECT status, version, mrr, eta_seconds, finished_at >= started_at FROM runs") == [
         ("done", 1, 0.5, None, True)
     ]
+
+
+def test_very_large_metrics_of_runs_are_printed(sql: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    RunFolder.create(tmp_path, "m", "", {}).update(family="net3", status="done", metrics={"rmse": 7.4e27})
+    assert sql("SELECT rmse FROM runs") == [(7.4e27,)]
+    print_runs(tmp_path, None, as_json=False)
+    assert re.search(r"RMSE .*\n.*\n.* 7\.4e\+27 ", capsys.readouterr().out)
 
 
 def test_training_info_is_live(sql: Any, tmp_path: Path) -> None:

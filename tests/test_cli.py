@@ -616,6 +616,17 @@ def test_plan_runs_nothing(fresh: Path) -> None:
     assert not list(fresh.glob("kg.*"))
 
 
+def test_plan_fails_as_a_run_would(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("late.sql").write_text(
+        "CREATE MODEL m TYPE net3 OPTIONS (time = 't', start = '900') AS SELECT t, sin(t) AS value FROM range(90) a(t);"
+    )
+    planned, ran = run("plan", "late.sql"), run("run", "late.sql", "--no-picture")
+    assert (planned.exit_code, ran.exit_code) == (2, 2)
+    assert "there is no reading at or after start" in planned.stderr
+    assert planned.stderr == ran.stderr
+
+
 def test_plan_knows_what_is_unchanged(here: Path) -> None:
     assert "kg.toy (distmult): unchanged" in run("plan", "job.sql", "--set", "path=toy.parquet").stdout
     (record,) = (

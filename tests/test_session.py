@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -31,9 +33,13 @@ from graphlearn.errors import (
     WorkspaceError,
 )
 from graphlearn.events import Event, JobFinished, JobStarted, Note, silent
+from graphlearn.jobs.drawing import read_history, title
 from graphlearn.jobs.machine import Machine
+from graphlearn.jobs.registry import family
 from graphlearn.jobs.request import ModelResult
 from graphlearn.session import Session, connect
+from graphlearn.show import print_model, print_models
+from graphlearn.sinks import plain_sink
 
 TRIPLES = """
 CREATE TABLE triples AS
@@ -545,6 +551,75 @@ def test_plan_refuses_a_horizon_beyond_the_test_split(session: Session) -> None:
     assert planned.plan is None
 
 
+DHAN = (
+    "OPTIONS (target = 'word', metapaths = {'x': ['likes', '-liks']})"
+    " AS (person AS (FROM persons), likes AS (FROM likes))"
+)
+UNUSABLE = {
+    "an option that names no table": (
+        "CREATE TABLE persons AS SELECT i AS id, ['a'] AS words, 'w' || i % 2 AS word FROM range(40) t(i);"
+        f"CREATE TABLE likes AS SELECT i AS source, i + 1 AS target FROM range(30) t(i);"
+        f"CREATE MODEL m TYPE dhan {DHAN};",
+        "the metapath x names liks",
+    ),
+    "an option that leaves no data": (
+        "CREATE TABLE s AS SELECT DATE '2020-01-01' + t::INT AS t, sin(t) AS value FROM range(99) a(t);"
+        "CREATE MODEL m TYPE net3 OPTIONS (start = '2030-01-01') AS FROM s;",
+        "there is no reading at or after start",
+    ),
+    "a query without rows": (
+        f"CREATE TABLE few AS FROM triples LIMIT 0; CREATE MODEL m {TYPE} AS FROM few;",
+        "the query has no rows",
+    ),
+    "a query that fails": (
+        f"CREATE MODEL m {TYPE} AS SELECT head, relation, error('late') AS tail FROM triples;",
+        "late",
+    ),
+    "a query that fails, after other tables were filled": (
+        f"CREATE TABLE other (a INT); INSERT INTO other VALUES (1); CREATE TABLE third AS SELECT 1 AS x;"
+        f"CREATE MODEL m {TYPE} AS SELECT head, relation, error('late') AS tail FROM triples;",
+        "late",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", UNUSABLE)
+def test_plan_reports_what_a_run_would(session: Session, case: str) -> None:
+    job, message = UNUSABLE[case]
+    write(job)
+    with pytest.raises(UserError, match=message) as planned:
+        session.plan_file("job.sql")
+    with pytest.raises(UserError, match=message) as ran:
+        session.run_file("job.sql")
+    assert planned.value.render() == ran.value.render()
+    assert planned.value.place is not None
+
+
+FILLED = "CREATE TABLE a AS FROM triples LIMIT 0; INSERT INTO a FROM triples;"
+LEFT_TO_THE_RUN = {
+    "a table that is filled": "CREATE TABLE t AS FROM triples LIMIT 0; INSERT INTO t FROM triples;",
+    "a table from a filled one": f"{FILLED} CREATE TABLE t AS FROM a;",
+    "a view of a filled table": f"{FILLED} CREATE VIEW t AS FROM a;",
+    "a prepared statement": "CREATE TABLE t AS FROM triples LIMIT 0;"
+    "PREPARE p AS INSERT INTO t FROM triples; EXECUTE p;",
+    "a file": "COPY triples TO 't.parquet'; CREATE VIEW t AS FROM 't.parquet';",
+    "answers": f"CREATE MODEL a {TYPE} AS {QUERY};"
+    "CREATE TABLE t AS SELECT head, relation, tail FROM predict('a', questions, k := 5);",
+    "a variable": "CREATE TABLE a AS SELECT 0 AS n; UPDATE a SET n = 9; SET VARIABLE n = (SELECT max(n) FROM a);"
+    "CREATE TABLE t AS FROM triples LIMIT getvariable('n');",
+}
+
+
+@pytest.mark.parametrize("case", LEFT_TO_THE_RUN)
+def test_plan_leaves_what_the_file_creates_to_the_run(session: Session, case: str) -> None:
+    write(f"{LEFT_TO_THE_RUN[case]} CREATE MODEL m {TYPE} AS FROM t; CREATE MODEL same {TYPE} AS {QUERY};")
+    *_, planned, same = session.plan_file("job.sql")
+    assert (planned.name, planned.unchanged) == ("m", False)
+    assert planned.plan is None or "no rows" not in planned.plan.text(Machine(1e9))
+    assert same.plan is not None
+    assert session.run_file("job.sql")[-1].status == "done"
+
+
 def test_files_that_cannot_be_read(session: Session) -> None:
     with pytest.raises(UserError, match=r"cannot read nowhere\.sql: No such file"):
         session.run_file("nowhere.sql")
@@ -559,6 +634,35 @@ def test_an_empty_file_does_nothing(session: Session) -> None:
     write("-- nothing yet\n")
     assert session.run_file("job.sql") == []
     assert session.plan_file("job.sql") == []
+
+
+UNTESTED = {
+    "distmult": f"{TYPE[:-1]}, test_fraction = 0, valid_fraction = 0.3) AS {QUERY}",
+    "net3": "TYPE net3 OPTIONS (time = 't', epochs = 1, split = [0.8, 0.2, 0]) AS SELECT t, sin(t) AS value "
+    "FROM range(200) a(t)",
+}
+
+
+@pytest.mark.parametrize("name", UNTESTED)
+def test_the_split_that_was_measured_is_named(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    create, lines = f"CREATE MODEL m {UNTESTED[name]}", io.StringIO()
+    with connect("kg.duckdb", emit=plain_sink(lines)) as session:
+        session.sql(TRIPLES)
+        made, again = session.sql(create), session.sql(create)
+        folder = session.workspace.folder
+    assert isinstance(made, ModelResult)
+    assert isinstance(again, ModelResult)
+    assert (made.status, made.split, again.status, again.split) == ("done", "valid", "unchanged", "valid")
+    assert re.search(r"; (filtered )?valid (MRR|RMSE) ", repr(made))
+    assert "<th>measured on</th>" in made._repr_html_()
+    assert re.search(r"m is up to date \(version 1\) · valid (MRR|RMSE) ", lines.getvalue())
+    print_models(folder, as_json=False)
+    print_model(folder, "m", None, as_json=False)
+    shown = capsys.readouterr().out
+    assert re.search(r" valid (MRR|RMSE) ", shown)
+    assert not re.search(r"test (MRR|RMSE|cells)", shown)
+    history = read_history(folder / "runs" / str(made.run))
+    assert " valid " in title(history, family(name).metrics)
 
 
 # The session itself

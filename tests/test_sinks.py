@@ -24,7 +24,8 @@ from graphlearn.events import (
     PhaseStarted,
     Step,
 )
-from graphlearn.sinks.sink import finish_line, step_line
+from graphlearn.jobs.metrics import Metric
+from graphlearn.sinks.sink import expectation, finish_line, step_line
 from graphlearn.text import duration, number, sql_literal
 
 
@@ -231,6 +232,14 @@ def test_durations(seconds: float, text: str) -> None:
 
 @pytest.mark.parametrize(
     ("value", "text"),
+    [(8.14, "8.1 %"), (-0.04, "0.0 %"), (12345.6, "12,345.6 %"), (7.376e27, "7.4e+27 %"), (-1e15, "-1e+15 %")],
+)
+def test_percentages(value: float, text: str) -> None:
+    assert Metric(name="mape", label="MAPE", unit="%").text(value) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
     [(-0.0, "0.0000"), (-0.00004, "-4e-05"), (3.14159, "3.1416"), (12345.67, "12,345.7"), (1e16, "1e+16")],
 )
 def test_numbers(value: float, text: str) -> None:
@@ -281,7 +290,7 @@ def a_long_preparation() -> list[Event]:
     """A phase of 100 s that reports nothing but that it runs, and one of 60 s that counts."""
     start = 1_700_000_000.0
     beats = [
-        PhaseRunning(time=start + s, phase="prepare", seconds=float(s), expected_seconds=90) for s in range(2, 97, 5)
+        PhaseRunning(time=start + s, phase="prepare", seconds=float(s), expected_seconds=75) for s in range(2, 97, 5)
     ]
     counts = [PhaseAdvanced(time=start + 100 + s, phase="evaluate", done=10 * s) for s in range(1, 61)]
     return [
@@ -299,8 +308,9 @@ def test_logs_show_that_a_long_phase_runs() -> None:
     for event in a_long_preparation():
         sink(event)
     lines = [line.partition(" m: ")[2] for line in stream.getvalue().splitlines()]
-    assert lines[1] == "prepare is running, 2.00 s so far, about 1 min 30 s expected"
-    assert [line for line in lines if line.startswith("prepare is")][-1].startswith("prepare is running, 1 min")
+    assert lines[1] == "prepare is running, 2.00 s so far, about 75 s expected"
+    last = [line for line in lines if line.startswith("prepare is")][-1]
+    assert last == "prepare is running, 1 min 27 s so far, longer than the 75 s expected"
     assert "evaluate is running, 20 of 600 triples after 2.00 s" in lines
     assert not any("600 of 600" in line for line in lines)  # then it is no longer known what is left
     assert 10 < len(lines) < 25
@@ -331,9 +341,28 @@ def test_the_live_view_says_how_long_a_phase_was_expected_to_take() -> None:
     for event in a_long_preparation()[:4]:
         sink(event)
     assert isinstance(sink, sinks.RichSink)
-    assert "expected" in str(sink._bars().tasks[0].fields["amount"])
+    assert sink._bars().tasks[0].fields["amount"] == "about 75 s expected"
+    for event in a_long_preparation()[4:-62]:
+        sink(event)
+    assert sink._bars().tasks[0].fields["amount"] == "longer than the 75 s expected"
     sink.close()
     assert stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected", "words"),
+    [
+        (5, None, ""),
+        (1, 1.5, ""),
+        (5, 11, "about 11 s expected"),
+        (12, 11, "longer than the 11 s expected"),
+        (240, 11, "longer than the 11 s expected"),
+        (5, 1.5, "longer than the 2 s expected"),
+        (5, 0.2, "longer than expected"),
+    ],
+)
+def test_a_phase_that_takes_longer_says_so(seconds: float, expected: float | None, words: str) -> None:
+    assert expectation(PhaseRunning(phase="baselines", seconds=seconds, expected_seconds=expected)) == words
 
 
 @pytest.mark.parametrize("make", [plain, rich])

@@ -151,7 +151,9 @@ class RichSink:
     def _finish(self, event: JobFinished) -> None:
         self.close()
         marks = {"done": "[green]✓[/]", "unchanged": "[green]=[/]", "failed": "[red]✗[/]"}
-        figures = f" · {self._split} {metrics_line(event.metrics, self._metrics)}" if event.metrics else ""
+        figures = (
+            f" · {event.split or self._split} {metrics_line(event.metrics, self._metrics)}" if event.metrics else ""
+        )
         self._say(f"{marks.get(event.status, '[yellow]![/]')} {_plain(finish_line(event))}{figures}")
 
     def close(self) -> None:

@@ -81,7 +81,11 @@ class PlainSink:
             case JobFinished():
                 self._metrics = metrics_of(event.family) or self._metrics
                 self._model, self._shown = "", False
-                figures = f" · {self._split} {metrics_line(event.metrics, self._metrics)}" if event.metrics else ""
+                figures = (
+                    f" · {event.split or self._split} {metrics_line(event.metrics, self._metrics)}"
+                    if event.metrics
+                    else ""
+                )
                 return finish_line(event) + figures
             case _:
                 return None

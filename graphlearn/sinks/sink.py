@@ -44,13 +44,20 @@ def step_line(event: Step) -> str:
 
 
 def expectation(event: PhaseRunning) -> str:
-    """How long the plan expected a phase to take: `about 30 s expected`; empty if unknown or short."""
+    """How long the plan expected a phase to take: `about 30 s expected`; empty if unknown or short.
+
+    After that time: `longer than the 30 s expected`.
+    """
     expected = event.expected_seconds
-    return f"about {human_seconds(expected)} expected" if expected is not None and expected >= 2 else ""
+    if expected is None:
+        return ""
+    if event.seconds > expected:
+        return f"longer than the {human_seconds(expected)} expected" if expected >= 1 else "longer than expected"
+    return f"about {human_seconds(expected)} expected" if expected >= 2 else ""
 
 
 def elapsed(event: PhaseRunning) -> str:
-    """How long a phase has been running: `12.0 s so far, about 30 s expected`."""
+    """How long a phase has been running: `12.0 s so far, about 30 s expected`. See `expectation`."""
     return ", ".join(filter(None, (f"{duration(event.seconds)} so far", expectation(event))))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -262,7 +262,7 @@ class Binder:
                 if planned is not None:
                     request = planned.request
                     shape = family(request.family).shape(request, planned.columns)
-                    source = functions.planned(request.family.lower(), shape, asked)
+                    source = functions.planned(request, shape, asked)
                 elif fold(call.model) in self.planned:
                     raise ModelNotFound(f'model "{call.model}" is dropped by an earlier statement')
                 else:
@@ -282,13 +282,16 @@ class Binder:
         from graphlearn.jobs import functions
 
         planned = self.planned.get(fold(call.model))
-        family_name = planned.request.family.lower() if planned is not None else ""
-        if not family_name:
+        family_name, options = "", {}
+        if planned is not None:
+            family_name, options = planned.request.family.lower(), asdict(planned.request.options)
+        else:
             with suppress(GraphLearnError):
-                family_name = functions.family_of(self.reader.store.load(call.model))
+                artifact = self.reader.store.load(call.model)
+                family_name, options = functions.family_of(artifact), dict(functions.options_of(artifact))
         if family_name:
             with placed(call.source.place(call.span[0], len(call.function))):
-                functions.function_of(family_name, call.function)
+                functions.function_of(family_name, call.function, options)
 
     def _argument(self, call: Call) -> tuple[str | None, Callable[[], duckdb.DuckDBPyConnection]]:
         """The SQL of the relation that a call reads, and a factory of cursors that can run it."""

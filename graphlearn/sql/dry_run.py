@@ -14,7 +14,8 @@ from __future__ import annotations
 import json
 import os
 import shlex
-from collections.abc import Callable, Iterator, Mapping
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, replace
 from itertools import takewhile
@@ -24,6 +25,7 @@ from typing import TYPE_CHECKING
 import duckdb
 
 from graphlearn.errors import (
+    ArtifactError,
     GraphLearnError,
     InputError,
     ModelExists,
@@ -35,15 +37,17 @@ from graphlearn.errors import (
 )
 from graphlearn.sql import engine
 from graphlearn.sql.binding import Binder, BoundModel, errors_of, in_transaction, placed, taken
+from graphlearn.sql.calls import find_calls
 from graphlearn.sql.copies import SEVERAL_FILES, target_of
 from graphlearn.sql.diagnose import MissingError
 from graphlearn.sql.options import OUTSIDE
 from graphlearn.sql.rewrite import Rewritten
 from graphlearn.sql.scratch import REFUSED, has_table, scratch
 from graphlearn.sql.semicolon import SemicolonError
+from graphlearn.sql.source import Token
 from graphlearn.sql.statements import CreateModel, DropModel, ExplainModel, Passthrough, Statement
-from graphlearn.sql.words import CATALOG
-from graphlearn.storage.artifacts import fold
+from graphlearn.sql.words import CATALOG, RESERVED
+from graphlearn.storage.artifacts import ArtifactStore, fold
 from graphlearn.storage.columns import literal, quoted
 
 if TYPE_CHECKING:
@@ -57,7 +61,7 @@ _SETTINGS = frozenset(("SET", "VARIABLE_SET"))
 _OPENING = frozenset(("COPY", "ATTACH", "LOAD", "INSTALL", "CALL", "EXECUTE", "PREPARE", "EXPORT", "PRAGMA"))
 """Kinds of statements whose effects, unknown to a dry run, later statements may need."""
 
-_FILLING = _OPENING | {"INSERT", "UPDATE", "DELETE", "MERGE", "TRUNCATE", "ALTER"}
+_FILLING = frozenset(("INSERT", "UPDATE", "DELETE", "MERGE", "TRUNCATE", "ALTER", "WITH"))
 """First words of statements that may change data; a plan does not execute them."""
 
 Overrides = Callable[[str], Mapping[str, object]]
@@ -142,7 +146,7 @@ def _made(statement: Statement, error: GraphLearnError) -> set[str]:
         made = list(takewhile(lambda token: token.word != "AS" and token.text != "(", tokens))
     else:
         made = []
-    return {fold(token.value) for token in made if token.kind in ("name", "quoted", "string")}
+    return _names(made)
 
 
 def _missing(error: GraphLearnError) -> str:
@@ -179,57 +183,83 @@ def plan(
     """The plans of the models in a file that `dry_run` has accepted. Inputs are counted; nothing is changed.
 
     Tables that the file creates from queries become views, so that their rows are counted without being stored.
-    `read_only`: the database is, although the file may change it. Raises InputError, OptionError for options that do
-    not fit the sizes of the inputs.
+    `read_only`: the database is, although the file may change it. Raises the error that a run would raise for a model
+    and its inputs, unless they depend on data that only the run creates.
     """
     found: list[PlannedModel] = []
     done: list[Step] = []
-    settled = True  # the data are those that the run will read
+    unknown: set[str] = set()  # folded names of tables whose rows only the run will know
+    blind = False  # an earlier statement may have any effect
     binder = replace(binder, dry_run=True, planned={})
     _offer_tables(binder, statements)
     with _rolled_back(binder.connection, read_only=read_only) as follow:
         for statement in statements:
             if isinstance(statement, Passthrough):
-                settled &= statement.kind not in _FILLING
-                with suppress(GraphLearnError):  # it passed the dry run, so this error depends on data
+                blind |= statement.kind in _OPENING
+                derived = bool(find_calls(statement)) or not unknown.isdisjoint(_names(statement.tokens))
+                if statement.kind in _FILLING or (derived and statement.kind in ("CREATE", "SET")):
+                    unknown |= _changed(statement)
+                try:
                     done += _preview(binder, statement, read_only)
-                if engine.is_aborted(binder.connection):
-                    _again(binder.connection, done)
-                follow()
+                except GraphLearnError:  # it passed the dry run, so this error depends on data
+                    unknown |= _changed(statement)
             elif isinstance(statement, CreateModel):
+                read = (token for text in statement.inputs for token in statement.verbatim(text.span).tokens)
+                settled = not blind and unknown.isdisjoint(_names(read))
                 found.append(_planned(binder, statement, overrides(statement.name), settled=settled))
+            if engine.is_aborted(binder.connection):
+                _again(binder.connection, done)
+            follow()
     return found
 
 
+def _names(tokens: Iterable[Token]) -> set[str]:
+    """The folded names, and strings, among the tokens."""
+    words = RESERVED | {"REPLACE", "EXISTS"}
+    return {fold(t.value) for t in tokens if t.kind in ("name", "quoted", "string") and t.word not in words}
+
+
+def _changed(statement: Passthrough) -> set[str]:
+    """The folded names of what the statement may create or change: those before its query or values."""
+    query = {"AS", "SELECT", "VALUES", "SET", "USING"} | ({"FROM"} if statement.kind != "DELETE" else set())
+    if statement.kind == "WITH":
+        return _names(statement.tokens)
+    return _names(takewhile(lambda token: token.word not in query and token.text != "(", statement.tokens[1:]))
+
+
 def _planned(binder: Binder, create: CreateModel, overrides: Mapping[str, object], *, settled: bool) -> PlannedModel:
-    """See `plan`. `settled`: no statement before changes the data without being previewed."""
+    """See `plan`. `settled`: what statements before have created is known, as far as the inputs name it."""
     from graphlearn.jobs.create import measure
     from graphlearn.jobs.registry import family
 
     binder.look(create)
-    store, dataflow, unchanged = binder.reader.store, None, False
-    refused: UserError | None = None
-    with suppress(GraphLearnError, duckdb.Error):
+    store, dataflow, fingerprint = binder.reader.store, None, None
+    stored = store.exists(create.name)
+    kept = create.if_not_exists and stored
+    try:
         bound = binder.model(create, overrides)
-        with binder.registered(bound):
-            request = bound.request
+        with binder.registered(bound), errors_of(bound):
+            request, kind = bound.request, family(create.family)
             sizes = measure(binder.connection, request)
-            try:
-                with errors_of(bound):
-                    dataflow = family(request.family).plan(request, sizes)
-            except UserError as error:
-                refused = error if settled else None
-                raise
-            if store.exists(create.name):
-                kept = store.versions(create.name) if create.or_replace else [store.current(create.name)]
-                fingerprint = request.fingerprint(sizes.fingerprints)
-                unchanged = create.if_not_exists or any(
-                    a.damage is None and a.manifest.get("fingerprint") == fingerprint for a in kept
-                )
+            if settled:  # what does not fit into the memory is still planned
+                kind.fits(request, sizes, sys.maxsize)
+            dataflow = kind.plan(request, sizes)
+            fingerprint = request.fingerprint(sizes.fingerprints)
         binder.planned[fold(create.name)] = bound
-    if refused is not None:
-        raise refused
+    except UserError:
+        computed = any(find_calls(Passthrough(create.source, *text.span, "SELECT")) for text in create.inputs)
+        if settled and not computed and not kept:  # a run does not read the inputs of a model that it keeps
+            raise
+    unchanged = kept or (dataflow is not None and stored and _is_stored(store, create, fingerprint))
     return PlannedModel(create.name, create.family, create.text, unchanged, dataflow)
+
+
+def _is_stored(store: ArtifactStore, create: CreateModel, fingerprint: str | None) -> bool:
+    """Whether a version that can be used has this fingerprint; without OR REPLACE, it must be the current one."""
+    with suppress(ArtifactError):
+        versions = store.versions(create.name) if create.or_replace else [store.current(create.name)]
+        return any(a.damage is None and a.manifest.get("fingerprint") == fingerprint for a in versions)
+    return False
 
 
 def _preview(binder: Binder, statement: Passthrough, read_only: bool) -> list[Step]:

@@ -57,6 +57,10 @@ class DhanFamily(Family):
     def options_type(self) -> type[Any]:
         return DhanJobOptions
 
+    def answered(self, options: Mapping[str, Any]) -> Mapping[str, TableFunction]:
+        learns = options.get("target") is not None
+        return {name: function for name, function in self.functions.items() if learns or name != "predict"}
+
     def roles(self, options: Any, given: Sequence[str]) -> tuple[Role, ...]:  # noqa: ARG002
         columns = ("id", "features…")
         return tuple(Role(name, columns, required=False) for name in given) or (Role(ONLY, columns),)

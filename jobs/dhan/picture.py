@@ -18,6 +18,7 @@ from graphlearn.jobs.drawing import (
     GREY,
     History,
     any_script,
+    below,
     draw_loss,
     finish_curve,
     literal,
@@ -27,7 +28,6 @@ from graphlearn.jobs.drawing import (
     short,
     title,
 )
-from graphlearn.jobs.metrics import metrics_line
 from graphlearn.text import number
 from graphlearn.types import FloatArray
 
@@ -48,7 +48,7 @@ BARS = 10
 def draw(history: History, version_folder: Path | None) -> Figure:
     """The curves and, with a stored version, the map, the relations, the methods and the classes."""
     stored = read_stored(version_folder) if version_folder is not None else None
-    text = title(history, f"test {metrics_line(history.final, METRICS, ', ')}" if history.final else "")
+    text = title(history, METRICS)
     if stored is None:
         figure = new_figure(11, 4.2)
         axes = figure.subplot_mosaic([["loss", "valid"]])
@@ -59,7 +59,7 @@ def draw(history: History, version_folder: Path | None) -> Figure:
             right = [["methods", "classes"], ["relations", "confusion"], ["valid", "loss"]]
         figure = new_figure(19 if by_class else 15, 9.6)
         axes = figure.subplot_mosaic([["map", right]], width_ratios=[1, 1.25] if by_class else [1.9, 1])
-        text += literal("\n" + stored.verdict.replace("; ", "\n")) if stored.verdict else ""
+        text += below(stored.verdict)
     figure.suptitle(text, x=0.01, ha="left", fontsize=11)
     draw_loss(axes["loss"], history)
     axes["loss"].set_ylabel("cross entropy (nats)", fontsize=9)

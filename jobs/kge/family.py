@@ -26,7 +26,7 @@ class KgeFamily(Family):
 
     names = tuple(SCORERS)
     title = "Knowledge graph embeddings"
-    measured_on = "filtered test"
+    protocol = "filtered"
     inputs = (Role("triples", ("head", "relation", "tail", "[split]")),)
     metrics = METRICS
     counts = (

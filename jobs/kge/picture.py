@@ -8,7 +8,6 @@ from __future__ import annotations
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from textwrap import fill
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,6 +18,7 @@ from graphlearn.jobs.drawing import (
     GREY,
     History,
     any_script,
+    below,
     draw_loss,
     finish_curve,
     literal,
@@ -30,7 +30,7 @@ from graphlearn.jobs.drawing import (
 )
 from graphlearn.jobs.kge.metrics import METRICS
 from graphlearn.jobs.kge.view import triples_of
-from graphlearn.jobs.metrics import metrics_line, read_metrics
+from graphlearn.jobs.metrics import read_metrics
 from graphlearn.jobs.train import WEIGHTS
 from graphlearn.storage.artifacts import MANIFEST
 from graphlearn.storage.dictionary import Dictionary
@@ -95,10 +95,9 @@ def read_map(version_folder: Path, points: int = POINTS) -> EntityMap:
 
 def draw(history: History, version_folder: Path | None) -> Figure:
     """Draw loss and MRR and, if a version is stored, the MRR of each relation and the map of its entities."""
-    figures = metrics_line(history.final, METRICS, ", ") if history.final else ""
-    text = title(history, f"filtered test {figures}" if figures else "")
+    text = title(history, METRICS, "filtered")
     verdict = read_json(version_folder / MANIFEST).get("verdict") if version_folder is not None else ""
-    text += literal("\n" + fill(str(verdict), 165)) if verdict else ""
+    text += below(str(verdict or ""))
     rows = read_metrics(version_folder) if version_folder is not None else []
     each = _relations(rows, history.family)
     if version_folder is None:
@@ -122,11 +121,11 @@ def draw(history: History, version_folder: Path | None) -> Figure:
 
 
 def _draw_mrr(axes: Axes, history: History, rows: list[Json]) -> None:
-    """The MRR over the epochs; the test MRR and those of the baselines as lines."""
+    """The MRR over the epochs; that of the stored model and those of the baselines as lines."""
     axes.set_title("filtered MRR", loc="left", fontsize=10)
     mrr = history.valid.get("mrr", [])
     test = history.final.get("mrr")
-    lines = [(f"test {test:.4f}", test, COLOURS[1])] if test is not None else []
+    lines = [(f"{history.split} {test:.4f}", test, COLOURS[1])] if test is not None else []
     whole = [row for row in rows if (row["split"], row["side"]) == ("test", "both") and row["relation"] < 0]
     baselines = [row for row in whole if row.get("method", history.family) != history.family]
     for row, colour in zip(baselines, COLOURS[3:], strict=False):

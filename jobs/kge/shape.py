@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from graphlearn.errors import InputError, OptionError
+from graphlearn.errors import InputError, OptionError, nearest
 from graphlearn.jobs.answers import completed, echoed, find_field
 from graphlearn.jobs.family import Columns, ModelShape, Question
 from graphlearn.jobs.kge.metrics import TABLE
@@ -50,10 +50,13 @@ class KgeShape(ModelShape):
         if function == "embeddings":
             of = question.options["of"]
             if of not in self.widths:
+                near = nearest(of, list(self.widths))
                 raise OptionError(
                     f"of must be 'entities' or 'relations', not {of!r}",
                     key="of",
-                    help="embeddings(…, of := 'relations')",
+                    help=f"write of := '{near[0]}'"
+                    if near
+                    else "leave it out for entities, or write of := 'relations'",
                 )
             key = self.entity if of == "entities" else self.relation
             return pa.schema([key.with_name("key"), pa.field("embedding", pa.list_(pa.float32(), self.widths[of]))])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from graphlearn.jobs.family import Summary, SummaryTable
 from graphlearn.jobs.kge.metrics import METRICS
 from graphlearn.jobs.metrics import HITS_AT_10, MRR, read_metrics
@@ -19,12 +21,13 @@ def summary(artifact: Artifact) -> Summary:
     """Counts, metrics and verdict of a version."""
     manifest = artifact.manifest
     counts, metrics = manifest.get("counts", {}), manifest.get("metrics", {})
-    hits = metrics.get(HITS_AT_10.name)
+    hits, rows = metrics.get(HITS_AT_10.name), read_metrics(artifact.path)
+    split = _split(rows)
     return Summary(
         listed={
             "triples": counts.get("train"),
             "entities": counts.get("entities"),
-            "test MRR": metrics.get("mrr"),
+            f"{split} {MRR.label}": metrics.get(MRR.name),
             HITS_AT_10.label: None if hits is None else HITS_AT_10.text(hits),
         },
         fields={
@@ -33,7 +36,7 @@ def summary(artifact: Artifact) -> Summary:
             "triples": ", ".join(f"{counts[s]:,} {s}" for s in ("train", "valid", "test") if s in counts) or None,
             "verdict": manifest.get("verdict") or None,
         },
-        tables=_tables(artifact, manifest.get("protocol")),
+        tables=_tables(artifact, rows, split),
     )
 
 
@@ -41,8 +44,13 @@ def _counted(counts: Json, name: str, type_name: str | None) -> str | None:
     return f"{counts[name]:,} ({type_name})" if name in counts else None
 
 
-def _tables(artifact: Artifact, protocol: str | None) -> list[SummaryTable]:
-    rows = read_metrics(artifact.path)
+def _split(rows: Sequence[Json]) -> str:
+    """The split that the metrics of a version describe: the test split or, if that is empty, the validation split."""
+    return "valid" if rows and not any(row["split"] == "test" for row in rows) else "test"
+
+
+def _tables(artifact: Artifact, rows: Sequence[Json], split: str) -> list[SummaryTable]:
+    protocol = artifact.manifest.get("protocol")
     overall = [row for row in rows if row["relation"] < 0]
     if not overall:
         return []
@@ -54,7 +62,6 @@ def _tables(artifact: Artifact, protocol: str | None) -> list[SummaryTable]:
             [(row.get("method", mine), row["split"], row["side"], *_cells(row)) for row in overall],
         )
     ]
-    split = "test" if any(row["split"] == "test" for row in rows) else "valid"
     each = [row for row in rows if row["relation"] >= 0 and row["side"] == "both" and row["split"] == split]
     each = [row for row in each if row.get("method", mine) == mine]
     each.sort(key=lambda row: -row["count"])

@@ -61,6 +61,10 @@ class Net3Family(Family):
         graphs = (Role(name, ("source", "target", "[weight]"), required=False) for name in modes if name != "series")
         return (Role("series", ("time", "keys…", "value")), *graphs)
 
+    def answered(self, options: Mapping[str, Any]) -> Mapping[str, TableFunction]:
+        other = "forecast" if options.get("task") == "recover" else "recover"
+        return {name: function for name, function in self.functions.items() if name != other}
+
     def check(self, role: str, columns: Mapping[str, Columns], options: Any) -> None:
         from graphlearn.storage.series.graph import check_graph_columns
         from graphlearn.storage.series.source import check_series_columns

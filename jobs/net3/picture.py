@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from graphlearn.jobs.drawing import (
     COLOURS,
     History,
     any_script,
+    below,
     draw_loss,
     finish_curve,
     literal,
@@ -25,7 +25,7 @@ from graphlearn.jobs.drawing import (
     short,
     title,
 )
-from graphlearn.jobs.metrics import metrics_line, read_metrics
+from graphlearn.jobs.metrics import read_metrics
 from graphlearn.jobs.net3.metrics import NET3_METRICS
 from graphlearn.jobs.net3.parts import read_recovered
 from graphlearn.jobs.net3.predictor import Net3Predictor
@@ -46,7 +46,7 @@ PANELS = 4  # series that are drawn
 FORECAST_STEPS, CONTEXT_STEPS, RECOVER_STEPS = 200, 60, 80  # time steps that are drawn of them
 LEVEL = 0.9
 FIRST = ("true", "known", "held out")  # in the legend
-TRUTH, MODEL, FAR, AFTER = "#33373d", COLOURS[0], COLOURS[1], COLOURS[2]
+TRUTH, MODEL, FAR, AFTER, *OTHERS = "#33373d", *COLOURS  # what is drawn; the last ones are those of the baselines
 
 
 @dataclass(frozen=True)
@@ -247,7 +247,7 @@ def label_of(series: SeriesTensor, place: tuple[int, ...]) -> str:
 def draw(history: History, version_folder: Path | None) -> Figure:
     """The curves and, with a stored version, some of its series and its errors."""
     stored = read_stored(version_folder) if version_folder is not None else None
-    text = title(history, f"test {metrics_line(history.final, NET3_METRICS, ', ')}" if history.final else "")
+    text = title(history, NET3_METRICS)
     if stored is None or not stored.panels:
         figure = new_figure(11, 4.2)
         axes = figure.subplot_mosaic([["loss", "valid"]])
@@ -256,7 +256,7 @@ def draw(history: History, version_folder: Path | None) -> Figure:
         left: Any = [[f"series{k}"] for k in range(len(stored.panels))]
         right: Any = [["error"], ["error"], ["loss"], ["valid"]]
         axes = figure.subplot_mosaic([[left, right]], width_ratios=[2.4, 1])
-        text += literal("\n" + fill(stored.verdict, 165)) if stored.verdict else ""
+        text += below(stored.verdict)
     figure.suptitle(text, x=0.01, ha="left", fontsize=12)
     draw_loss(axes["loss"], history)
     _draw_valid(axes["valid"], history)
@@ -273,7 +273,7 @@ def _draw_valid(axes: Axes, history: History) -> None:
     axes.set_title("RMSE on the validation split", loc="left", fontsize=10)
     rmse = history.valid.get("rmse", [])
     if rmse:
-        axes.plot(*zip(*rmse, strict=True), color=COLOURS[2], marker="o", markersize=4)
+        axes.plot(*zip(*rmse, strict=True), color=MODEL, marker="o", markersize=4)
         epoch, best = min(rmse, key=lambda point: point[1])
         axes.annotate(
             f"best: {number(best)}", (epoch, best), textcoords="offset points", xytext=(0, 8), ha="center", fontsize=9
@@ -370,7 +370,7 @@ def _draw_errors(axes: Axes, stored: Stored) -> None:
         axes.text(0.5, 0.5, "nothing was measured", ha="center", va="center", transform=axes.transAxes, color="#777777")
         return
     others = [row["method"] for row in total if row["method"] != model]
-    colours = {model: MODEL} | {name: COLOURS[1 + k % (len(COLOURS) - 1)] for k, name in enumerate(others)}
+    colours = {model: MODEL} | {name: OTHERS[k % len(OTHERS)] for k, name in enumerate(others)}
     if steps:
         from matplotlib.ticker import MaxNLocator
 
@@ -379,9 +379,10 @@ def _draw_errors(axes: Axes, stored: Stored) -> None:
             line = [(r["step"], r["rmse"]) for r in steps if r["method"] == row["method"]]
             ours = row["method"] == model
             axes.plot(
-                *zip(*line, strict=True), color=colours[row["method"]], linewidth=2.2 if ours else 1.3,
-                linestyle="-" if ours else ("--", "-.", ":")[k % 3],
-                marker="o" if len(line) <= 24 else None, markersize=3.5, label=row["method"], zorder=3 if ours else 2,
+                *zip(*line, strict=True), color=colours[row["method"]], linewidth=5 if ours else 1.5,
+                linestyle="-" if ours else ("--", "-.", ":")[k % 3], alpha=0.5 if ours else 1,
+                marker="o" if len(line) <= 24 else None, markersize=7 if ours else 3,
+                label=row["method"], zorder=2 if ours else 3,  # dashes on a pale line, so that equal ones are both seen
             )  # fmt: skip
         axes.set_xlabel("steps" if stored.freq.isdigit() else f"steps of {stored.freq}", fontsize=9)
         axes.set_ylabel(f"RMSE ({unit})", fontsize=9)

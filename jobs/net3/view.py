@@ -26,15 +26,17 @@ def summary(artifact: Artifact) -> Summary:
     task = options.get("task")
     does = f"{options.get('recovery')}, " if task == "recover" else ""
     ahead = "" if task == "recover" else f", horizon {options.get('horizon')}"
+    split = _split(rows)
+    on = "" if split == "test" else f"{split} "
     return Summary(
         listed={
             "task": task,
             "series": counts.get("series"),
             "steps": counts.get("steps"),
             "of": counts.get("freq"),
-            "RMSE": metrics.get("rmse"),
-            "RMSE (z)": metrics.get("z_rmse"),
-            "best baseline": _best_baseline(rows),
+            f"{on}RMSE": metrics.get("rmse"),
+            f"{on}RMSE (z)": metrics.get("z_rmse"),
+            "best baseline": _best_baseline(rows, split),
         },
         fields={
             "task": f"{task}, {does}window {options.get('window')}{ahead}",
@@ -42,7 +44,7 @@ def summary(artifact: Artifact) -> Summary:
             "time": f"{report.first} to {report.last}",
             "counted": "\n".join(message for message, _ in report.notes()) or None,
             "graphs": ", ".join(_graphs(artifact, list(report.modes))) or "none given",
-            "coverage": _coverage(metrics),
+            "coverage": _coverage(metrics, split),
             "verdict": manifest.get("verdict") or None,
         },
         tables=_tables(rows, manifest.get("protocol")),
@@ -95,10 +97,10 @@ def _interval(row: Json) -> str:
     return f"{number(low)} to {number(high)}" if low is not None and high is not None else ""
 
 
-def _coverage(metrics: Json) -> str | None:
-    """The share of test cells inside the intervals of each level."""
+def _coverage(metrics: Json, split: str) -> str | None:
+    """The share of the cells of a split inside the intervals of each level."""
     found = [f"{metrics[m.name]:.1%} {m.label}".replace("%", " %", 1) for m in COVERAGE if m.name in metrics]
-    return f"{', '.join(found)}, of the test cells" if found else None
+    return f"{', '.join(found)}, of the {split} cells" if found else None
 
 
 def _spread(steps: list[int]) -> list[int]:
@@ -109,9 +111,13 @@ def _spread(steps: list[int]) -> list[int]:
     return sorted({steps[round(k * last / (STEPS_SHOWN - 1))] for k in range(STEPS_SHOWN)})
 
 
-def _best_baseline(rows: Sequence[Json]) -> str:
-    """The best baseline and its RMSE, on the split that the model is measured on; empty without one."""
-    split = "test" if any(row["split"] == "test" for row in rows) else "valid"
+def _split(rows: Sequence[Json]) -> str:
+    """The split that the metrics of a version describe: the test split or, if that is empty, the validation split."""
+    return "valid" if rows and not any(row["split"] == "test" for row in rows) else "test"
+
+
+def _best_baseline(rows: Sequence[Json], split: str) -> str:
+    """The best baseline and its RMSE on a split; empty without one."""
     # the model's own rows come first
     others = [r for r in rows if r["split"] == split and r["step"] is None and r["method"] != rows[0]["method"]]
     best = min(others, key=lambda row: row["z_rmse"], default=None)

@@ -76,7 +76,9 @@ class Options:
         self.check_above(0, "learning_rate")
         if self.seed >= 1 << 64:
             raise OptionError(f"seed must be less than 2^64, not {self.seed}", key="seed")
-        if not self.evaluate_every:
+        if not self.baselines:
+            self.refuse(["baseline_share"], "with baselines = false", "leave it out")
+        if not self.evaluate_every and self.patience:
             self.refuse(["patience"], "with evaluate_every = 0", "leave it out, or set evaluate_every")
 
     def check_at_least(self, bound: int, *names: str) -> None:

@@ -95,6 +95,10 @@ class DhanOptions(Options):
             self._use_paper()
         if not self.fanout:
             self.refuse(["batch_size"], "without fanout", "leave it out, or set fanout")
+        elif self.linear:
+            self.refuse(["linear"], "with fanout", "leave it out: a sampled model has no linear part")
+        if not self.hops:
+            self.refuse(["restart"], "with hops = 0", "leave it out, or set hops")
         if self.hidden % self.heads:
             raise OptionError(f"hidden must be a multiple of heads ({self.heads}), not {self.hidden}", key="hidden")
 

@@ -124,7 +124,7 @@ class Net3Options(Options):
         if self.linear_skip == "none":
             self.refuse(["ridge"], "with linear_skip = 'none'", "leave it out")
         if not self.calendar:
-            self.refuse(["season"], "with calendar = false", "leave it out")
+            self.refuse(["season", "season_rank"], "with calendar = false", "leave it out")
 
     def _use_paper(self) -> None:
         if self.task == "recover" and self.recovery == "smooth":

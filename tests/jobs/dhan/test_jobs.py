@@ -78,7 +78,9 @@ def planned(session: Session, statement: str, call: str, argument: str | None = 
     bound = session._binder.model(parse(Source("<sql>", statement))[0])  # type: ignore[arg-type]
     shape = family("dhan").shape(bound.request, bound.columns)
     with session.workspace.cursor() as cursor:
-        cursor.register("answer", functions.planned("dhan", shape, Call(call, argument, named, session._binder.cursor)))
+        cursor.register(
+            "answer", functions.planned(bound.request, shape, Call(call, argument, named, session._binder.cursor))
+        )
         return [(name, kind) for name, kind, *_ in cursor.execute("DESCRIBE FROM answer").fetchall()]
 
 
@@ -276,6 +278,15 @@ def test_planned_links_have_the_node_tables_of_the_query(session: Session) -> No
 def test_invalid_calls(trained: Session, call: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         trained.sql(f"FROM {call}")
+
+
+@pytest.mark.parametrize(
+    ("name", "have"), [("area", "predict(), embeddings(), explain(), evaluate()"), ("free", "embeddings(), explain()")]
+)
+def test_only_functions_that_the_model_answers_are_named(trained: Session, name: str, have: str) -> None:
+    with pytest.raises(UserError, match="a dhan model has no similar") as caught:
+        trained.sql(f"FROM similar('{name}', 'x')")
+    assert str(caught.value.help).startswith(f"it has {have}")
 
 
 def test_a_link_without_a_target_is_named(trained: Session) -> None:

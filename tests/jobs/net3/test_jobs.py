@@ -53,7 +53,7 @@ def columns_before(session: Session, statement: str, function: str) -> list[tupl
     bound = session._binder.model(parse(Source("<sql>", statement))[0])  # type: ignore[arg-type]
     shape = family("net3").shape(bound.request, bound.columns)
     with session.workspace.cursor() as cursor:
-        cursor.register("answer", planned("net3", shape, Call(function, None, {}, session.workspace.cursor)))
+        cursor.register("answer", planned(bound.request, shape, Call(function, None, {}, session.workspace.cursor)))
         return [(name, kind) for name, kind, *_ in cursor.execute("DESCRIBE FROM answer").fetchall()]
 
 

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 import graphlearn
 from graphlearn import cli, report
 from graphlearn.events import Evaluated, Event, JobFinished, JobStarted, Step, silent
-from graphlearn.jobs.drawing import read_history
+from graphlearn.jobs.drawing import below, new_figure, read_history
 from graphlearn.jobs.metrics import HITS_AT_10, MRR, metrics_line
 from graphlearn.jobs.net3 import picture
 from graphlearn.jobs.net3.metrics import NET3_METRICS
@@ -186,6 +186,33 @@ def test_odd_series_have_a_picture(tmp_path: Path, case: str) -> None:
         run(*command, "-w", str(tmp_path / "w.duckdb"))
 
 
+def test_lines_of_the_same_height_are_both_seen(home: Path) -> None:
+    pytest.importorskip("matplotlib")
+    folder = stored(home, "ahead")
+    rows = picture.read_stored(folder, panels=1)
+    figure = new_figure(4, 4)
+    axes = figure.add_subplot()
+    picture._draw_errors(axes, rows)
+    drawn = {str(line.get_label()): line for line in axes.get_lines()}
+    ours = drawn.pop("net3")
+    assert len(drawn) > 2
+    colours = [line.get_color() for line in (ours, *drawn.values())]
+    assert len(set(colours)) == len(colours)
+    assert not {picture.FAR, picture.AFTER, picture.TRUTH} & set(colours)  # which the series have
+    for line in drawn.values():
+        assert line.get_zorder() > ours.get_zorder()
+        assert line.get_linewidth() < ours.get_linewidth()
+        assert line.get_linestyle() != "-"
+
+
+def test_clauses_of_a_verdict_are_lines() -> None:
+    assert below("") == ""
+    verdict = "dhan wins (a 1 %; b 2 %); the network $decides$ (x; y: 3); " + "long " * 60
+    first, one, two, *rest = below(verdict).split("\n")
+    assert (first, one, two) == ("", "dhan wins (a 1 %; b 2 %)", r"the network \$decides\$ (x; y: 3)")
+    assert len(rest) == 2
+
+
 # listings
 
 
@@ -241,7 +268,7 @@ def test_words(home: Path) -> None:
     with graphlearn.connect(str(home), emit=silent) as session:
         made = session.sql(JOB.split(";")[1].replace("CREATE", "CREATE OR REPLACE").replace("epochs = 2", "epochs = 1"))
     assert isinstance(made, ModelResult)
-    assert "; RMSE " in repr(made)
+    assert "; test RMSE " in repr(made)
     assert made.verdict in repr(made)
     assert "<th>MAPE (%)</th>" in made._repr_html_()
     assert made.verdict in made._repr_html_().replace("&#x27;", "'")

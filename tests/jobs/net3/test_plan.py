@@ -12,7 +12,7 @@ import duckdb
 import pytest
 
 from graphlearn import processors
-from graphlearn.errors import InputError, ResourceError
+from graphlearn.errors import InputError, OptionError, ResourceError
 from graphlearn.events import Evaluated, Event, Note, PhaseStarted, silent
 from graphlearn.jobs import machine
 from graphlearn.jobs.create import create_model, measure
@@ -169,3 +169,10 @@ def test_a_series_beyond_any_memory_is_refused_and_can_be_explained(workspace: W
     with pytest.raises(ResourceError, match=r"of memory to prepare, and 1\.0 MB is free") as caught:
         NET3.fits(wanted, sizes, 1 << 20)
     assert "dim" in str(caught.value.help)
+
+
+def test_the_split_matters_to_a_recovery_with_a_graph_of_the_train_split() -> None:
+    split = (0.7, 0.2, 0.1)
+    assert request(task="recover", split=split).options.split == split
+    with pytest.raises(OptionError, match="split has no effect with task = 'recover'"):
+        request(task="recover", split=split, graphs={"variable": "chain"})

@@ -46,6 +46,11 @@ def test_an_option_without_effect_is_refused_even_with_its_default(given: dict[s
         (Net3Options, {"orthonormality": 1e-3}),
         (Net3Options, {"linear_skip": "none", "ridge": 0.0}),
         (Net3Options, {"calendar": False, "season": 0.0}),
+        (Net3Options, {"calendar": False, "season_rank": -1}),
+        (DhanOptions, {"hops": 0, "restart": 0.5}),
+        (DhanOptions, {"variant": "paper", "restart": 0.5}),
+        (DhanOptions, {"fanout": (5,), "linear": True}),
+        (KgeOptions, {"baselines": False, "baseline_share": 0.2}),
     ],
 )
 def test_what_depends_on_an_option_that_is_off_is_refused(kind: type[Options], given: dict[str, object]) -> None:
@@ -54,6 +59,18 @@ def test_what_depends_on_an_option_that_is_off_is_refused(kind: type[Options], g
         kind(**given)
     assert caught.value.key == last
     kind(**{name: value for name, value in given.items() if name != last})
+
+
+@pytest.mark.parametrize(
+    ("kind", "given"),
+    [
+        (Options, {"evaluate_every": 0, "patience": 0}),
+        (DhanOptions, {"fanout": (5,), "linear": False}),
+    ],
+)
+def test_what_agrees_with_other_options_is_accepted(kind: type[Options], given: dict[str, object]) -> None:
+    made = kind(**given)
+    assert {name: getattr(made, name) for name in given} == given
 
 
 @pytest.mark.parametrize(

@@ -132,7 +132,7 @@ def test_a_pickled_training_continues_bit_for_bit(
 ) -> None:
     monkeypatch.setattr(linear_fit, "TRIES", 1)
     graph = small_graph()
-    options = DhanOptions(**SMALL | sampling | {"linear": True})
+    options = DhanOptions(**SMALL | (sampling or {"linear": True}))
     training = make_training(graph, task_of(kind, graph), options)
     copy = pickle.loads(pickle.dumps(training))
     steps = range(training.steps_per_epoch)
