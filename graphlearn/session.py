@@ -31,6 +31,7 @@ from graphlearn.events import Emit, Event, JobFinished, JobStarted, Note, fan_ou
 from graphlearn.processors import spin_briefly
 from graphlearn.sql import engine
 from graphlearn.sql.binding import Binder, BoundModel, errors_of, in_transaction, placed, set_variable, taken
+from graphlearn.sql.copies import whole_file
 from graphlearn.sql.dry_run import PlannedModel, dry_run, plan
 from graphlearn.sql.parser import parse
 from graphlearn.sql.source import Source
@@ -246,14 +247,15 @@ class Session:
                 result = self._drop(statement)
             case Passthrough():
                 query, names = binder.statement(statement)
-                if lazy:
-                    return engine.relation(self.connection, query, names)
-                if show is None:
-                    engine.rows(self.connection, query, names)
+                with whole_file(self.connection, statement, query) as query:
+                    if lazy:
+                        return engine.relation(self.connection, query, names)
+                    if show is None:
+                        engine.rows(self.connection, query, names)
+                        return None
+                    with engine.lazily(query, names):
+                        show(statement, engine.relation(self.connection, query, names))
                     return None
-                with engine.lazily(query, names):
-                    show(statement, engine.relation(self.connection, query, names))
-                return None
         if show is not None:
             show(statement, result)
         return result
