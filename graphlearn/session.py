@@ -33,6 +33,7 @@ from graphlearn.sql import engine
 from graphlearn.sql.binding import Binder, BoundModel, errors_of, in_transaction, placed, set_variable, taken
 from graphlearn.sql.copies import whole_file
 from graphlearn.sql.dry_run import PlannedModel, dry_run, plan
+from graphlearn.sql.options import OUTSIDE
 from graphlearn.sql.parser import parse
 from graphlearn.sql.source import Source
 from graphlearn.sql.statements import CreateModel, DropModel, ExplainModel, Passthrough, Statement
@@ -189,12 +190,14 @@ class Session:
         """A binder that reads Python variables of a frame as tables, and the overrides of model options.
 
         The other overrides are values of variables, which the binder gets. Raises OptionError for an override that
-        matches neither.
+        matches neither, and SqlError for a value that SQL cannot contain.
         """
         scope: Mapping[str, object] = {} if frame is None else ChainMap(frame.f_locals, frame.f_globals)
         known = {set_variable(s)[0] for s in statements if isinstance(s, Passthrough)}
         variables = {name.lower(): value for name, value in (overrides or {}).items() if name.lower() in known}
         rest = {name: value for name, value in (overrides or {}).items() if name.lower() not in known}
+        for name, value in variables.items():
+            Source(OUTSIDE, f"{name}={value}").check_characters()
         _check_overrides(statements, rest)
         return replace(self._binder, scope=scope, variables=variables), rest
 
