@@ -31,7 +31,9 @@ from graphlearn.events import Emit, Event, JobFinished, JobStarted, Note, fan_ou
 from graphlearn.processors import spin_briefly
 from graphlearn.sql import engine
 from graphlearn.sql.binding import Binder, BoundModel, errors_of, in_transaction, placed, set_variable, taken
+from graphlearn.sql.copies import whole_file
 from graphlearn.sql.dry_run import PlannedModel, dry_run, plan
+from graphlearn.sql.options import OUTSIDE
 from graphlearn.sql.parser import parse
 from graphlearn.sql.source import Source
 from graphlearn.sql.statements import CreateModel, DropModel, ExplainModel, Passthrough, Statement
@@ -188,12 +190,14 @@ class Session:
         """A binder that reads Python variables of a frame as tables, and the overrides of model options.
 
         The other overrides are values of variables, which the binder gets. Raises OptionError for an override that
-        matches neither.
+        matches neither, and SqlError for a value that SQL cannot contain.
         """
         scope: Mapping[str, object] = {} if frame is None else ChainMap(frame.f_locals, frame.f_globals)
         known = {set_variable(s)[0] for s in statements if isinstance(s, Passthrough)}
         variables = {name.lower(): value for name, value in (overrides or {}).items() if name.lower() in known}
         rest = {name: value for name, value in (overrides or {}).items() if name.lower() not in known}
+        for name, value in variables.items():
+            Source(OUTSIDE, f"{name}={value}").check_characters()
         _check_overrides(statements, rest)
         return replace(self._binder, scope=scope, variables=variables), rest
 
@@ -246,14 +250,15 @@ class Session:
                 result = self._drop(statement)
             case Passthrough():
                 query, names = binder.statement(statement)
-                if lazy:
-                    return engine.relation(self.connection, query, names)
-                if show is None:
-                    engine.rows(self.connection, query, names)
+                with whole_file(self.connection, statement, query) as query:
+                    if lazy:
+                        return engine.relation(self.connection, query, names)
+                    if show is None:
+                        engine.rows(self.connection, query, names)
+                        return None
+                    with engine.lazily(query, names):
+                        show(statement, engine.relation(self.connection, query, names))
                     return None
-                with engine.lazily(query, names):
-                    show(statement, engine.relation(self.connection, query, names))
-                return None
         if show is not None:
             show(statement, result)
         return result

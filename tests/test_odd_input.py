@@ -31,6 +31,7 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             "SELECT 'e' || i AS head, 'r' AS relation, 'e' || (i * 7 + 1) % 12 AS tail FROM range(12) t(i)"
         )
     Path("job.sql").write_text(JOB)
+    Path("variable.sql").write_text("SET VARIABLE path = 'x'; SET VARIABLE number = 1; SELECT getvariable('path');")
     Path("latin1.sql").write_bytes("SELECT 'é';".encode("latin-1"))
     Path("folder.sql").mkdir()
     return tmp_path
@@ -68,6 +69,10 @@ def test_paths_that_cannot_be_a_workspace(command: list[str], path: str, error: 
         (["run", "folder.sql"], "cannot read folder.sql: Is a directory"),
         (["run", "\udcff.sql"], "No such file"),
         (["run", "job.sql", "--set", "dim=\udcff"], "half a surrogate pair"),
+        (["run", "variable.sql", "--set", "path=\udcff"], "half a surrogate pair"),
+        (["plan", "variable.sql", "--set", "PATH='\udced\udca0\udc80'"], "half a surrogate pair"),
+        (["run", "variable.sql", "--set", "number='\udcff'"], "half a surrogate pair"),
+        (["plan", "variable.sql", "--set", "number=1\0"], "a NUL character"),
         (["run", "job.sql", "--set", "\udcff=1"], "distmult has no option"),
         (["plan", "job.sql", "--set", "m.dim=\ud800"], "half a surrogate pair"),
         (["run", "job.sql", "--set", "seed=2**70"], "seed takes a whole number"),

@@ -26,7 +26,6 @@ from graphlearn.errors import (
 from graphlearn.jobs.registry import table_functions, takes_keys
 from graphlearn.sql import engine
 from graphlearn.sql.calls import Call, calls_inside, find_calls
-from graphlearn.sql.copies import without_torn_file
 from graphlearn.sql.diagnose import Fault, around
 from graphlearn.sql.options import constant, override_place, read_options
 from graphlearn.sql.rewrite import Rewritten
@@ -135,7 +134,7 @@ class Binder:
             given = self.variables[name]
             is_text = isinstance(given, str) and [t.kind for t in value] == ["string"]
             query = query.replace(value[0].start, value[-1].end, literal(str(given)) if is_text else str(given))
-        return without_torn_file(self.connection, statement, query), names
+        return query, names
 
     def resolve(self, query: Rewritten, calls: list[Call], prefix: str = "_") -> tuple[Rewritten, dict[str, object]]:
         """The query with each call replaced by the name of an object, and the objects that it reads, by name."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from difflib import get_close_matches
 from itertools import pairwise
@@ -17,6 +18,7 @@ from graphlearn.sql.source import Token
 from graphlearn.sql.words import BEFORE_TABLE, CATALOG, CLAUSES, KEYWORDS, NO_ALIAS, RENAMED_COLUMNS
 from graphlearn.types import Json
 
+_FILE = re.compile(r'file "(.*)"')
 _OFFERS = ("Candidate bindings", "Candidate tables", "Candidate extensions", "Did you mean")
 _PYTHON_STREAM = re.compile(r"failed: (?:Unknown error: )?(?:[\w.]+: )?(.*?)(?:\. Detail: |$)", re.DOTALL)
 _PARAMETERS = re.compile(r"Values were not provided for the following parameters: ([^,\s]+)")
@@ -63,7 +65,11 @@ class Fault:
     @classmethod
     def from_record(cls, record: Json) -> Fault:
         """Parse DuckDB's JSON record of an error."""
-        headline, _, details = str(record["exception_message"]).strip().partition("\n")
+        message = str(record["exception_message"])
+        if (brace := message.find('{"exception_type"')) >= 0:  # an error of a thread that writes
+            with suppress(ValueError, KeyError):
+                message = json.loads(message[brace:])["exception_message"]
+        headline, _, details = str(message).strip().partition("\n")
         start, length = None, 0
         if found := re.fullmatch(r"\[(\d+), *(\d+)\]", str(record.get("location", ""))):
             start, length = int(found[1]), int(found[2])
@@ -96,8 +102,10 @@ class Fault:
             if following is not None:
                 return missing_semicolon(query.source, following)
         message, help = self._words(query, place.start)
-        if "No space left on device" in self.message:
-            return WorkspaceError(self.message, place=place, help="free some disk space, then run again")
+        if "No space left on device" in self.message or "File too large" in self.message:
+            file = _FILE.search(self.message)
+            message = f"the disk is full: could not write to {file[1]}" if file else self.message
+            return WorkspaceError(message, place=place, help="free some disk space, then run again")
         unknown = self.kind == "Catalog" and ("does not exist" in message or "No catalog + schema" in message)
         missing = unknown or "No such file" in message or message.startswith("No files found")
         return (MissingError if missing else SqlError)(message, place=place, help=help)

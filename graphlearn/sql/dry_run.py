@@ -38,7 +38,7 @@ from graphlearn.errors import (
 from graphlearn.sql import engine
 from graphlearn.sql.binding import Binder, BoundModel, errors_of, in_transaction, placed, taken
 from graphlearn.sql.calls import find_calls
-from graphlearn.sql.copies import SEVERAL_FILES, target_of
+from graphlearn.sql.copies import SEVERAL_FILES, local_path, target_of
 from graphlearn.sql.diagnose import MissingError
 from graphlearn.sql.options import OUTSIDE
 from graphlearn.sql.rewrite import Rewritten
@@ -374,10 +374,10 @@ def _check_target(binder: Binder, statement: Statement, made: list[Path]) -> Non
     if not isinstance(statement, Passthrough) or statement.kind != "COPY":
         return
     target = target_of(binder.connection, statement)
-    if target is None or "://" in target[1]:
+    path = local_path(binder.connection, target[1]) if target is not None else None
+    if target is None or path is None:
         return
     tokens, name = target
-    path = Path(name).expanduser()
     folder, several = path.parent, {t.word for t in statement.tokens} & SEVERAL_FILES
     problem, help = "", None
     if not folder.is_dir() and folder not in made:

@@ -77,7 +77,7 @@ class Source:
 
         Raises SqlError for unclosed quotes and comments, and for characters that SQL text cannot contain.
         """
-        self._check_characters()
+        self.check_characters()
         tokens, start, kind, piece = [], 0, "", ""
         for kind, piece in _cut(self.sql):
             if kind != "comment" and (bare := piece.rstrip()):
@@ -97,10 +97,13 @@ class Source:
         """The tokens that begin at `start` or later, and before `end`."""
         return self.tokens[bisect_left(self._starts, start) : bisect_left(self._starts, end)]
 
-    def _check_characters(self) -> None:
+    def check_characters(self) -> None:
+        """Raise SqlError for characters that SQL text cannot contain."""
         if bad := _UNUSABLE.search(self.text):
             what = "a NUL character" if bad.group() == "\0" else "half a surrogate pair"
-            raise SqlError(f"{what} in the text", place=self.place(bad.start()), help="save the file as UTF-8 text")
+            raise SqlError(
+                f"{what} in the text", place=self.place(bad.start()), help="use UTF-8 text without NUL characters"
+            )
 
     def _check_comment(self, comment: str, start: int) -> None:
         depth = 0
