@@ -7,7 +7,7 @@ ArtifactError that names the file.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -98,8 +98,9 @@ def read_parquet(path: Path, what: str = "file", columns: Sequence[str] | None =
     """These columns of a Parquet file (None: all). Texts are Arrow dictionaries, which hold repeated ones once."""
     with damaged_if_unreadable(path, what):
         schema = parquet_metadata(path, what, columns).schema
-        flat = [schema.column(i) for i in range(len(schema.names))]
-        texts = [column.name for column in flat if column.physical_type == "BYTE_ARRAY"]
+        there = [schema.column(i) for i in range(len(schema.names))]
+        used = [column for column in there if columns is None or column.path in columns]
+        texts = [column.name for column in used if column.physical_type == "BYTE_ARRAY"]
         with pq.ParquetFile(path, read_dictionary=texts) as file:
             for name in texts:
                 if not pa.types.is_dictionary(file.schema_arrow.field(name).type):
@@ -161,14 +162,19 @@ def read_tensors(path: Path, framework: Literal["pt", "np"]) -> dict[str, Any]:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
 
 
-def check_sizes(path: Path, *widths: int, bounded: Sequence[int] = ()) -> None:
-    """Raise ArtifactError if options do not fit a safetensors file, before a model of their size is made.
+def check_sizes(path: Path, names: Collection[str], *widths: int, bounded: Sequence[int] = ()) -> None:
+    """Raise ArtifactError if options do not fit a safetensors file, before anything of their size is made.
 
-    Each of `widths` is a dimension of some tensor; none of `bounded` exceeds the number of values in all of them.
+    The name of every tensor starts with one of `names`, up to a dot. Each of `widths` is a dimension of some tensor
+    with values; none of `bounded` exceeds the number of values in all of them. This is necessary, not sufficient: a
+    model compares the tensors with its own before it allocates them.
     """
-    shapes = [shape for _, shape in tensor_shapes(path).values()]
+    there = tensor_shapes(path)
+    shapes = [shape for _, shape in there.values() if 0 not in shape]
     known = {size for shape in shapes for size in shape}
     total = sum(math.prod(shape) for shape in shapes)
+    if odd := [name for name in there if name.partition(".")[0] not in names]:
+        raise ArtifactError(f"there is an unexpected tensor in {path}: {odd[0]}", help=RETRAIN)
     if (
         any(type(n) is not int for n in (*widths, *bounded))
         or not known.issuperset(widths)

@@ -86,6 +86,18 @@ def weights(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], obje
     return tensors("weights.safetensors", change)
 
 
+def wide(size: int, **sizes: int) -> Callable[[Path], object]:
+    """Options of this size, for which one of the tensors vouches. `sizes`: the other dimensions of that tensor."""
+
+    def craft(version: Path) -> None:
+        shape = (size, *sizes.values())
+        weights(lambda t: t.update({"model.encoder.zz": np.zeros(shape, np.float32)}))(version)
+        name = "dim" if version.parent.name == "ahead" else "hidden"
+        options(**{name: size})(version)
+
+    return craft
+
+
 def link(name: str, to: str) -> Callable[[Path], object]:
     """A symbolic link in place of a file."""
 
@@ -194,6 +206,32 @@ CRAFTED: dict[tuple[str, str], tuple[Callable[[Path], object], str]] = {
         "the tensors in <version>/weights.safetensors do not fit the options of the model"),
     ("ahead", "states of another width"): (options(dim=10**8),
         "the tensors in <version>/weights.safetensors do not fit the options of the model"),
+    ("classes", "an empty tensor as wide as that"): (wide(16_000, rows=0),
+        "the tensors in <version>/weights.safetensors do not fit the options of the model"),
+    ("links", "an empty tensor as wide as that"): (wide(16_000, rows=0),
+        "the tensors in <version>/weights.safetensors do not fit the options of the model"),
+    ("ahead", "an empty tensor as wide as that"): (wide(60_000, rows=0),
+        "the tensors in <version>/weights.safetensors do not fit the options of the model"),
+    ("classes", "a tensor as wide as that"): (wide(100_000), "the file <version>/weights.safetensors is missing or "
+        "damaged: the tensor model.encoder.input.0.bias is float32[8], and the options of the model ask for "
+        "float32[100000]"),
+    ("links", "a tensor as wide as that"): (wide(100_000), "the file <version>/weights.safetensors is missing or "
+        "damaged: the tensor model.encoder.input.0.bias is float32[8], and the options of the model ask for "
+        "float32[100000]"),
+    ("ahead", "a tensor as wide as that"): (wide(100_000), "the file <version>/weights.safetensors is missing or "
+        "damaged: the tensor model.embeddings.entries.0 is float32[4, 3], and the options of the model ask for "
+        "float32[4, 100000]"),
+    ("ahead", "a tensor more"): (weights(lambda t: t.update({"model.zz": t["chosen"]})), "the file "
+        "<version>/weights.safetensors is missing or damaged: the tensor model.zz is float64[3], and the options of "
+        "the model ask for no tensor of that name"),
+    ("graph", "a tensor more"): (weights(lambda t: t.update(zz=np.zeros(1, np.float32))), "the file "
+        "<version>/weights.safetensors is missing or damaged: the tensor zz is float32[1], and the options of the "
+        "model ask for no tensor of that name"),
+    ("classes", "tensors of another module"): (weights(lambda t: t.update({"zz.a": np.zeros(1, np.float32)})),
+        "there is an unexpected tensor in <version>/weights.safetensors: zz.a"),
+    ("ahead", "tensors of another type"): (weights(lambda t: t.update({"model.tgcn.bias": t["model.tgcn.bias"].astype(
+        np.float64)})), "the file <version>/weights.safetensors is missing or damaged: the tensor model.tgcn.bias is "
+        "float64[3], and the options of the model ask for float32[3]"),
     ("ahead", "many steps ahead"): (options(horizon=10**12), "the tensors in <version>/weights.safetensors do not "
         "fit the options of the model"),
     ("graph", "one long key"): (repeated("entities.parquet", "key", 60), "the dictionary <version>/entities.parquet is "
