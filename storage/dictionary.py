@@ -21,7 +21,7 @@ from graphlearn.storage.columns import common_type, compatible, key_sql, kind_of
 from graphlearn.storage.files import disk_errors
 from graphlearn.storage.key_index import KeyIndex
 from graphlearn.storage.scratch import ask, scratch
-from graphlearn.storage.stored import damaged_if_unreadable, parquet_metadata
+from graphlearn.storage.stored import check_texts, damaged_if_unreadable, parquet_metadata
 from graphlearn.storage.type_names import is_type
 from graphlearn.types import IdArray
 
@@ -106,7 +106,7 @@ class Dictionary:
         """Open the file. Raises ArtifactError if it is missing or damaged."""
         self.path = Path(path)
         with damaged_if_unreadable(self.path, "dictionary"):
-            metadata = parquet_metadata(self.path, "dictionary")
+            metadata = parquet_metadata(self.path, "dictionary", ("id", "key"))
             self.type = (metadata.metadata or {}).get(_TYPE_KEY, b"").decode()
             if not is_type(self.type) or kind_of(self.type) is None:
                 raise ValueError("the type of its keys is not a DuckDB type that keys can have")
@@ -144,11 +144,14 @@ class Dictionary:
 
         A key must be unchanged by a cast to the dictionary's type and back: 6.0 is the key 6, 5.7 is not. Timestamps
         are cast as in a session with this TimeZone (None: the system's). The first call indexes the keys. Thread-safe.
-        Raises InputError for keys of a type that DuckDB cannot cast to the dictionary's type or back.
+        Raises InputError for keys of a type that DuckDB cannot cast to the dictionary's type or back, ArtifactError if
+        a key occurs twice in the dictionary.
         """
         with self._lock:
             if self._index is None:
-                self._index = KeyIndex(self.keys, self.field, self.type)
+                known, field = self.keys, self.field
+                with damaged_if_unreadable(self.path, "dictionary"):
+                    self._index = KeyIndex(known, field, self.type)
             index = self._index
         return index.find(keys, time_zone)
 
@@ -181,6 +184,7 @@ class Dictionary:
     def _read(self) -> pa.Table:
         """Read through DuckDB: only DuckDB knows the Arrow form of all its types."""
         with damaged_if_unreadable(self.path, "dictionary"), closing(scratch(self.path)) as connection:
+            self._check_size(connection)
             found = ask(connection, f"SELECT id, key FROM {self.sql} ORDER BY id ASC").to_arrow_table()
             if not np.array_equal(found.column("id").to_numpy(), np.arange(len(self))):
                 raise ValueError(f"its ids are not 0 to {len(self) - 1:,}")
@@ -188,3 +192,15 @@ class Dictionary:
             if table.column("key").null_count:
                 raise ValueError("it has a NULL among its keys")
             return table
+
+    def _check_size(self, connection: duckdb.DuckDBPyConnection) -> None:
+        """Raise ValueError if the keys are larger than keys that we wrote. DuckDB counts repeated ones without copies.
+
+        A key of another type than VARCHAR or BLOB has a fixed size, which `parquet_metadata` bounds.
+        """
+        stored = f"read_parquet({literal(str(self.path))})"
+        type_name = str(ask(connection, f"SELECT key FROM {stored}").types[0])
+        if type_name in ("VARCHAR", "BLOB", "JSON"):
+            length = "octet_length(key)" if type_name == "BLOB" else "strlen(key)"
+            size = ask(connection, f"SELECT coalesce(sum({length}), 0)::BIGINT FROM {stored}").fetchall()[0][0]
+            check_texts(self.path, int(size))

@@ -14,6 +14,8 @@ from graphlearn.storage.scratch import scratch
 from graphlearn.types import BoolArray, IdArray
 
 KEY_HASH = "hash({})"
+PAIRS = 1000
+"""Keys with equal hashes that are compared with each other."""
 
 
 class KeyIndex:
@@ -25,7 +27,10 @@ class KeyIndex:
     """
 
     def __init__(self, keys: pa.Array, field: pa.Field, type_name: str) -> None:
-        """`keys`: in id order. `field`: the Arrow field with which DuckDB reads them as `type_name`. shape: [K]"""
+        """`keys`: in id order. `field`: the Arrow field with which DuckDB reads them as `type_name`. shape: [K]
+
+        Raises ValueError if a key occurs twice.
+        """
         self._keys, self._field, self._type = keys, field, type_name
         self._lock = threading.Lock()
         self._zone: str | None = None
@@ -35,6 +40,7 @@ class KeyIndex:
         order = np.argsort(hashes)
         self._hashes: npt.NDArray[np.uint64] = hashes[order]
         self._ids: IdArray = order.astype(np.int32) if len(order) <= 1 << 31 else order
+        self._check_distinct()
 
     def find(self, keys: pa.Array | pa.ChunkedArray, time_zone: str | None) -> IdArray:
         """The ids of the keys; see `Dictionary.ids`. shape: [n] -> [n]
@@ -81,6 +87,16 @@ class KeyIndex:
         """Release the connection."""
         with self._lock:
             self._connection.close()
+
+    def _check_distinct(self) -> None:
+        """Raise ValueError if two keys with the same hash, of which there are hardly any, are equal."""
+        pairs = np.flatnonzero(self._hashes[1:] == self._hashes[:-1])[:PAIRS]
+        if not len(pairs):
+            return
+        keys = [self._keys.take(pa.array(self._ids[places])) for places in (pairs, pairs + 1)]
+        table = pa.table(keys, schema=pa.schema([self._field, self._field.with_name("next")]))
+        if self._connection.from_arrow(table).project("key = next AS same").fetchnumpy()["same"].any():
+            raise ValueError("a key occurs twice among its keys")
 
     def _use(self, time_zone: str | None) -> None:
         """Set the time zone in which timestamps with and without a zone are cast to each other."""

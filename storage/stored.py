@@ -7,7 +7,7 @@ ArtifactError that names the file.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -15,6 +15,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from graphlearn.errors import ArtifactError, GraphLearnError
@@ -22,6 +23,13 @@ from graphlearn.storage.memory import memory_available
 
 LONGEST_HEADER = 16 << 20
 """Bytes of a safetensors header or a Parquet footer."""
+WIDEST_VALUE = 16
+"""Bytes of a value in a Parquet column of values of a fixed size."""
+SMALL_TEXTS, RATIO = 64 << 20, 10_000
+"""The texts of a Parquet column may take this many bytes, or this many times the bytes of the file.
+
+A text that is repeated takes no space in a file. Keys are not repeated: of 20 kB each, they still take 1 / 10,000.
+"""
 RETRAIN = "train the model again with --force"
 
 Shapes: TypeAlias = Mapping[str, tuple[str, tuple[int, ...]]]
@@ -43,8 +51,12 @@ def damaged_if_unreadable(path: Path, what: str) -> Iterator[None]:
         raise ArtifactError(f"the {what} {path} is missing or damaged: {lines[0]}", help=RETRAIN) from error
 
 
-def parquet_metadata(path: Path, what: str = "file") -> pq.FileMetaData:
-    """The footer of a Parquet file whose rows fit in memory, at 8 bytes per value and as large as it says they are."""
+def parquet_metadata(path: Path, what: str = "file", columns: Sequence[str] | None = None) -> pq.FileMetaData:
+    """The footer of a Parquet file with these columns (None: any), whose rows fit in memory.
+
+    The columns hold no lists or structs. They take 8 bytes per value, or as many as the footer says; those of texts may
+    take more, see `check_texts`.
+    """
     with damaged_if_unreadable(path, what):
         with open(path, "rb") as file:
             size = file.seek(0, 2)
@@ -53,18 +65,56 @@ def parquet_metadata(path: Path, what: str = "file") -> pq.FileMetaData:
         if length > min(size, LONGEST_HEADER):
             raise ValueError(f"its footer has {length:,} bytes")
         metadata = pq.read_metadata(path)
-        unpacked = sum(metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups))
-        needed, free = max(8 * metadata.num_rows * metadata.num_columns, unpacked), memory_available()
+        there = {metadata.schema.column(i).path.partition(".")[0]: i for i in range(metadata.num_columns)}
+        used = list(there) if columns is None else list(columns)
+        for name in used:
+            if name not in there:
+                raise ValueError(f"it has no column {name}")
+            column = metadata.schema.column(there[name])
+            if column.max_repetition_level or column.path != name or (column.length or 0) > WIDEST_VALUE:
+                raise ValueError(f"its column {name} does not hold single values")
+        groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
+        chunks = [group.column(there[name]) for group in groups for name in used]
+        if any("DELTA_BYTE_ARRAY" in chunk.encodings for chunk in chunks):  # repeats take no space, and we never use it
+            raise ValueError("its texts are stored as differences")
+        unpacked = sum(chunk.total_uncompressed_size for chunk in chunks)
+        needed, free = max(8 * metadata.num_rows * len(used), unpacked), memory_available()
         if needed > free:
             raise ValueError(f"its rows take {needed:,} bytes, and {free:,} are free")
         return metadata
 
 
-def read_parquet(path: Path, what: str = "file") -> pa.Table:
-    """The rows of a Parquet file."""
+def check_texts(path: Path, size: int) -> None:
+    """Raise ValueError if the texts in a Parquet column take more memory than they can in a file that we wrote.
+
+    `size`: their bytes. Reading them, and what is then made of them, takes several times as much.
+    """
+    most = min(max(SMALL_TEXTS, RATIO * path.stat().st_size), memory_available() // 4)
+    if size > most:
+        raise ValueError(f"its texts take {size:,} bytes, and at most {most:,} are read")
+
+
+def read_parquet(path: Path, what: str = "file", columns: Sequence[str] | None = None) -> pa.Table:
+    """These columns of a Parquet file (None: all). Texts are Arrow dictionaries, which hold repeated ones once."""
     with damaged_if_unreadable(path, what):
-        parquet_metadata(path, what)
-        return pq.read_table(path)
+        schema = parquet_metadata(path, what, columns).schema
+        there = [schema.column(i) for i in range(len(schema.names))]
+        used = [column for column in there if columns is None or column.path in columns]
+        texts = [column.name for column in used if column.physical_type == "BYTE_ARRAY"]
+        with pq.ParquetFile(path, read_dictionary=texts) as file:
+            for name in texts:
+                if not pa.types.is_dictionary(file.schema_arrow.field(name).type):
+                    raise ValueError(f"its column {name} does not hold texts")
+            table = file.read(columns)
+        for column in table.columns:
+            if pa.types.is_dictionary(column.type):
+                check_texts(path, sum(_decoded_bytes(chunk) for chunk in column.chunks))
+        return table
+
+
+def _decoded_bytes(texts: pa.DictionaryArray) -> int:
+    lengths = pc.binary_length(texts.dictionary).cast(pa.int64()).take(texts.indices)
+    return int(pc.sum(lengths).as_py() or 0)
 
 
 def ids_of(table: pa.Table, name: str, count: int, *, lowest: int = 0) -> npt.NDArray[Any]:
@@ -112,14 +162,19 @@ def read_tensors(path: Path, framework: Literal["pt", "np"]) -> dict[str, Any]:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
 
 
-def check_sizes(path: Path, *widths: int, bounded: Sequence[int] = ()) -> None:
-    """Raise ArtifactError if options do not fit a safetensors file, before a model of their size is made.
+def check_sizes(path: Path, names: Collection[str], *widths: int, bounded: Sequence[int] = ()) -> None:
+    """Raise ArtifactError if options do not fit a safetensors file, before anything of their size is made.
 
-    Each of `widths` is a dimension of some tensor; none of `bounded` exceeds the number of values in all of them.
+    The name of every tensor starts with one of `names`, up to a dot. Each of `widths` is a dimension of some tensor
+    with values; none of `bounded` exceeds the number of values in all of them. This is necessary, not sufficient: a
+    model compares the tensors with its own before it allocates them.
     """
-    shapes = [shape for _, shape in tensor_shapes(path).values()]
+    there = tensor_shapes(path)
+    shapes = [shape for _, shape in there.values() if 0 not in shape]
     known = {size for shape in shapes for size in shape}
     total = sum(math.prod(shape) for shape in shapes)
+    if odd := [name for name in there if name.partition(".")[0] not in names]:
+        raise ArtifactError(f"there is an unexpected tensor in {path}: {odd[0]}", help=RETRAIN)
     if (
         any(type(n) is not int for n in (*widths, *bounded))
         or not known.issuperset(widths)

@@ -19,7 +19,7 @@ from graphlearn.storage.artifacts import Artifact
 from graphlearn.storage.hetero.nodes import Keys
 from graphlearn.storage.hetero.tables import read_hetero
 from graphlearn.storage.hetero.target import Target
-from graphlearn.storage.stored import check_sizes, read_tensors
+from graphlearn.storage.stored import check_sizes, damaged_if_unreadable, read_tensors
 from graphlearn.text import counted
 from graphlearn.types import FloatArray, IdArray
 
@@ -44,7 +44,8 @@ class DhanPredictor(Predictor):
         self.tables = read_hetero(artifact.path)
         options = self.options
         features = (node.features.width for node in self.tables.nodes.values() if node.features is not None)
-        check_sizes(artifact.path / WEIGHTS, options.hidden, bounded=(*features, options.hops, options.layers))
+        bounded = *features, options.hops, options.layers
+        check_sizes(artifact.path / WEIGHTS, ("model",), options.hidden, bounded=bounded)
         self.shape = DhanShape.of_tables(self.tables, self.target, self.options)
 
     def answer(
@@ -67,7 +68,8 @@ class DhanPredictor(Predictor):
 
         weights = read_tensors(self.artifact.path / WEIGHTS, "pt")
         task = make_task(self.tables, self.target, learnt=self.options.target is not None)
-        return make_training(make_graph(self.tables), task, model_options(self.options), weights)
+        with damaged_if_unreadable(self.artifact.path / WEIGHTS, "file"):
+            return make_training(make_graph(self.tables), task, model_options(self.options), weights)
 
     def classes(self, asked: _Asked, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
         """The most probable classes of each node; all likely ones if a node can have several and k is not given."""

@@ -88,10 +88,16 @@ class KgePredictor(Predictor):
     @cached_property
     def embedding(self) -> Embedding:
         """The weights and scoring function, on the CPU."""
+        from torch import Generator
+
+        from graphlearn.models.core.restored import check_restored
         from graphlearn.models.kge.embedding import Embedding
 
-        tensors = read_tensors(self.artifact.path / WEIGHTS, "pt")
+        path = self.artifact.path / WEIGHTS
+        tensors = read_tensors(path, "pt")
         entities, relations = tensors.pop("entities"), tensors.pop("relations")
+        with damaged_if_unreadable(path, "file"):
+            check_restored(tensors, "", lambda: self.scorer.initial_dense(Generator()))
         return Embedding(self.scorer, entities, relations, tensors, len(self.relations))
 
     @cached_property

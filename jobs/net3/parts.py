@@ -72,7 +72,7 @@ def read_graphs(artifact: Artifact, sizes: Sequence[int]) -> dict[int, Graph]:
     found: dict[int, Graph] = {}
     for mode in modes_with_graphs(artifact):
         path = artifact.path / graph_file(mode)
-        table = read_parquet(path, "graph")
+        table = read_parquet(path, "graph", ("source", "target", "weight"))
         with damaged_if_unreadable(path, "graph"):
             weight = table.column("weight").to_numpy()
             check_array(weight, "weight", np.float32, None)

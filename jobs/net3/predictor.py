@@ -45,7 +45,7 @@ class Net3Predictor(Predictor):
         self.series = read_series(artifact.path)
         options = self.options
         bounded = options.horizon, options.learnt_rank, options.rank
-        check_sizes(artifact.path / WEIGHTS, options.dim, bounded=bounded)
+        check_sizes(artifact.path / WEIGHTS, ("model", "scaler", "chosen"), options.dim, bounded=bounded)
         self.shape = Net3Shape.of_series(self.series, self.options)
 
     def answer(
@@ -69,13 +69,11 @@ class Net3Predictor(Predictor):
         from graphlearn.models.net3.training.forecast import ForecastTraining
         from graphlearn.models.net3.training.make import make_training
 
-        made = make_training(
-            self.series.values,
-            read_graphs(self.artifact, self.series.values.shape[1:]),
-            model_options(self.options),
-            calendar_of(self.series.axis, self.options),
-            fitted=read_tensors(self.artifact.path / WEIGHTS, "pt"),
-        )
+        graphs, weights = read_graphs(self.artifact, self.series.values.shape[1:]), self.artifact.path / WEIGHTS
+        options, calendar = model_options(self.options), calendar_of(self.series.axis, self.options)
+        fitted = read_tensors(weights, "pt")
+        with damaged_if_unreadable(weights, "file"):
+            made = make_training(self.series.values, graphs, options, calendar, fitted=fitted)
         assert isinstance(made, ForecastTraining)
         return made
 

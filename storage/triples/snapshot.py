@@ -79,7 +79,7 @@ def read_facts(folder: Path) -> tuple[Triples, Codes, BoolArray]:
     Raises ArtifactError if the file is missing or damaged, or has ids that the dictionaries next to it lack.
     """
     path = folder / SNAPSHOT
-    table = read_parquet(path, "snapshot")
+    table = read_parquet(path, "snapshot", ("head", "relation", "tail", "split", "present"))
     with damaged_if_unreadable(path, "snapshot"):
         entities, relations = (len(Dictionary(folder / name)) for name in (ENTITIES, RELATIONS))
         counts = {"head": entities, "relation": relations, "tail": entities}

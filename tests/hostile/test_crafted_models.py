@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from cases.stored_models import (
     MODELS,
@@ -29,7 +30,7 @@ from cases.stored_models import (
 )
 
 from graphlearn.errors import GraphLearnError, UserError
-from graphlearn.storage import artifacts
+from graphlearn.storage import artifacts, stored
 from graphlearn.storage.artifacts import FORMAT_VERSION
 from graphlearn.storage.files import LONGEST_JSON
 
@@ -85,6 +86,18 @@ def weights(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], obje
     return tensors("weights.safetensors", change)
 
 
+def wide(size: int, **sizes: int) -> Callable[[Path], object]:
+    """Options of this size, for which one of the tensors vouches. `sizes`: the other dimensions of that tensor."""
+
+    def craft(version: Path) -> None:
+        shape = (size, *sizes.values())
+        weights(lambda t: t.update({"model.encoder.zz": np.zeros(shape, np.float32)}))(version)
+        name = "dim" if version.parent.name == "ahead" else "hidden"
+        options(**{name: size})(version)
+
+    return craft
+
+
 def link(name: str, to: str) -> Callable[[Path], object]:
     """A symbolic link in place of a file."""
 
@@ -120,6 +133,36 @@ def rows(version: Path) -> None:
             "COPY (SELECT 0::INTEGER AS head, 0::INTEGER AS relation, 0::INTEGER AS tail, 0::UTINYINT AS split, "
             f"true AS present FROM range(2_000_000)) TO '{version / 'snapshot.parquet'}' (FORMAT parquet)"
         )
+
+
+def repeated(file: str, name: str, rows: int) -> Callable[[Path], object]:
+    """The same long text in every row of a column, which the file holds once."""
+
+    def edit(table: pa.Table) -> pa.Table:
+        table = table.take(pa.array(np.arange(rows) % len(table)))
+        texts = pa.DictionaryArray.from_arrays(pa.array(np.zeros(rows, np.int32)), pa.array(["x" * (1 << 20)]))
+        return table.set_column(table.column_names.index(name), name, texts)
+
+    return lambda version: edit_table(version / file, edit)
+
+
+def differences(version: Path) -> None:
+    """Keys of which the file holds only how each differs from the one before."""
+    path = version / "entities.parquet"
+    table = pq.read_table(path)
+    pq.write_table(table, path, use_dictionary=False, column_encoding={"id": "PLAIN", "key": "DELTA_BYTE_ARRAY"})
+
+
+def lists(file: str, name: str) -> Callable[[Path], object]:
+    """A column of lists in place of another, or next to the others. All lists but one are empty."""
+
+    def edit(table: pa.Table) -> pa.Table:
+        column = pa.array([[0] * 10_000] + [[]] * (len(table) - 1), pa.large_list(pa.int8()))
+        if name not in table.column_names:
+            return table.append_column(name, column)
+        return table.set_column(table.column_names.index(name), name, column)
+
+    return lambda version: edit_table(version / file, edit)
 
 
 # model, what was done to it -> the start of the line that refuses it
@@ -163,8 +206,50 @@ CRAFTED: dict[tuple[str, str], tuple[Callable[[Path], object], str]] = {
         "the tensors in <version>/weights.safetensors do not fit the options of the model"),
     ("ahead", "states of another width"): (options(dim=10**8),
         "the tensors in <version>/weights.safetensors do not fit the options of the model"),
+    ("classes", "an empty tensor as wide as that"): (wide(16_000, rows=0),
+        "the tensors in <version>/weights.safetensors do not fit the options of the model"),
+    ("links", "an empty tensor as wide as that"): (wide(16_000, rows=0),
+        "the tensors in <version>/weights.safetensors do not fit the options of the model"),
+    ("ahead", "an empty tensor as wide as that"): (wide(60_000, rows=0),
+        "the tensors in <version>/weights.safetensors do not fit the options of the model"),
+    ("classes", "a tensor as wide as that"): (wide(100_000), "the file <version>/weights.safetensors is missing or "
+        "damaged: the tensor model.encoder.input.0.bias is float32[8], and the options of the model ask for "
+        "float32[100000]"),
+    ("links", "a tensor as wide as that"): (wide(100_000), "the file <version>/weights.safetensors is missing or "
+        "damaged: the tensor model.encoder.input.0.bias is float32[8], and the options of the model ask for "
+        "float32[100000]"),
+    ("ahead", "a tensor as wide as that"): (wide(100_000), "the file <version>/weights.safetensors is missing or "
+        "damaged: the tensor model.embeddings.entries.0 is float32[4, 3], and the options of the model ask for "
+        "float32[4, 100000]"),
+    ("ahead", "a tensor more"): (weights(lambda t: t.update({"model.zz": t["chosen"]})), "the file "
+        "<version>/weights.safetensors is missing or damaged: the tensor model.zz is float64[3], and the options of "
+        "the model ask for no tensor of that name"),
+    ("graph", "a tensor more"): (weights(lambda t: t.update(zz=np.zeros(1, np.float32))), "the file "
+        "<version>/weights.safetensors is missing or damaged: the tensor zz is float32[1], and the options of the "
+        "model ask for no tensor of that name"),
+    ("classes", "tensors of another module"): (weights(lambda t: t.update({"zz.a": np.zeros(1, np.float32)})),
+        "there is an unexpected tensor in <version>/weights.safetensors: zz.a"),
+    ("ahead", "tensors of another type"): (weights(lambda t: t.update({"model.tgcn.bias": t["model.tgcn.bias"].astype(
+        np.float64)})), "the file <version>/weights.safetensors is missing or damaged: the tensor model.tgcn.bias is "
+        "float64[3], and the options of the model ask for float32[3]"),
     ("ahead", "many steps ahead"): (options(horizon=10**12), "the tensors in <version>/weights.safetensors do not "
         "fit the options of the model"),
+    ("graph", "one long key"): (repeated("entities.parquet", "key", 60), "the dictionary <version>/entities.parquet is "
+        "missing or damaged: its texts take 62,914,560 bytes, and at most "),
+    ("classes", "one long key"): (repeated("node_1.parquet", "key", 40), "the dictionary <version>/node_1.parquet is "
+        "missing or damaged: its texts take 41,943,040 bytes, and at most "),
+    ("graph", "one long text"): (repeated("metrics.parquet", "protocol", 30), "the metric table "
+        "<version>/metrics.parquet is missing or damaged: its texts take 31,457,280 bytes, and at most "),
+    ("graph", "keys as differences"): (differences, "the dictionary <version>/entities.parquet is missing or damaged: "
+        "its texts are stored as differences"),
+    ("graph", "lists of ids"): (lists("snapshot.parquet", "head"), "the snapshot <version>/snapshot.parquet is missing "
+        "or damaged: its column head does not hold single values"),
+    ("graph", "lists of keys"): (lists("entities.parquet", "key"), "the dictionary <version>/entities.parquet is "
+        "missing or damaged: its column key does not hold single values"),
+    ("ahead", "lists of figures"): (lists("metrics.parquet", "z"), "the metric table <version>/metrics.parquet is "
+        "missing or damaged: its column z does not hold single values"),
+    ("graph", "one key twice"): (column("entities.parquet", "key", lambda keys: [keys[1], *keys[1:]]), "the dictionary "
+        "<version>/entities.parquet is missing or damaged: a key occurs twice among its keys"),
     # ids that lead out of arrays
     ("graph", "entity without a key"): (column("snapshot.parquet", "tail", lambda ids: [10**6, *ids[1:]]),
         "the snapshot <version>/snapshot.parquet is missing or damaged: tail holds ids that are not between 0 and 59"),
@@ -216,7 +301,11 @@ CRAFTED: dict[tuple[str, str], tuple[Callable[[Path], object], str]] = {
 
 
 @pytest.mark.parametrize(("model", "what"), CRAFTED)
-def test_a_crafted_model_is_refused_by_name(bench: Bench, model: str, what: str) -> None:
+def test_a_crafted_model_is_refused_by_name(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, model: str, what: str
+) -> None:
+    monkeypatch.setattr(stored, "SMALL_TEXTS", 1 << 20)
+    monkeypatch.setattr(stored, "RATIO", 100)
     craft, expected = CRAFTED[model, what]
     version = bench.version(model)
     craft(version)
@@ -253,14 +342,20 @@ def test_the_command_line_refuses_in_one_line(bench: Bench, tmp_path_factory: py
 
 
 def test_a_file_with_more_rows_than_memory_is_not_read(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    from graphlearn.storage import stored
-
     version = bench.version("graph")
     rows(version)
     reseal(version)
     assert (version / "snapshot.parquet").stat().st_size < 1 << 20
     monkeypatch.setattr(stored, "memory_available", lambda: 50 << 20)
     assert "its rows take 80,000,000 bytes" in bench.refusals("graph")[0]
+
+
+def test_a_column_that_nobody_asks_for_is_not_read(bench: Bench) -> None:
+    version = bench.version("graph")
+    lists("snapshot.parquet", "more")(version)
+    lists("entities.parquet", "more")(version)
+    reseal(version)
+    assert bench.refusals("graph") == []
 
 
 GARBAGE = {

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from graphlearn.models.core.adamw_ema import AdamWEma
 from graphlearn.models.core.device import choose_device
+from graphlearn.models.core.restored import check_restored
 from graphlearn.models.dhan.graph.edges import build_blocks, channels_of, edge_index
 from graphlearn.models.dhan.graph.sampler import Sampler
 from graphlearn.models.dhan.network.batch import Batch, Trace
@@ -59,17 +60,21 @@ class HeteroTraining(ABC):
         self.graph, self.options, self.device = graph, options, choose_device(options.device)
         self.counts = {n.name: n.count for n in graph.nodes}
         self.channels = () if mlp else channels_of(graph, options.reverse)
+        generator = torch.Generator().manual_seed(options.seed)
+
+        def make_encoder() -> Dhan | MLP:
+            if mlp:
+                return MLP(graph.nodes, options, generator, few)
+            return Dhan(graph.nodes, self.channels, options, generator, few)
+
+        if fitted is not None:
+            check_restored(fitted, "model.encoder.", lambda: make_encoder().state_dict())
         self.kept = self.message_edges(task)
         self.edges = {c: edge_index(graph, c, self.kept.get(c.relation)) for c in self.channels}
         self.tables = {n.name: FeatureTable(n, options.weighting, self.device) for n in graph.nodes}
         self.sampler = Sampler(self.edges, self.counts) if options.fanout and not mlp else None
         self._full: Batch | None = None
-        generator = torch.Generator().manual_seed(options.seed)
-        self.encoder: Dhan | MLP
-        if mlp:
-            self.encoder = MLP(graph.nodes, options, generator, few)
-        else:
-            self.encoder = Dhan(graph.nodes, self.channels, options, generator, few)
+        self.encoder = make_encoder()
         self.model = nn.ModuleDict({"encoder": self.encoder, "head": self.make_head(task, generator)}).to(self.device)
         self._begin()
         if fitted is not None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from graphlearn.errors import InputError
+from graphlearn.models.core.restored import check_restored
 from graphlearn.models.net3.baselines.linear_ar import RIDGES, SEASON_RANKS, SEASONS, LinearAR, choose_shrinkage
 from graphlearn.models.net3.baselines.seasonal import fit_profile
 from graphlearn.models.net3.conformal import MEMORY, Conformal, RecentErrors, static
@@ -113,16 +114,17 @@ class ForecastTraining(SeriesTraining):
         season, rank, ridge = fitted["chosen"].tolist()
         self.season, self.season_rank, self.ridge = season, int(rank), ridge
         profile = [fitted[f"model.profile_{c}"].cpu().numpy() for c in range(len(calendar.periods))]
-        coefficients = fitted.get("model.linear_skip.coefficients")
-        model = Net3(
-            self.values.shape[1:],
-            graphs,
-            options,
-            periods=calendar.periods,
-            profile=profile,
-            coefficients=None if coefficients is None else coefficients.cpu().numpy(),
-        )
-        self._start(options, model)
+        coefficients = None if options.linear_skip == "none" else fitted["model.linear_skip.coefficients"]
+        if coefficients is not None and coefficients.shape[-2:] != (options.window + 1, options.horizon):
+            raise ValueError("the linear skip does not fit the window and the horizon")
+        numbers = None if coefficients is None else coefficients.cpu().numpy()
+
+        def make() -> Net3:
+            shape = self.values.shape[1:]
+            return Net3(shape, graphs, options, periods=calendar.periods, profile=profile, coefficients=numbers)
+
+        check_restored(fitted, "model.", lambda: make().state_dict())
+        self._start(options, make())
         self.load(fitted)
 
     def _read(self, starts: IdArray, length: int, offset: int) -> FloatArray:

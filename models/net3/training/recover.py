@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from graphlearn.models.core.restored import check_restored
 from graphlearn.models.net3.baselines.low_rank import choose_rank, low_rank, rank_choices
 from graphlearn.models.net3.conformal import Conformal, static
 from graphlearn.models.net3.data.calendar import Calendar
@@ -65,8 +66,14 @@ class SmoothRecovery(SeriesTraining):
         self.values, self.observed, self.eval_target = values, observed, eval_target
         self.calendar = Calendar.none(len(values)) if calendar is None else calendar
         used = self.calendar if options.calendar else Calendar.none(len(values))
-        self.scaler = Scaler.fit(values, None, observed)
         T, shape = len(values), values.shape[1:]
+
+        def make() -> Net3Smooth:
+            return Net3Smooth(shape, graphs, options, periods=used.periods)
+
+        if fitted is not None:
+            check_restored(fitted, "model.", lambda: make().state_dict())
+        self.scaler = Scaler.fit(values, None, observed)
         z = np.where(observed, self.scaler.transform(values), np.float32(0))
         draw = np.random.default_rng([options.seed, 4]).integers(0, FOLDS, values.shape, dtype=np.int8)
         self.fold = np.where(observed, draw, np.int8(-1))
@@ -86,7 +93,7 @@ class SmoothRecovery(SeriesTraining):
             advance()
         self.low = np.stack(found).reshape(FOLDS + 1, T, *shape)
         self.z = z
-        self._begin(options, Net3Smooth(shape, graphs, options, periods=used.periods), np.arange(FOLDS * T))
+        self._begin(options, make(), np.arange(FOLDS * T))
         self.chosen = torch.tensor([rank, shrinkage], dtype=torch.float64)
         if fitted is not None:
             self.load(fitted)
