@@ -216,7 +216,7 @@ def test_models_bind_to_the_right_columns_before_training(trained: Workspace) ->
     for function, argument in cases:
         asked = request(dim=16)
         shape = family(asked.family).shape(asked, {"triples": columns})
-        planned = functions.planned(asked.family, shape, Call(function, argument, {}, trained.cursor))
+        planned = functions.planned(asked, shape, Call(function, argument, {}, trained.cursor))
         stored = ask(trained, function, "m", argument)
         assert rows(trained, planned, "DESCRIBE answer") == rows(trained, stored, "DESCRIBE answer")
         assert rows(trained, planned) == []
