@@ -101,7 +101,9 @@ class Source:
         """Raise SqlError for characters that SQL text cannot contain."""
         if bad := _UNUSABLE.search(self.text):
             what = "a NUL character" if bad.group() == "\0" else "half a surrogate pair"
-            raise SqlError(f"{what} in the text", place=self.place(bad.start()), help="use UTF-8 text without NUL characters")
+            raise SqlError(
+                f"{what} in the text", place=self.place(bad.start()), help="use UTF-8 text without NUL characters"
+            )
 
     def _check_comment(self, comment: str, start: int) -> None:
         depth = 0
