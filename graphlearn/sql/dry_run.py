@@ -209,6 +209,7 @@ def _planned(binder: Binder, create: CreateModel, overrides: Mapping[str, object
 
     binder.look(create)
     store, dataflow, unchanged = binder.reader.store, None, False
+    stored = store.exists(create.name)
     refused: UserError | None = None
     with suppress(GraphLearnError, duckdb.Error):
         bound = binder.model(create, overrides)
@@ -221,7 +222,7 @@ def _planned(binder: Binder, create: CreateModel, overrides: Mapping[str, object
             except UserError as error:
                 refused = error if settled else None
                 raise
-            if store.exists(create.name):
+            if stored:
                 kept = store.versions(create.name) if create.or_replace else [store.current(create.name)]
                 fingerprint = request.fingerprint(sizes.fingerprints)
                 unchanged = create.if_not_exists or any(
