@@ -13,6 +13,7 @@ value}} or {name: value}), verdict and counts (of the ingest). Keys that are mis
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from datetime import MAXYEAR, MINYEAR, UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ import pyarrow as pa
 from graphlearn.jobs.family import Count, Family
 from graphlearn.jobs.registry import families, family, is_family
 from graphlearn.storage.artifacts import Artifact, ArtifactStore
-from graphlearn.storage.files import dump_json
+from graphlearn.storage.files import disk_errors, dump_json
 from graphlearn.storage.runs import RunFolder, list_runs
 from graphlearn.types import Json
 
@@ -108,9 +109,16 @@ def metric_names(kinds: Sequence[type[Family]]) -> list[str]:
 
 
 def present(folder: Path, also: Iterable[str] = ()) -> list[type[Family]]:
-    """The families with a model or run in a folder, and those of the TYPE names `also`; all of them if that is none."""
-    listed = [artifact.manifest.get("family") for artifact in ArtifactStore(folder).models()]
-    found = {str(name).lower() for name in (*listed, *(info.get("family") for info in list_runs(folder)), *also)}
+    """The families with a model or run in a folder, and those of the TYPE names `also`; all of them if that is none.
+
+    Folders that may not be read count as empty: reading the tables raises the error, and other queries need none.
+    """
+    listed = [*also]
+    with suppress(PermissionError):
+        listed += [str(artifact.manifest.get("family")) for artifact in ArtifactStore(folder).models()]
+    with suppress(PermissionError):
+        listed += [str(info.get("family")) for info in list_runs(folder)]
+    found = {name.lower() for name in listed}
     return [kind for kind in families() if found.intersection(kind.names)] or families()
 
 
@@ -122,8 +130,11 @@ class LiveTable:
         self._rows = rows
 
     def read(self) -> pa.Table:
-        """The current rows."""
-        rows = [{field.name: _fit(row.get(field.name), field.type) for field in self.schema} for row in self._rows()]
+        """The current rows. Raises WorkspaceError if they may not be read."""
+        with disk_errors("the workspace"):
+            rows = [
+                {field.name: _fit(row.get(field.name), field.type) for field in self.schema} for row in self._rows()
+            ]
         return pa.Table.from_pylist(rows, schema=self.schema)
 
     def __arrow_c_stream__(self, requested_schema: object = None) -> object:

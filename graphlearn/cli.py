@@ -73,7 +73,9 @@ class Reporting(click.Group):
         except GraphLearnError as error:
             report(error)
             ctx.exit(error.exit_code)
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and str(error) != "Query interrupted":  # as DuckDB calls Ctrl-C
+                raise
             report(Interrupted("interrupted", help="run the same command again"))
             ctx.exit(Interrupted.exit_code)
         except OSError as error:

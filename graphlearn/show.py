@@ -16,7 +16,7 @@ from graphlearn.jobs.functions import family_of
 from graphlearn.jobs.metrics import Metric, headline
 from graphlearn.jobs.registry import family, is_family
 from graphlearn.printing import print_fields, print_table, to_json_line
-from graphlearn.storage.artifacts import Artifact, ArtifactStore, fold, reading, wrong_object
+from graphlearn.storage.artifacts import Artifact, ArtifactStore, fold, newest, reading, wrong_object
 from graphlearn.text import LARGE, duration, sql_literal
 from graphlearn.types import Json
 
@@ -142,7 +142,7 @@ def print_model(folder: Path, model: str, version: int | None, *, as_json: bool)
     versions = artifact.versions
     with reading(artifact):
         summary = family(family_of(artifact)).summary(artifact)
-    stored = f" (stored: {', '.join(map(str, versions))})" if len(versions) > 1 else ""
+    stored = f" (stored: {newest(versions)})" if len(versions) > 1 else ""
     print_fields(
         {
             "model": artifact.model,

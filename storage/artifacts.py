@@ -15,8 +15,8 @@ import hashlib
 import os
 import re
 import stat
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -53,6 +53,8 @@ MODEL = "model.json"
 _LONGEST_NAME = 120
 _LONGEST_MODEL = 1 << 20
 """Bytes of model.json."""
+_SHOWN = 5
+"""Versions in a line of text."""
 _VERSION = re.compile(r"[1-9][0-9]{0,17}")
 _OUTSIDE = re.compile(r"[\\\x00-\x1f\x7f]")
 """What the name of a file in a version never contains."""
@@ -106,9 +108,14 @@ def unusable(artifact: Artifact, damage: str) -> ArtifactError:
         fix = "train it again: graphlearn run FILE --force, or CREATE OR REPLACE MODEL"
     else:
         fix = f"train it again with --force, or restore {artifact.path} from a backup"
-    also = f"; other versions of it: {', '.join(map(str, others))}" if others else ""
+    also = f"; other versions of it: {newest(others)}" if others else ""
     what = f'model "{artifact.model}" version {artifact.version}'
     return ArtifactError(f"{what} cannot be used: {damage}", help=fix + also)
+
+
+def newest(versions: Sequence[int]) -> str:
+    """The last versions of a list, for a line of text."""
+    return ", ".join([*(["…"] if len(versions) > _SHOWN else []), *map(str, versions[-_SHOWN:])])
 
 
 def check_length(model: str, statement: str, inputs: Mapping[str, str]) -> None:
@@ -258,9 +265,10 @@ class ArtifactStore:
         for home in sorted(self.folder.iterdir()):
             if home.name.startswith(".") or not home.is_dir():
                 continue
-            current = _current(home)
-            if current is not None:
-                found.append(self._glance(home, current))
+            with suppress(WorkspaceError):  # a model that may not be read is left out
+                current = _current(home)
+                if current is not None:
+                    found.append(self._glance(home, current))
         return sorted(found, key=lambda artifact: fold(artifact.model))
 
     def load(self, model: str, version: int | None = None) -> Artifact:
@@ -275,12 +283,12 @@ class ArtifactStore:
             if chosen is None:
                 raise self._not_found(model)
             if chosen not in _versions(home):
-                known = ", ".join(str(v) for v in sorted(_versions(home)))
+                known = sorted(_versions(home))
                 if not known:
                     raise self._not_found(model)
                 if version is None and attempt == 1:
                     continue  # replaced and pruned in the meantime
-                raise ModelNotFound(f'model "{model}" has no version {chosen}', help=f"its versions: {known}")
+                raise ModelNotFound(f'model "{model}" has no version {chosen}', help=f"its versions: {newest(known)}")
             artifact = self._glance(home, chosen)
             if artifact.damage is None:
                 artifact = self._verify(artifact)
@@ -408,8 +416,11 @@ def _is_file(name: str, file: object) -> bool:
 
 
 def _versions(home: Path) -> set[int]:
+    """The stored versions of a model. Raises WorkspaceError if its folder may not be read."""
     try:
         return {int(entry.name) for entry in home.iterdir() if _VERSION.fullmatch(entry.name)}
+    except PermissionError:
+        raise WorkspaceError(f"{home} is not readable", help="check its owner and permissions") from None
     except OSError:
         return set()
 

@@ -215,8 +215,9 @@ def translate(error: BaseException, place: Path | str) -> GraphLearnError | None
 def _is_readable(path: Path) -> bool:
     """Whether a path may be read or, if it does not exist, its folder."""
     folder = path.parent
+    missing = not os.path.exists(path)  # unlike Path.exists, False in a folder that may not be read
     return os.access(path, os.R_OK) or (
-        not path.exists() and (not folder.exists() or os.access(folder, os.R_OK | os.X_OK))
+        missing and (not os.path.exists(folder) or os.access(folder, os.R_OK | os.X_OK))
     )
 
 

@@ -14,6 +14,7 @@ import atexit
 import os
 import tempfile
 import threading
+import time
 import weakref
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
@@ -32,6 +33,8 @@ from graphlearn.storage.locks import FileLock, busy, is_free
 MEMORY = ":memory:"
 _PUBLISHING = 10.0
 """Seconds to wait for another process that is publishing a model."""
+_POLL = 0.01
+"""Seconds between two attempts to close a connection that is in use."""
 
 
 def folder_of(database: Path) -> Path:
@@ -267,14 +270,16 @@ class Workspace:
             self._writer.release()
 
     def close(self) -> None:
-        """Close all cursors and the database, and delete an in-memory workspace's folder. May be called repeatedly."""
+        """Close all cursors and the database, and delete an in-memory workspace's folder. May be called repeatedly.
+
+        Queries that other threads still run are interrupted.
+        """
         if self._closed:
             return
         self._closed = True
         file, self._file = self._file, None
-        for cursor in list(self._cursors):
-            cursor.close()
-        self._connection.close()
+        for connection in (*self._cursors, self._connection):
+            _close(connection)
         if file is not None:
             file.close(self)
         self._lock.release()
@@ -293,6 +298,17 @@ class Workspace:
         self._connection = connection
         _close_at_exit(connection)
         _close_at_exit(self)
+
+
+def _close(connection: duckdb.DuckDBPyConnection) -> None:
+    """Close a connection, after interrupting the query that another thread runs on it, if any."""
+    while True:
+        with suppress(duckdb.ConnectionException):  # closed already
+            connection.interrupt()
+        try:
+            return connection.close()
+        except duckdb.ResourceInUseException:
+            time.sleep(_POLL)
 
 
 def _is_idle(connection: duckdb.DuckDBPyConnection) -> bool:

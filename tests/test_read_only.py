@@ -98,12 +98,15 @@ def test_mistakes_are_found_without_writing(stored: Path, job: str, error: str) 
 
 
 PROGRAM = """
-import json, sys
+import json, os, sys
 from click.testing import CliRunner
 from graphlearn import cli
 for words in json.loads(sys.stdin.read()):
+    if words[0] == "chmod":
+        os.chmod(words[1], int(words[2], 8))
+        continue
     done = CliRunner().invoke(cli.main, words, catch_exceptions=False)
-    print(json.dumps([done.exit_code, done.stdout, done.stderr]))
+    print(json.dumps([done.exit_code, done.stdout, done.stderr]), file=sys.stderr)  # an error may close stdout
 """
 READS = [
     (["query", "SELECT count(*) AS n FROM triples", "--csv"], "n\n12"),
@@ -127,26 +130,72 @@ WRITES = [
 ]
 
 
+def call_without_rights(commands: list[list[str]]) -> list[tuple[int, str, str]]:
+    """The exit code, stdout and stderr of each command. ["chmod", path, mode] changes the rights for those after it."""
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", PROGRAM],
+            input=json.dumps(commands),
+            preexec_fn=give_up_rights,
+            env={**os.environ, "HOME": "/nonexistent"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    except subprocess.SubprocessError:
+        pytest.skip("root cannot give up its rights here")
+    assert done.returncode == 0, done.stderr
+    return [tuple(json.loads(line)) for line in done.stderr.splitlines()]
+
+
 def test_nothing_but_writing_needs_the_right_to_write(stored: Path) -> None:
     Path("job.sql").write_text(f"{MODEL} triples;")
     Path("new.sql").write_text(f"CREATE OR REPLACE TABLE triples AS {TRIPLES}; {MODEL.replace(' m ', ' n ')} triples;")
     with connect("kg.duckdb") as session:
         session.run_file("job.sql")
     with frozen(stored):
-        try:
-            done = subprocess.run(
-                [sys.executable, "-c", PROGRAM],
-                input=json.dumps([words for words, _ in (*READS, *WRITES)]),
-                preexec_fn=give_up_rights,
-                env={**os.environ, "HOME": "/nonexistent"},
-                capture_output=True,
-                text=True,
-                check=False,
-            )
-        except subprocess.SubprocessError:
-            pytest.skip("root cannot give up its rights here")
-    assert done.returncode == 0, done.stderr
-    answers = [json.loads(line) for line in done.stdout.splitlines()]
+        answers = call_without_rights([words for words, _ in (*READS, *WRITES)])
     for (words, expected), (code, stdout, stderr) in zip((*READS, *WRITES), answers, strict=True):
         assert (words, code) == (words, 0 if (words, expected) in READS else 2), stderr
         assert (stdout.startswith(expected) and not stderr) or expected in stderr, (words, stdout, stderr)
+
+
+COUNT = ["query", "SELECT count(*) AS n FROM triples", "--csv"]
+UNREADABLE: dict[str, list[tuple[list[str], str]]] = {
+    "kg.graphlearn": [
+        (COUNT, ""),
+        (["models"], "kg.graphlearn/models is not readable"),
+        (["runs"], "kg.graphlearn/runs is not readable"),
+        (["show", "m"], "kg.graphlearn/models/m is not readable"),
+    ],
+    "kg.graphlearn/models": [
+        (COUNT, ""),
+        (["runs"], ""),
+        (["query", "FROM models"], "kg.graphlearn/models is not readable"),
+        (["query", "FROM embeddings('m')"], "kg.graphlearn/models/m is not readable"),
+        (["plan", "job.sql"], "kg.graphlearn/models/m is not readable"),
+    ],
+    "kg.graphlearn/runs": [
+        (COUNT, ""),
+        (["models"], ""),
+        (["show", "m"], ""),
+        (["query", "FROM runs"], "kg.graphlearn/runs is not readable"),
+    ],
+    "kg.graphlearn/models/m": [(COUNT, ""), (["runs"], ""), (["show", "m"], "kg.graphlearn/models/m is not readable")],
+}
+
+
+def test_only_what_needs_a_folder_fails_if_it_may_not_be_read(stored: Path) -> None:
+    Path("job.sql").write_text(f"{MODEL.replace('CREATE', 'CREATE OR REPLACE')} triples;")
+    with connect("kg.duckdb") as session:
+        session.run_file("job.sql")
+    asked: list[list[str]] = []
+    for folder, commands in UNREADABLE.items():
+        asked += [["chmod", folder, "0"], *(words for words, _ in commands), ["chmod", folder, "755"]]
+    answers = iter(call_without_rights(asked))
+    for folder, commands in UNREADABLE.items():
+        for words, error in commands:
+            code, _, stderr = next(answers)
+            first = stderr.partition("\n")[0]
+            assert (folder, words, code == 0, bool(first)) == (folder, words, not error, bool(error)), stderr
+            assert first.endswith(error), (folder, words)

@@ -137,7 +137,8 @@ class Fault:
                 f'there is no table "{found[1]}", and the Python variable of that name is a {found[2]}',
                 "only data frames, Arrow tables, relations and NumPy arrays can be read as tables",
             )
-        if "of the Python object" in message and (found := _PYTHON_STREAM.search(message)):
+        ours = "of the Python object" in message or "from the object registered as" in message
+        if ours and (found := _PYTHON_STREAM.search(message)):
             return found[1].strip().splitlines()[0], None
         if message.startswith("syntax error"):
             if self.start is not None and query.is_after_end(self.start):

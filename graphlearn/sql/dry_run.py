@@ -49,6 +49,7 @@ from graphlearn.sql.statements import CreateModel, DropModel, ExplainModel, Pass
 from graphlearn.sql.words import CATALOG, RESERVED
 from graphlearn.storage.artifacts import ArtifactStore, fold
 from graphlearn.storage.columns import literal, quoted
+from graphlearn.storage.interrupt import to_the_end
 
 if TYPE_CHECKING:
     from graphlearn.jobs.dataflow import Dataflow
@@ -440,14 +441,21 @@ def _transaction(connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
     try:
         yield
     finally:
+        to_the_end(lambda: _roll_back(connection, settings, variables))
+
+
+def _roll_back(
+    connection: duckdb.DuckDBPyConnection, settings: Mapping[str, str | None], variables: list[tuple[str, ...]]
+) -> None:
+    with suppress(duckdb.TransactionException):  # rolled back already
         connection.execute("ROLLBACK")
-        now = dict(connection.execute("SELECT name, value FROM duckdb_settings()").fetchall())
-        for name, value in settings.items():
-            if now.get(name) != value:
-                with suppress(duckdb.Error):  # a setting that cannot be changed while the database is open
-                    connection.execute(f"SET {name} = {literal(value)}" if value is not None else f"RESET {name}")
-        for (name,) in connection.execute("SELECT name FROM duckdb_variables()").fetchall():
-            connection.execute(f"RESET VARIABLE {quoted(name)}")
-        for name, value, type_name in variables:
-            typed = "NULL" if type_name == '"NULL"' else f"{literal(value)}::{type_name}"
-            connection.execute(f"SET VARIABLE {quoted(name)} = {typed}")
+    now = dict(connection.execute("SELECT name, value FROM duckdb_settings()").fetchall())
+    for name, value in settings.items():
+        if now.get(name) != value:
+            with suppress(duckdb.Error):  # a setting that cannot be changed while the database is open
+                connection.execute(f"SET {name} = {literal(value)}" if value is not None else f"RESET {name}")
+    for (name,) in connection.execute("SELECT name FROM duckdb_variables()").fetchall():
+        connection.execute(f"RESET VARIABLE {quoted(name)}")
+    for name, value, type_name in variables:
+        typed = "NULL" if type_name == '"NULL"' else f"{literal(value)}::{type_name}"
+        connection.execute(f"SET VARIABLE {quoted(name)} = {typed}")

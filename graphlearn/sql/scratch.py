@@ -13,6 +13,7 @@ from contextlib import contextmanager
 import duckdb
 
 from graphlearn.storage.columns import literal, quoted
+from graphlearn.storage.interrupt import to_the_end
 
 SCRATCH = "graphlearn_scratch"
 REFUSED = "attached in read-only mode"
@@ -35,8 +36,9 @@ def scratch(connection: duckdb.DuckDBPyConnection) -> Iterator[Callable[[], None
         _follow(connection, stored)
         yield lambda: _follow(connection, stored)
     finally:
-        connection.execute(f"SET search_path = {literal(before)}")
-        connection.execute(f"DETACH {SCRATCH}")
+        to_the_end(
+            lambda: connection.execute(f"SET search_path = {literal(before)}; DETACH DATABASE IF EXISTS {SCRATCH}")
+        )
 
 
 def has_table(connection: duckdb.DuckDBPyConnection, name: str) -> bool:

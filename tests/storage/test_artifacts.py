@@ -281,6 +281,19 @@ def test_a_lost_model_file_falls_back_to_the_newest_version(store: ArtifactStore
     assert store.models()[0].version == 1
 
 
+def test_messages_name_only_the_last_versions(store: ArtifactStore) -> None:
+    put(store)
+    home = store.folder / "kg.medical"
+    for version in range(2, 3000):
+        (home / str(version)).mkdir()
+    with pytest.raises(ArtifactError) as caught:
+        store.load("kg.medical", 2999)
+    assert str(caught.value.help).endswith("; other versions of it: …, 2994, 2995, 2996, 2997, 2998")
+    with pytest.raises(ModelNotFound) as missing:
+        store.load("kg.medical", 3000)
+    assert missing.value.help == "its versions: …, 2995, 2996, 2997, 2998, 2999"
+
+
 # --- full and read-only disks -------------------------------------------------------------------------------------
 
 
