@@ -31,7 +31,7 @@ from cases.stored_models import (
 
 from graphlearn.errors import GraphLearnError, UserError
 from graphlearn.storage import artifacts, stored
-from graphlearn.storage.artifacts import FORMAT_VERSION
+from graphlearn.storage.artifacts import FORMAT_VERSION, ArtifactStore
 from graphlearn.storage.files import LONGEST_JSON
 
 INJECTION = "INTEGER) FROM range(1); COPY (SELECT 1) TO 'stolen.csv'; SELECT NULL::INTEGER AS (key"
@@ -425,6 +425,22 @@ def test_a_json_file_of_any_length_is_not_read(bench: Bench) -> None:
         file.truncate(LONGEST_JSON + 1)  # zeros, which take no space on the disk
     assert f"manifest.json has more than {LONGEST_JSON:,} bytes" in bench.refusals("graph")[0]
     assert "manifest.json is unreadable" in bench.listed()
+
+
+def test_a_long_statement_is_stored_and_read(bench: Bench) -> None:
+    condition = f"WHERE head NOT IN ('{'x' * (LONGEST_JSON // 4 - 1000)}')"  # the manifest has it twice
+    bench.session.sql(f"CREATE OR REPLACE MODEL graph {MODELS['graph']} {condition}")
+    assert bench.refusals("graph") == []
+
+
+def test_models_are_listed_one_at_a_time(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[Path] = []
+    whole = ArtifactStore._glance
+    monkeypatch.setattr(ArtifactStore, "_glance", lambda *given: read.append(given[1]) or whole(*given))
+    listed = ArtifactStore(bench.models.parent).models()
+    for count in range(1, len(MODELS) + 1):
+        next(listed)
+        assert len(read) == count
 
 
 def test_a_statement_that_could_not_be_stored_is_refused_before_training(
