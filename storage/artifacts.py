@@ -42,6 +42,7 @@ from graphlearn.storage.files import (
     write_json,
 )
 from graphlearn.storage.locks import Staging
+from graphlearn.storage.memory import lack_of_memory
 from graphlearn.storage.seal import changed, digest, is_measure, measure, sealed, wrong_size
 from graphlearn.types import Json
 
@@ -89,9 +90,9 @@ def reading(artifact: Artifact, *, asked: bool = False) -> Iterator[None]:
         if asked:
             raise
         raise unusable(artifact, error.message) from error
-    except MemoryError as error:
-        raise ResourceError("out of memory", help="close other programs, or use a larger machine") from error
     except Exception as error:
+        if (known := lack_of_memory(error)) is not None:
+            raise known from error
         lines = str(error).splitlines() or [""]
         raise unusable(artifact, f"{type(error).__name__}: {lines[0]}") from error
 

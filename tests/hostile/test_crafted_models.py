@@ -29,7 +29,8 @@ from cases.stored_models import (
     run,
 )
 
-from graphlearn.errors import GraphLearnError, UserError
+from graphlearn.errors import GraphLearnError, JobError, UserError
+from graphlearn.session import connect
 from graphlearn.storage import artifacts, stored
 from graphlearn.storage.artifacts import FORMAT_VERSION, ArtifactStore
 from graphlearn.storage.files import LONGEST_JSON
@@ -348,6 +349,37 @@ def test_a_file_with_more_rows_than_memory_is_not_read(bench: Bench, monkeypatch
     assert (version / "snapshot.parquet").stat().st_size < 1 << 20
     monkeypatch.setattr(stored, "memory_available", lambda: 50 << 20)
     assert "its rows take 80,000,000 bytes" in bench.refusals("graph")[0]
+
+
+LACKS = {
+    "libraries": (
+        ImportError("libtorch_cpu.so: failed to map segment from shared object"),
+        "error: out of memory (libtorch_cpu.so: failed to map segment from shared object)",
+    ),
+    "another library": (ImportError("no module named x"), "error: a library could not be loaded: no module named x"),
+    "threads": (OSError("Failed to launch worker thread"), "error: out of memory (Failed to launch worker thread)"),
+    "memory": (MemoryError(), "error: out of memory"),
+}
+
+
+@pytest.mark.parametrize("lack", LACKS)
+def test_a_lack_of_memory_is_no_damage(bench: Bench, monkeypatch: pytest.MonkeyPatch, lack: str) -> None:
+    error, line = LACKS[lack]
+
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(stored.pq, "read_metadata", fail)
+    for model in ("graph", "ahead"):
+        assert bench.refusals(model) == [line] * len(QUESTIONS[model])
+    monkeypatch.undo()
+    monkeypatch.setattr("graphlearn.jobs.dhan.family.DhanFamily.load", fail)
+    bench.session.close()
+    bench.session = connect(bench.database, emit=lambda _: None)
+    assert set(bench.refusals("classes")) == {line}
+    with pytest.raises(JobError) as caught:
+        bench.session.sql(QUESTIONS["classes"][0])
+    assert caught.value.exit_code == 1
 
 
 def test_a_column_that_nobody_asks_for_is_not_read(bench: Bench) -> None:
