@@ -78,6 +78,13 @@ class Reporting(click.Group):
                 raise
             report(Interrupted("interrupted", help="run the same command again"))
             ctx.exit(Interrupted.exit_code)
+        except (ImportError, MemoryError) as error:
+            from graphlearn.storage.memory import lack_of_memory
+
+            lack = lack_of_memory(error)
+            assert lack is not None
+            report(lack)
+            ctx.exit(lack.exit_code)
         except OSError as error:
             from graphlearn.storage.files import translate
 

@@ -113,8 +113,8 @@ def _workspace(path: Path) -> str:
     folder = folder_of(path)
     if not path.exists() and not folder.exists():
         return f"{path} does not exist yet"
-    stored = ArtifactStore(folder).models()
-    damaged = [f"{artifact.model}: {artifact.damage}" for artifact in stored if artifact.damage]
+    stored = [(artifact.model, artifact.damage) for artifact in ArtifactStore(folder).models()]
+    damaged = [f"{model}: {damage}" for model, damage in stored if damage]
     running = [str(run["run"]) for run in list_runs(folder) if run.get("status") == "running"]
     parts = [f"{path} with {len(stored)} model{'s' if len(stored) != 1 else ''} in {folder}"]
     parts += [f"unusable: {text}" for text in damaged]

@@ -134,9 +134,11 @@ def check_syntax(files: tuple[Path, ...]) -> dict[Path, list[str]]:
     from graphlearn.jobs.registry import family, is_family
     from graphlearn.sql.engine import statement_type
     from graphlearn.sql.statements import CreateModel, Passthrough
+    from graphlearn.storage.memory import check_address_space
 
     created: dict[Path, list[str]] = {}
     errors: list[GraphLearnError] = []
+    check_address_space()
     with duckdb.connect() as connection:
         for path in files:
             try:

@@ -66,7 +66,7 @@ class Checkpoint:
         """
         shared = set(self.record["shared"])
         if unknown := shared - set(like):
-            raise self.refused(f"{RECORD} lists an unexpected tensor {_quoted(min(unknown))}")
+            raise self.refused(f"{RECORD} lists an unexpected tensor {quoted(min(unknown))}")
         rest = {name: value for name, value in like.items() if name not in shared}
         found = self._read(STATE, rest) if rest else {}
         if shared:
@@ -216,15 +216,15 @@ def read_tensors(path: Path, like: Mapping[str, Tensor], *, others: bool = False
         raise ValueError(str(error)) from error
     for name in like:
         if name not in found:
-            raise ValueError(f"the tensor {_quoted(name)} is missing")
+            raise ValueError(f"the tensor {quoted(name)} is missing")
     for name, value in found.items():
         if name not in like:
             if others:
                 continue
-            raise ValueError(f"there is an unexpected tensor {_quoted(name)}")
+            raise ValueError(f"there is an unexpected tensor {quoted(name)}")
         given, wanted = (f"{x.dtype}{list(x.shape)}".removeprefix("torch.") for x in (value, like[name]))
         if given != wanted:
-            raise ValueError(f"the tensor {_quoted(name)} is {given} instead of {wanted}")
+            raise ValueError(f"the tensor {quoted(name)} is {given} instead of {wanted}")
     return found
 
 
@@ -256,15 +256,15 @@ def _wrong_record(record: Json, name: str, run: str, job: str) -> str | None:
     """What is wrong with the record of a checkpoint; None if nothing is."""
     written, files, shared = record.get("format_version"), record.get("files"), record.get("shared")
     if written != FORMAT_VERSION or isinstance(written, bool):
-        return f"its format is {_quoted(written)}, and this version of GraphLearn reads {FORMAT_VERSION}"
+        return f"its format is {quoted(written)}, and this version of GraphLearn reads {FORMAT_VERSION}"
     if sealed(record) != record:
         return changed(RECORD)
     if record.get("run") != run:
-        return f"it belongs to the run {_quoted(record.get('run'))}"
+        return f"it belongs to the run {quoted(record.get('run'))}"
     if record.get("job") != job:
         return "it belongs to another job, or to other data"
     if record.get("name") != name:
-        return f"it was renamed: it is {_quoted(record.get('name'))}"
+        return f"it was renamed: it is {quoted(record.get('name'))}"
     if not isinstance(files, dict) or not all(n in (STATE, BEST) and is_measure(f) for n, f in files.items()):
         return f"{RECORD} has an invalid files"
     if not isinstance(shared, list) or not all(isinstance(name, str) for name in shared):
@@ -278,7 +278,7 @@ def _refused(path: Path, why: str) -> ArtifactError:
     )
 
 
-def _quoted(value: object) -> str:
+def quoted(value: object) -> str:
     """A value from a file, for a message."""
     text = repr(value)
     return text if len(text) <= 80 else text[:80] + "…"

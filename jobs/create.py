@@ -18,6 +18,7 @@ from graphlearn.jobs.request import ModelRequest, ModelResult, measured_split
 from graphlearn.jobs.train import PUBLISHED
 from graphlearn.storage.artifacts import ArtifactStore, check_length
 from graphlearn.storage.interrupt import interruptible, interruption
+from graphlearn.storage.memory import check_address_space
 from graphlearn.storage.runs import RunFolder, gone
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ def create_model(
     training the model, Interrupted with the run's id on a signal, and JobError or the original error otherwise.
     """
     started = time.perf_counter()
+    check_address_space()
     cursor = cursor if cursor is not None else workspace.cursor()
     kind = family(request.family)
     sizes = sizes if sizes is not None else measure(cursor, request)

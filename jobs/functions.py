@@ -20,6 +20,7 @@ from graphlearn.jobs.family import ModelShape, Predictor, Question, TableFunctio
 from graphlearn.jobs.registry import family, is_family, package_of
 from graphlearn.storage.artifacts import Artifact, ArtifactStore, reading
 from graphlearn.storage.columns import describe, subquery
+from graphlearn.storage.memory import check_address_space
 
 if TYPE_CHECKING:
     from graphlearn.jobs.request import ModelRequest
@@ -117,6 +118,7 @@ class ModelReader:
         if key not in self._loaded:
             for old in [k for k in self._loaded if k[0] == key[0] and current]:
                 del self._loaded[old]
+            check_address_space()
             with reading(artifact):
                 self._loaded[key] = family(family_of(artifact)).load(artifact)
         return self._loaded[key]

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 REPORT_SECONDS = 1.0
+LARGEST, LONGEST = 1e300, 1e10
+"""A loss, score or count that a checkpoint may have, and seconds of training: three centuries."""
 
 
 class LoopOptions(Protocol):
@@ -81,7 +83,7 @@ class Progress:
         for name in ("loss_sum", "best_score", "cpu_seconds"):
             value = record[name]
             optional = name == "best_score" and value is None
-            if not optional and (type(value) not in (int, float) or not abs(value) < math.inf):
+            if not optional and (type(value) not in (int, float) or not abs(value) <= LARGEST):
                 raise ValueError(f"{name} is not a finite number")
         if type(record["finished"]) is not bool:
             raise ValueError("finished is not true or false")
@@ -90,14 +92,16 @@ class Progress:
             "epoch": (0, epochs if p.finished else epochs - 1),
             "step": (0, p.total_steps),
             "total_steps": (0, math.inf),
-            "loss_count": (0, math.inf),
+            "loss_count": (0, LARGEST),
             "best_epoch": (-1, p.epoch),
             "worse": (0, p.epoch),
-            "cpu_seconds": (0, math.inf),
+            "cpu_seconds": (0, LONGEST),
         }
         for name, (low, high) in bounds.items():
             if not low <= getattr(p, name) <= high:
-                raise ValueError(f"{name} is {getattr(p, name)}, which is not between {low} and {high}")
+                raise ValueError(f"{name} is {checkpoint.quoted(getattr(p, name))}, not between {low} and {high}")
+        if p.loss_sum and not p.loss_count:
+            raise ValueError("loss_sum is the loss of no examples")
         if (p.best_score is None) != (p.best_epoch < 0):
             raise ValueError("best_score and best_epoch do not agree")
         return p
@@ -159,7 +163,10 @@ class Loop(ABC):
         """The tensors that predictions need, by name."""
 
     def state(self) -> dict[str, Tensor]:
-        """All tensors that change during training, by name; by default the weights."""
+        """All tensors that change during training, by name; by default the weights.
+
+        A tensor of one value whose name ends in `step` or `steps` counts optimiser steps.
+        """
         return self.weights()
 
     def load(self, tensors: dict[str, Tensor]) -> None:
@@ -191,9 +198,16 @@ class Loop(ABC):
             progress = Progress.from_json(found.progress, self.loop_options.epochs)
             if found.path.name != f"{progress.epoch}-{progress.step}" or progress.step > self.steps(progress.epoch):
                 raise ValueError(f"it is not the state after step {progress.step} of epoch {progress.epoch}")
+            taken = sum(self.steps(epoch) for epoch in range(progress.epoch)) + progress.step
+            if progress.total_steps != taken:
+                raise ValueError(f"total_steps is {checkpoint.quoted(progress.total_steps)}, and not {taken}")
         except ValueError as error:
             raise found.refused(f"{checkpoint.RECORD}: {error}") from error
         state = None if progress.finished else found.state(self.state())
+        for name, value in (state or {}).items():
+            counts = name.rpartition(".")[2] in ("step", "steps") and value.numel() == 1
+            if counts and not 0 <= float(value) <= progress.total_steps:
+                raise found.refused(f"{name} is {float(value):g} after {progress.total_steps} steps")
         best = found.best(self.weights()) if progress.finished or progress.best_epoch >= 0 else None
         self.load(state or best or {})
         self.progress, self._resumed = progress, found

@@ -42,6 +42,7 @@ from graphlearn.storage.files import (
     write_json,
 )
 from graphlearn.storage.locks import Staging
+from graphlearn.storage.memory import lack_of_memory
 from graphlearn.storage.seal import changed, digest, is_measure, measure, sealed, wrong_size
 from graphlearn.types import Json
 
@@ -91,9 +92,9 @@ def reading(artifact: Artifact, *, asked: bool = False) -> Iterator[None]:
         if asked:
             raise
         raise unusable(artifact, error.message) from error
-    except MemoryError as error:
-        raise ResourceError("out of memory", help="close other programs, or use a larger machine") from error
     except Exception as error:
+        if (known := lack_of_memory(error)) is not None:
+            raise known from error
         lines = str(error).splitlines() or [""]
         raise unusable(artifact, f"{type(error).__name__}: {lines[0]}") from error
 
@@ -226,17 +227,17 @@ class ArtifactStore:
 
     def versions(self, model: str) -> list[Artifact]:
         """All versions, oldest first, without verifying their files. Raises ModelNotFound."""
-        found = self._all(self._home(model))
+        found = list(self._all(self._home(model)))
         if not found:
             raise self._not_found(model)
         return found
 
-    def history(self, artifact: Artifact) -> list[Artifact]:
+    def history(self, artifact: Artifact) -> Iterator[Artifact]:
         """All versions of a model, oldest first, without verifying their files, even if its name cannot be read."""
         return self._all(artifact.path.parent)
 
-    def _all(self, home: Path) -> list[Artifact]:
-        return [self._glance(home, version) for version in sorted(_versions(home))]
+    def _all(self, home: Path) -> Iterator[Artifact]:
+        return (self._glance(home, version) for version in sorted(_versions(home)))
 
     def current(self, model: str) -> Artifact:
         """The current version, without verifying its files. Raises ModelNotFound."""
@@ -257,19 +258,22 @@ class ArtifactStore:
             write_json(home / MODEL, {"model": artifact.model, "current": version})
         return artifact
 
-    def models(self) -> list[Artifact]:
-        """The current version of every model, by name, without verifying files. See `damage` for damaged ones."""
+    def models(self) -> Iterator[Artifact]:
+        """The current version of every model, by name, without verifying files. See `damage` for damaged ones.
+
+        They are read one at a time, since their manifests can take a lot of memory.
+        """
         if not self.folder.is_dir():
-            return []
-        found = []
-        for home in sorted(self.folder.iterdir()):
+            return
+        for home in sorted(self.folder.iterdir(), key=lambda home: fold(unquote(home.name))):
             if home.name.startswith(".") or not home.is_dir():
                 continue
+            found = None
             with suppress(WorkspaceError):  # a model that may not be read is left out
                 current = _current(home)
-                if current is not None:
-                    found.append(self._glance(home, current))
-        return sorted(found, key=lambda artifact: fold(artifact.model))
+                found = None if current is None else self._glance(home, current)
+            if found is not None:
+                yield found
 
     def load(self, model: str, version: int | None = None) -> Artifact:
         """A version (None: the current one), verified: format, sizes and SHA-256 of every file.

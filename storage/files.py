@@ -22,8 +22,11 @@ from graphlearn.types import Json
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 FORBIDDEN = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
-LONGEST_JSON = 64 << 20
-"""Bytes of a JSON file. As Python objects they can take thirty times as much."""
+LONGEST_JSON = 4 << 20
+"""Bytes of a JSON file: manifests, of which a statement takes at most half, are the longest.
+
+As Python objects, they can take thirty times as much, and reading them 0.4 s.
+"""
 DEEPEST = 64
 """Levels of a JSON file."""
 

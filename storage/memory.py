@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -9,7 +13,7 @@ from pathlib import Path
 import duckdb
 
 from graphlearn.control_groups import PROC, control_groups
-from graphlearn.errors import ResourceError
+from graphlearn.errors import JobError, ResourceError
 
 PER_THREAD = 128 << 20
 """Bytes that DuckDB needs per thread, as its documentation says: with less it may fail instead of spilling."""
@@ -17,6 +21,53 @@ PER_THREAD = 128 << 20
 _V2 = (("memory.max", "memory.high"), "memory.current", "inactive_file")
 _V1 = (("memory.limit_in_bytes",), "memory.usage_in_bytes", "total_inactive_file")
 """The files with the limits and the use of a control group; the part of memory.stat that the kernel gives back."""
+
+
+LIBRARIES, PER_CORE = 1 << 30, 128 << 20
+"""Bytes of address space that loading a model's libraries takes, and per core that starting their threads does.
+
+Hardly any of it is touched. Under `ulimit -v` on two cores, models answer if 1.2 GiB are left once a session is open.
+"""
+
+
+def check_address_space() -> None:
+    """Raise ResourceError if `ulimit -v` leaves too little to load what models need; nothing to load is fine.
+
+    The libraries themselves would abort the process, or fail with all kinds of errors.
+    """
+    if "torch" in sys.modules:
+        return
+    needed = LIBRARIES + PER_CORE * (os.cpu_count() or 1)
+    for left in _address_space():
+        if left < needed:
+            raise ResourceError(
+                f"the address space of this process is too small: models need {needed >> 20:,} MiB more, and "
+                f"{left >> 20:,} MiB are left",
+                help="raise the limit (ulimit -v), or limit the memory with a control group instead",
+            )
+
+
+_SHORT = re.compile("allocate memory|launch worker thread|start new thread|failed to map segment|bad_alloc")
+"""Words of other libraries for memory, or address space, that has run out."""
+
+
+def lack_of_memory(error: BaseException) -> JobError | None:
+    """The JobError for memory that ran out or a library that cannot be loaded; None for other errors.
+
+    No file can be blamed for either.
+    """
+    if (
+        isinstance(error, MemoryError)
+        or (isinstance(error, OSError) and error.errno in (errno.ENOMEM, errno.EAGAIN))
+        or _SHORT.search(str(error))
+    ):
+        return JobError(
+            f"out of memory ({error})" if str(error) else "out of memory",
+            help="close other programs, raise the limit on its address space (ulimit -v), or use a larger machine",
+        )
+    if isinstance(error, ImportError):
+        return JobError(f"a library could not be loaded: {error}", help="check the installation: graphlearn doctor")
+    return None
 
 
 def memory_available() -> int:

@@ -34,8 +34,8 @@ from graphlearn.types import Json
 
 CONFIG = "config.json"
 STATE = "run.json"
-LONGEST_STATE = 16 << 20
-"""Bytes of either."""
+LONGEST_EVENT, MOST_EVENTS = 4 << 20, 1 << 30
+"""Bytes of a line of events.jsonl, and of all lines."""
 FINAL = frozenset({"done", "unchanged", "failed", "interrupted"})
 RESUMABLE = frozenset({"killed", "failed", "interrupted"})
 
@@ -245,7 +245,7 @@ class RunFolder:
         """A JSON file of the run whose `keys` are texts."""
         path = self.path / name
         try:
-            found = read_json(path, longest=LONGEST_STATE)
+            found = read_json(path)
         except (OSError, ValueError, RecursionError, MemoryError) as error:
             reason = error.strerror if isinstance(error, OSError) else str(error).removeprefix(f"{name} ")
             reason = "it does not fit in memory" if isinstance(error, MemoryError) else reason
@@ -269,10 +269,17 @@ class RunFolder:
 
 
 def read_events(path: Path) -> Iterator[Json]:
-    """The events in a run folder that can be read, oldest first. Lines truncated by a crash are skipped."""
+    """The events in a run folder that can be read, oldest first.
+
+    Lines truncated by a crash, or longer than any event, are skipped, and what follows after MOST_EVENTS bytes.
+    """
     try:
         with open(open_regular(path / "events.jsonl"), "rb") as file:
-            for line in file:
+            inside = False  # of a line that is too long
+            while file.tell() < MOST_EVENTS and (line := file.readline(LONGEST_EVENT)):
+                whole, inside = not inside, not line.endswith(b"\n")
+                if not whole or (inside and len(line) == LONGEST_EVENT):
+                    continue
                 try:
                     value = json.loads(line)
                 except (ValueError, RecursionError):

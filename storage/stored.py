@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from graphlearn.errors import ArtifactError, GraphLearnError
-from graphlearn.storage.memory import memory_available
+from graphlearn.storage.memory import lack_of_memory, memory_available
 
 LONGEST_HEADER = 16 << 20
 """Bytes of a safetensors header or a Parquet footer."""
@@ -40,13 +40,16 @@ Shapes: TypeAlias = Mapping[str, tuple[str, tuple[int, ...]]]
 def damaged_if_unreadable(path: Path, what: str) -> Iterator[None]:
     """Turn whatever goes wrong inside the block into an ArtifactError for this file.
 
-    The libraries that parse it raise errors of many types; MemoryError and errors of ours pass unchanged.
+    The libraries that parse it raise errors of many types. Those of ours pass unchanged. Those for which no file is to
+    blame become a JobError; see `lack_of_memory`.
     """
     try:
         yield
-    except (GraphLearnError, MemoryError):
+    except GraphLearnError:
         raise
     except Exception as error:
+        if (known := lack_of_memory(error)) is not None:
+            raise known from error
         lines = str(error).splitlines() or [type(error).__name__]
         raise ArtifactError(f"the {what} {path} is missing or damaged: {lines[0]}", help=RETRAIN) from error
 

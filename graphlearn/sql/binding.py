@@ -35,6 +35,7 @@ from graphlearn.sql.words import CATALOG, NO_ALIAS
 from graphlearn.storage.artifacts import fold
 from graphlearn.storage.columns import literal, quoted
 from graphlearn.storage.interrupt import INTERRUPTED, interruption
+from graphlearn.storage.memory import check_address_space
 
 if TYPE_CHECKING:
     from graphlearn.catalog import LiveTable
@@ -154,6 +155,7 @@ class Binder:
         self._check_name(create)
         with placed(create.at(create.family_span)):
             kind = family(create.family)
+            check_address_space()
         options = read_options(self.connection, create, kind.options_type, overrides)
         roles = _roles(create, kind.roles(options, [text.role for text in create.inputs if text.role]))
         inputs: dict[str, str] = {}

@@ -19,6 +19,7 @@ from graphlearn.events import JobStarted, Note, silent
 from graphlearn.jobs import checkpoint, drawing
 from graphlearn.running import draw
 from graphlearn.sinks import tensorboard_sink
+from graphlearn.storage import runs
 from graphlearn.storage.artifacts import ArtifactStore
 from graphlearn.storage.locks import FileLock, Staging, holder_of, is_free
 from graphlearn.storage.runs import RunFolder, list_runs, read_events
@@ -220,6 +221,21 @@ def test_files_of_a_run(home: Path, victim: Path, kind: str, name: str) -> None:
     resumed = RunFolder.open(home, run.id)
     with pytest.raises(WorkspaceError, match=rf"{name} is "), resumed:
         resumed.append(Note(message="x"))
+
+
+def test_lines_longer_than_any_event_are_skipped(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runs, "LONGEST_EVENT", 1000)
+    with RunFolder.create(home, "m", "SELECT 1", {}) as run:
+        run.append(Note(message="first"))
+        events = run.path / "events.jsonl"
+        line = events.read_bytes()
+        longest = line.replace(b"first", b"x" * (1005 - len(line)))
+        events.write_bytes(line + b"\0" * 1000 + b"\n" + line + longest + b"\0" * 2500 + line + line)
+    assert [event["message"][:5] for event in read_events(run.path)] == ["first", "first", "xxxxx", "first"]
+    with open(events, "ab") as file:
+        file.truncate(1 << 34)  # zeros, which take no space on the disk
+    monkeypatch.setattr(runs, "MOST_EVENTS", 10_000)
+    assert len(list(read_events(run.path))) == 4
 
 
 def test_a_linked_run_is_ignored(home: Path, victim: Path) -> None:

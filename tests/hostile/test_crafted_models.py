@@ -29,9 +29,10 @@ from cases.stored_models import (
     run,
 )
 
-from graphlearn.errors import GraphLearnError, UserError
+from graphlearn.errors import GraphLearnError, JobError, UserError
+from graphlearn.session import connect
 from graphlearn.storage import artifacts, stored
-from graphlearn.storage.artifacts import FORMAT_VERSION
+from graphlearn.storage.artifacts import FORMAT_VERSION, ArtifactStore
 from graphlearn.storage.files import LONGEST_JSON
 
 INJECTION = "INTEGER) FROM range(1); COPY (SELECT 1) TO 'stolen.csv'; SELECT NULL::INTEGER AS (key"
@@ -350,6 +351,37 @@ def test_a_file_with_more_rows_than_memory_is_not_read(bench: Bench, monkeypatch
     assert "its rows take 80,000,000 bytes" in bench.refusals("graph")[0]
 
 
+LACKS = {
+    "libraries": (
+        ImportError("libtorch_cpu.so: failed to map segment from shared object"),
+        "error: out of memory (libtorch_cpu.so: failed to map segment from shared object)",
+    ),
+    "another library": (ImportError("no module named x"), "error: a library could not be loaded: no module named x"),
+    "threads": (OSError("Failed to launch worker thread"), "error: out of memory (Failed to launch worker thread)"),
+    "memory": (MemoryError(), "error: out of memory"),
+}
+
+
+@pytest.mark.parametrize("lack", LACKS)
+def test_a_lack_of_memory_is_no_damage(bench: Bench, monkeypatch: pytest.MonkeyPatch, lack: str) -> None:
+    error, line = LACKS[lack]
+
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(stored.pq, "read_metadata", fail)
+    for model in ("graph", "ahead"):
+        assert bench.refusals(model) == [line] * len(QUESTIONS[model])
+    monkeypatch.undo()
+    monkeypatch.setattr("graphlearn.jobs.dhan.family.DhanFamily.load", fail)
+    bench.session.close()
+    bench.session = connect(bench.database, emit=lambda _: None)
+    assert set(bench.refusals("classes")) == {line}
+    with pytest.raises(JobError) as caught:
+        bench.session.sql(QUESTIONS["classes"][0])
+    assert caught.value.exit_code == 1
+
+
 def test_a_column_that_nobody_asks_for_is_not_read(bench: Bench) -> None:
     version = bench.version("graph")
     lists("snapshot.parquet", "more")(version)
@@ -425,6 +457,22 @@ def test_a_json_file_of_any_length_is_not_read(bench: Bench) -> None:
         file.truncate(LONGEST_JSON + 1)  # zeros, which take no space on the disk
     assert f"manifest.json has more than {LONGEST_JSON:,} bytes" in bench.refusals("graph")[0]
     assert "manifest.json is unreadable" in bench.listed()
+
+
+def test_a_long_statement_is_stored_and_read(bench: Bench) -> None:
+    condition = f"WHERE head NOT IN ('{'x' * (LONGEST_JSON // 4 - 1000)}')"  # the manifest has it twice
+    bench.session.sql(f"CREATE OR REPLACE MODEL graph {MODELS['graph']} {condition}")
+    assert bench.refusals("graph") == []
+
+
+def test_models_are_listed_one_at_a_time(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[Path] = []
+    whole = ArtifactStore._glance
+    monkeypatch.setattr(ArtifactStore, "_glance", lambda *given: read.append(given[1]) or whole(*given))
+    listed = ArtifactStore(bench.models.parent).models()
+    for count in range(1, len(MODELS) + 1):
+        next(listed)
+        assert len(read) == count
 
 
 def test_a_statement_that_could_not_be_stored_is_refused_before_training(

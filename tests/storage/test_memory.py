@@ -9,8 +9,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+from graphlearn.errors import ResourceError
 from graphlearn.storage import memory
-from graphlearn.storage.memory import cgroup_headrooms, memory_available
+from graphlearn.storage.memory import cgroup_headrooms, check_address_space, memory_available
 
 MB = 1 << 20
 
@@ -110,3 +111,31 @@ print(memory_available() >> 20)
 """
     found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert 0 < int(found.stdout) <= 64
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="ulimit -v is enforced on Linux")
+def test_a_small_address_space_is_refused_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "job.sql").write_text("CREATE MODEL m TYPE complex AS SELECT 1 AS head, 2 AS relation, 3 AS tail;")
+    program = """
+import resource, sys
+resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))
+from graphlearn.cli import main
+main(sys.argv[1:])
+"""
+    command = [sys.executable, "-c", program, "run", "job.sql"]
+    found = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert found.returncode == 2
+    assert found.stderr.startswith("error: the address space of this process is too small: models need ")
+    assert len(found.stderr.splitlines()) == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["job.sql"]
+
+
+def test_libraries_that_are_loaded_take_no_more_address_space(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "_address_space", lambda: iter([memory.LIBRARIES]))
+    monkeypatch.setitem(sys.modules, "torch", sys)
+    check_address_space()
+    monkeypatch.delitem(sys.modules, "torch")
+    with pytest.raises(ResourceError, match="and 1,024 MiB are left"):
+        check_address_space()
+    monkeypatch.setattr(memory, "_address_space", lambda: iter([]))
+    check_address_space()
