@@ -60,21 +60,21 @@ class HeteroTraining(ABC):
         self.graph, self.options, self.device = graph, options, choose_device(options.device)
         self.counts = {n.name: n.count for n in graph.nodes}
         self.channels = () if mlp else channels_of(graph, options.reverse)
-        generator = torch.Generator().manual_seed(options.seed)
 
-        def make_encoder() -> Dhan | MLP:
+        def make_encoder(generator: torch.Generator) -> Dhan | MLP:
             if mlp:
                 return MLP(graph.nodes, options, generator, few)
             return Dhan(graph.nodes, self.channels, options, generator, few)
 
         if fitted is not None:
-            check_restored(fitted, "model.encoder.", lambda: make_encoder().state_dict())
+            check_restored(fitted, "model.encoder.", lambda: make_encoder(torch.Generator()).state_dict())
         self.kept = self.message_edges(task)
         self.edges = {c: edge_index(graph, c, self.kept.get(c.relation)) for c in self.channels}
         self.tables = {n.name: FeatureTable(n, options.weighting, self.device) for n in graph.nodes}
         self.sampler = Sampler(self.edges, self.counts) if options.fanout and not mlp else None
         self._full: Batch | None = None
-        self.encoder = make_encoder()
+        generator = torch.Generator().manual_seed(options.seed)
+        self.encoder = make_encoder(generator)
         self.model = nn.ModuleDict({"encoder": self.encoder, "head": self.make_head(task, generator)}).to(self.device)
         self._begin()
         if fitted is not None:
