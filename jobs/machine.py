@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
+import statistics
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
+from pathlib import Path
 
 from graphlearn.jobs.costs import Costs
 from graphlearn.processors import default_threads
 from graphlearn.storage.memory import memory_available as memory_available  # noqa: PLC0414, offered here too
 
+LOADAVG = Path("/proc/loadavg")
 REFERENCE = 0.48e-3
 """CPU seconds of the reference machine in `pace`."""
 BASE_MEMORY = 600 << 20
@@ -44,11 +48,25 @@ class Machine:
 
 
 def this_machine() -> Machine:
-    """The machine that this process runs on, measured for 30 ms, with the costs of its recent runs."""
-    load = os.getloadavg()[0] / (os.cpu_count() or 1) if hasattr(os, "getloadavg") else 0.0
+    """The machine that this process runs on, measured for 60 ms, with the costs of its recent runs."""
     return Machine(
-        gemm=core_gemm(), cores=default_threads(), load=load, pace=pace(), cuda=cuda_gemm(), costs=Costs.load()
+        gemm=core_gemm(), cores=default_threads(), load=load(), pace=pace(), cuda=cuda_gemm(), costs=Costs.load()
     )
+
+
+def load(loadavg: Path = LOADAVG) -> float:
+    """Threads of other programs that want to run, per core of the machine: as many as now, or as in the last minute.
+
+    The lesser of the two counts: a run that has just ended is still part of the last minute.
+    """
+    found = [os.getloadavg()[0]] if hasattr(os, "getloadavg") else [0.0]
+    with suppress(OSError, ValueError, IndexError):  # only Linux tells how many threads are running
+        running = []
+        for _ in range(10):
+            time.sleep(0.002)
+            running.append(int(loadavg.read_text().split()[3].partition("/")[0]))
+        found.append(statistics.median(running) - 1)  # without this one
+    return max(0.0, min(found)) / (os.cpu_count() or 1)
 
 
 @lru_cache(maxsize=1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from graphlearn.jobs.dataflow import Dataflow, Estimate, Needs, Operator, Task
 from graphlearn.jobs.execute import Context, execute
 from graphlearn.jobs.heartbeat import Heartbeat
 from graphlearn.jobs.kge.estimate import baselines as kge_baselines
-from graphlearn.jobs.machine import Machine
+from graphlearn.jobs.machine import Machine, load
 from graphlearn.jobs.train import expected_epochs, within_budget
 from graphlearn.models.core.options import Options
 
@@ -249,3 +250,17 @@ def test_baselines_take_what_they_need_or_their_share_of_the_training() -> None:
 def test_the_baselines_of_umls_are_estimated() -> None:
     found = kge_baselines(entities=135, relations=46, train=5216, valid=652, test=661).cpu(Machine(1e9))
     assert found == pytest.approx(5.2, rel=0.5)  # measured: 4.5 to 5.8 CPU seconds
+
+
+@pytest.mark.parametrize(
+    ("text", "threads"),
+    [("1.10 1.64 2.34 1/93 22878", 0), ("4.00 1.64 2.34 3/93 22878", 2), ("4.00 1.64 2.34 9/93 2", 4), ("odd", 4)],
+)
+def test_a_run_that_has_just_ended_is_no_load(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, threads: int
+) -> None:
+    monkeypatch.setattr(os, "getloadavg", lambda: (4.0, 4.0, 4.0))
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    (tmp_path / "loadavg").write_text(text)
+    assert load(tmp_path / "loadavg") == threads / 2
+    assert load(tmp_path / "missing") == 2
