@@ -119,6 +119,7 @@ def pykeen_speed(model: str, factories: dict[str, Any], dim: int, negatives: int
         model=net,
         triples_factory=part,
         optimizer=torch.optim.Adagrad(net.parameters(), lr=0.1),
+        automatic_memory_optimization=False,
         negative_sampler="basic",
         negative_sampler_kwargs={"num_negs_per_pos": negatives},
     )
