@@ -51,7 +51,7 @@ def flops(sizes: GraphSizes, options: DhanJobOptions) -> float:
 
 def memory(sizes: GraphSizes, options: DhanJobOptions) -> int:
     """An upper bound of the bytes that training needs in addition to the graph."""
-    states = 4 * NODE_STATE * reached(sizes, options) * options.hidden * options.layers
+    states = 4 * (NODE_STATE * options.layers + 4 * options.hops) * reached(sizes, options) * options.hidden
     weights = 16 * sum((n.dense + n.sparse or n.rows) * options.hidden for n in sizes.nodes.values())
     return states + weights + sum(edge_memory(e, options) for e in sizes.edges.values())
 

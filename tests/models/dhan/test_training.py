@@ -307,6 +307,8 @@ def test_what_cannot_be_learnt_is_refused() -> None:
     [
         ({"hidden": 10, "heads": 4}, "hidden"),
         ({"dropout": 1.0}, "dropout"),
+        ({"hops": 2**63 - 1}, "hops"),
+        ({"layers": 101}, "layers"),
         ({"fanout": (0,)}, "fanout"),
         ({"learning_rate": 0.0}, "learning_rate"),
         ({"variant": "paper", "attention": "gatv2"}, "attention"),
