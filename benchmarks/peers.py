@@ -104,13 +104,13 @@ def pykeen_factory(splits: dict[str, Triples], entities: int, relations: int) ->
 
 
 def pykeen_speed(model: str, factories: dict[str, Any], dim: int, negatives: int, batch: int) -> float:
-    """Triples per CPU-second of the second epoch of PyKEEN's sLCWA loop, which has three batches."""
+    """Triples per CPU-second of the second epoch of PyKEEN's sLCWA loop, over 2,048 triples."""
     from pykeen.models import ComplEx, DistMult, RotatE, TransE
     from pykeen.training import SLCWATrainingLoop
     from pykeen.triples import CoreTriplesFactory
 
     train = factories["train"]
-    part = CoreTriplesFactory(train.mapped_triples[: 3 * batch], train.num_entities, train.num_relations)
+    part = CoreTriplesFactory(train.mapped_triples[:2048], train.num_entities, train.num_relations)
     kinds = {"complex": ComplEx, "distmult": DistMult, "rotate": RotatE, "transe": TransE}
     extra = {"scoring_fct_norm": 1} if model == "transe" else {}
     real = dim // 2 if model in ("complex", "rotate") else dim
@@ -127,7 +127,7 @@ def pykeen_speed(model: str, factories: dict[str, Any], dim: int, negatives: int
     loop.train(triples_factory=part, num_epochs=1, **arguments)
     started = time.process_time()
     loop.train(triples_factory=part, num_epochs=2, continue_training=True, **arguments)  # num_epochs: of both calls
-    return 3 * batch / (time.process_time() - started)
+    return 2048 / (time.process_time() - started)
 
 
 def pykeen_evaluation_speed(model: str, factories: dict[str, Any], dim: int, triples: int) -> float:

@@ -135,6 +135,26 @@ def peer(name: str, target: float, most: float) -> list[tuple[float, float]]:
     return curve
 
 
+def write(raw: dict[str, Any], target: float) -> None:
+    """Write the section with what has been measured so far."""
+    rows = []
+    for name in [name for name in (*OURS, *PEERS) if name in raw]:
+        curve = raw[name]
+        reached = next((seconds for seconds, mrr in curve if mrr >= target), None)
+        best = max(mrr for _, mrr in curve)
+        rows.append(
+            {
+                "model": name,
+                f"CPU-seconds to validation MRR {target:g}": f"**{reached:.0f}**" if reached else "not reached",
+                "best validation MRR": f"{best:.3f}",
+                "after CPU-seconds": f"{curve[-1][0]:.0f}",
+            }
+        )
+    body = f"{__doc__.split('    python')[0].strip()}\n\n{__doc__.split('[--only NAME…]')[1].strip()}\n\n"  # type: ignore[union-attr]
+    results.write("time-to-quality", "Time to quality on FB15k-237", body + results.markdown(rows), raw)
+    print(results.markdown(rows))
+
+
 def main() -> None:
     """Run every row in a process of its own and write the section."""
     parser = argparse.ArgumentParser()
@@ -155,22 +175,7 @@ def main() -> None:
             command, stdout=subprocess.PIPE, text=True, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
         )
         raw[name] = json.loads(done.stdout.splitlines()[-1])
-    rows = []
-    for name in [name for name in (*OURS, *PEERS) if name in raw]:
-        curve = raw[name]
-        reached = next((seconds for seconds, mrr in curve if mrr >= given.target), None)
-        best = max(mrr for _, mrr in curve)
-        rows.append(
-            {
-                "model": name,
-                f"CPU-seconds to validation MRR {given.target:g}": f"**{reached:.0f}**" if reached else "not reached",
-                "best validation MRR": f"{best:.3f}",
-                "after CPU-seconds": f"{curve[-1][0]:.0f}",
-            }
-        )
-    body = f"{__doc__.split('    python')[0].strip()}\n\n{__doc__.split('[--only NAME…]')[1].strip()}\n\n"  # type: ignore[union-attr]
-    results.write("time-to-quality", "Time to quality on FB15k-237", body + results.markdown(rows), raw)
-    print(results.markdown(rows))
+        write(raw, given.target)
 
 
 if __name__ == "__main__":
