@@ -14,7 +14,7 @@ VENV ?= .venv
 PIP_FLAGS ?=
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS)
-BENCHMARKS ?= speed memory ingest quality peer_quality series series_speed
+BENCHMARKS ?= speed memory ingest quality peer_quality series series_speed estimates statements sharing checkpoints
 
 .PHONY: run test slow check bench clean
 .DELETE_ON_ERROR:

@@ -1,9 +1,11 @@
-"""Link ranking on IMDB: which actors play in a movie? TYPE dhan, a random walk, the degree and an MLP dot product.
+"""Link ranking by TYPE dhan and by its baselines, which are tuned on the validation split and trained to the end.
 
-    python -m benchmarks.hetero_links [--seeds 0,1,2]
+    python -m benchmarks.hetero_links [imdb gowalla] [--seeds 0,1,2] [--without-dhan]
 
-The edges from movies to actors are split at random, 80 / 10 / 10 %. Actors and directors have no features. Each test
-edge is ranked against all actors except those known to play in the movie.
+imdb: which actors play in a movie? The edges from movies to actors are split at random, 80 / 10 / 10 %; actors and
+directors have no features. gowalla: which places does a user visit next? Split as published, with a tenth of the
+training links for validation; dhan and the MLP, whose training takes hours, are left out. Each test edge (at most
+10,000) is ranked against all targets except those known for its source.
 """
 
 from __future__ import annotations
@@ -15,21 +17,29 @@ from typing import Any
 import numpy as np
 
 from benchmarks import results
-from benchmarks.peers_hetero import imdb
+from benchmarks.peers_hetero import imdb, rows
+from graphlearn.models.core.bootstrap import compare
 from graphlearn.models.core.fit import fit
+from graphlearn.models.dhan.baselines import baselines
 from graphlearn.models.dhan.options import DhanOptions
 from graphlearn.models.dhan.training.links import LinkTraining
+from graphlearn.models.dhan.training.training import WHOLE
+from graphlearn.models.hetero.baselines.allowance import Allowance
+from graphlearn.models.hetero.baselines.neighbours import ItemNeighbours
+from graphlearn.models.hetero.baselines.ranking import LinkMethod, Popularity, measure_all
+from graphlearn.models.hetero.baselines.walk import RandomWalk
 from graphlearn.models.hetero.graph import HeteroGraph, NodeType, Relation
+from graphlearn.models.hetero.links import LinkQueries
+from graphlearn.models.hetero.measured import Measured
 from graphlearn.models.hetero.splits import random_split
 from graphlearn.models.hetero.tasks import LinkRanking
 from graphlearn.types import Split
 
-STEPS, KEPT = 4, 0.8
-NAMES = {"dhan": "**dhan**, defaults", "walk": "random walk", "mlp": "MLP dot product", "degree": "degree"}
 FIGURES = ("mrr", "hits_at_1", "hits_at_10", "auc")
+DHAN = "**dhan**, defaults"
 
 
-def case(seed: int) -> tuple[HeteroGraph, LinkRanking]:
+def movies(seed: int) -> tuple[HeteroGraph, LinkRanking]:
     """Movies, directors and actors as nodes."""
     found = imdb()
     relations, nodes = [], list(found.graph.nodes)
@@ -40,59 +50,95 @@ def case(seed: int) -> tuple[HeteroGraph, LinkRanking]:
     return HeteroGraph(tuple(nodes), tuple(relations)), LinkRanking("stars", split)
 
 
-def walk(training: LinkTraining) -> dict[str, float]:
-    """Rank actors by the probability that a walk over movies with a person in common ends at them; ties by degree."""
-    movies = training.counts["movie"]
-    people = []
-    for r in training.graph.relations:
-        keep = training.split <= 0 if r.name == "stars" else np.ones(len(r), np.bool_)
-        table = np.zeros((movies, training.counts[r.target]), np.float32)
-        table[r.src[keep], r.dst[keep]] = 1
-        people.append(table)
+def visits(seed: int) -> tuple[HeteroGraph, LinkRanking]:
+    """Users and places, with the published test split."""
+    found = rows("SELECT user, item, split FROM '{d}/gowalla/visits.parquet' ORDER BY ALL")
+    user, item = (np.array([row[k] for row in found]) for k in range(2))
+    test = np.array([row[2] == "test" for row in found])
+    valid = np.random.default_rng(seed).random(len(found)) < 0.1
+    split = np.where(test, Split.TEST.code, np.where(valid, Split.VALID.code, Split.TRAIN.code)).astype(np.int8)
+    nodes = (NodeType("user", int(user.max()) + 1), NodeType("place", int(item.max()) + 1))
+    return HeteroGraph(nodes, (Relation("visits", "user", "place", user, item),)), LinkRanking("visits", split)
 
-    def rows(table: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        return table / np.maximum(table.sum(1, keepdims=True), 1)
 
-    step = sum(rows(p) @ rows(p.T) for p in people) / len(people)
-    at = total = np.eye(movies, dtype=np.float32)
-    for _ in range(STEPS):
-        at = KEPT * (at @ step)
-        total = total + at
-    scores = total @ rows(people[1]) + 1e-6 * np.log1p(training.degree)
-    return training.figures(Split.TEST, lambda nodes: scores[nodes])
+def counted(graph: HeteroGraph, task: LinkRanking, seed: int) -> dict[str, Measured]:
+    """The baselines without parameters to learn, on the test split."""
+    queries, everything = LinkQueries.of(graph, task, 0, seed), Allowance()
+    methods: list[LinkMethod] = [Popularity(queries), ItemNeighbours(queries, everything), RandomWalk(graph, queries)]
+    found = measure_all(methods, queries, (Split.TEST,), everything)
+    return {method: splits[Split.TEST].measured() for method, splits in found.items()}
+
+
+def measure(graph: HeteroGraph, task: LinkRanking, seed: int, *, dhan: bool) -> tuple[dict[str, Measured], float]:
+    """What is measured of each method on the test split, and the CPU seconds of dhan per epoch."""
+    options, cost, out = DhanOptions(seed=seed, device="cpu"), 0.0, dict[str, Measured]()
+    if dhan:
+        training = LinkTraining(graph, task, options)
+        start = time.process_time()
+        epochs = fit(training)
+        cost = (time.process_time() - start) / epochs
+        out[DHAN] = training.measure(Split.TEST)[WHOLE]
+    found = baselines(graph, task, options, (Split.TEST,))
+    return out | {method: splits[Split.TEST] for method, splits in found.items()}, cost
+
+
+def interval(bounds: tuple[float, float] | None) -> str:
+    """The bounds as text."""
+    return "" if bounds is None else f"{bounds[0]:.4f} to {bounds[1]:.4f}"
+
+
+def table(runs: list[dict[str, Measured]]) -> str:
+    """One row per method, best first; intervals are those of the first seed."""
+    first, lines = runs[0], []
+    for method in sorted(first, key=lambda name: -float(np.mean([run[name].figures["mrr"] for run in runs]))):
+        line: dict[str, Any] = {"method": method}
+        for figure in FIGURES:
+            values = [run[method].figures[figure] for run in runs]
+            line[figure] = f"{np.mean(values):.4f}" + (f" ± {np.std(values, ddof=1):.4f}" if len(values) > 1 else "")
+        sample, ours = first[method].sample, first[DHAN].sample if DHAN in first else None
+        assert sample is not None
+        line["mrr, first split (95 %)"] = interval(sample.intervals(["mrr"]).get("mrr"))
+        line["gain of dhan, first split"] = ""
+        if ours is not None and method != DHAN:
+            gain = compare(ours, sample, "mrr")
+            line["gain of dhan, first split"] = f"{interval((gain.low, gain.high))}: {gain.outcome}"
+        lines.append(line)
+    return results.markdown(lines)
 
 
 def main() -> None:
     """Measure and write the section."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("cases", nargs="*", help="imdb, gowalla (default: both)")
     parser.add_argument("--seeds", default="0,1,2")
-    seeds = [int(seed) for seed in parser.parse_args().seeds.split(",")]
-    found: dict[str, list[dict[str, float]]] = {name: [] for name in NAMES}
-    for seed in seeds:
-        graph, task = case(seed)
-        for name in ("mlp", "dhan"):
-            training = LinkTraining(graph, task, DhanOptions(seed=seed, device="cpu"), mlp=name == "mlp")
+    parser.add_argument("--without-dhan", action="store_true")
+    given = parser.parse_args()
+    makers = {"imdb": movies, "gowalla": visits}
+    if unknown := [name for name in given.cases if name not in makers]:
+        parser.error(f"unknown name {unknown[0]}: choose from {', '.join(makers)}")
+    body, raw = [], dict[str, Any]()
+    for name in given.cases or makers:
+        runs, costs = [], []
+        for seed in [int(seed) for seed in given.seeds.split(",")]:
+            graph, task = makers[name](seed)
             start = time.process_time()
-            epochs = fit(training)
-            cost = (time.process_time() - start) / epochs
-            found[name].append(training.evaluate(Split.TEST) | {"cpu": cost})
-        found["walk"].append(walk(training))
-        found["degree"].append(training.degree_figures(Split.TEST))
-        print(seed, {name: round(runs[-1]["mrr"], 4) for name, runs in found.items()}, flush=True)
-    lines = []
-    for name, runs in sorted(found.items(), key=lambda item: -float(np.mean([r["mrr"] for r in item[1]]))):
-        line: dict[str, Any] = {"method": NAMES[name]}
-        for figure in FIGURES:
-            values = [run[figure] for run in runs]
-            line[figure] = f"{np.mean(values):.4f} ± {np.std(values, ddof=1) if len(values) > 1 else 0:.4f}"
-        line["CPU seconds per epoch"] = f"{np.mean([r['cpu'] for r in runs]):.2f}" if "cpu" in runs[0] else ""
-        lines.append(line)
-    body = (
-        f"The movie–actor test edges of IMDB, ranked against all {training.targets:,} actors, most of whom play in\n"
-        "one or two movies; mean ± standard deviation over splits. The random walk visits movies that share a\n"
-        "director or an actor."
-    )
-    results.write("hetero_links", "Link ranking by DHAN", f"{body}\n\n{results.markdown(lines)}", found)
+            if name == "imdb":
+                found, cost = measure(graph, task, seed, dhan=not given.without_dhan)
+            else:
+                found, cost = counted(graph, task, seed), 0.0
+            runs.append(found)
+            costs.append(cost)
+            shown = {method: round(measured.figures["mrr"], 4) for method, measured in found.items()}
+            print(name, seed, shown, f"{time.process_time() - start:.0f} CPU s", flush=True)
+        relation = graph.relation(task.relation)
+        count = graph.node(relation.target).count
+        trained = f" An epoch of dhan takes {np.mean(costs):.2f} CPU seconds." if any(costs) else ""
+        body.append(
+            f"{name}: test edges of {relation.name}, ranked against all {count:,} nodes of {relation.target}; mean ± "
+            f"standard deviation over {len(runs)} splits.{trained}\n\n{table(runs)}"
+        )
+        raw[name] = [{method: dict(measured.figures) for method, measured in run.items()} for run in runs]
+    results.write("hetero_links", "Link ranking by DHAN", "\n\n".join(body), raw)
 
 
 if __name__ == "__main__":

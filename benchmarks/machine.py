@@ -8,7 +8,8 @@ from datetime import UTC, datetime
 
 import torch
 
-from graphlearn.jobs.machine import cores, gemm_flops
+from graphlearn.jobs.machine import gemm_flops
+from graphlearn.processors import cores
 
 
 def describe() -> str:

@@ -31,7 +31,7 @@ def child(folder: Path, dim: int) -> None:
             print(f"{event.phase}: {event.seconds:.0f} s {event.detail}", file=sys.stderr, flush=True)
         if isinstance(event, Step):
             print(
-                f"  step {event.step}/{event.steps} {event.examples_per_second / 1e3:.0f} k/s",
+                f"  step {event.step}/{event.steps} {event.examples_per_second / 1e3:.0f} k {event.unit}/s",
                 end="\r",
                 file=sys.stderr,
             )

@@ -75,7 +75,7 @@ class DglKeScheme:
         return float(loss.detach())
 
     def speed(self, train: Triples, seconds: float, batch: int = 1000) -> float:
-        """Positive triples per second."""
+        """Triples per CPU-second."""
         rng = np.random.default_rng(0)
         columns = [torch.from_numpy(c).long() for c in (train.heads, train.relations, train.tails)]
 
@@ -84,11 +84,11 @@ class DglKeScheme:
             self.step(*(c[rows] for c in columns))
 
         one()
-        started, count = time.perf_counter(), 0
-        while time.perf_counter() - started < seconds:
+        started, count = time.process_time(), 0
+        while time.process_time() - started < seconds:
             one()
             count += batch
-        return count / (time.perf_counter() - started)
+        return count / (time.process_time() - started)
 
 
 def pykeen_factory(splits: dict[str, Triples], entities: int, relations: int) -> dict[str, Any]:
@@ -103,14 +103,14 @@ def pykeen_factory(splits: dict[str, Triples], entities: int, relations: int) ->
     }
 
 
-def pykeen_speed(model: str, factories: dict[str, Any], dim: int, negatives: int, triples: int) -> float:
-    """Positive triples per second of PyKEEN's sLCWA loop on a part of the training set."""
+def pykeen_speed(model: str, factories: dict[str, Any], dim: int, negatives: int, batch: int) -> float:
+    """Triples per CPU-second of the second epoch of PyKEEN's sLCWA loop, over 2,048 triples."""
     from pykeen.models import ComplEx, DistMult, RotatE, TransE
     from pykeen.training import SLCWATrainingLoop
     from pykeen.triples import CoreTriplesFactory
 
     train = factories["train"]
-    part = CoreTriplesFactory(train.mapped_triples[:triples], train.num_entities, train.num_relations)
+    part = CoreTriplesFactory(train.mapped_triples[:2048], train.num_entities, train.num_relations)
     kinds = {"complex": ComplEx, "distmult": DistMult, "rotate": RotatE, "transe": TransE}
     extra = {"scoring_fct_norm": 1} if model == "transe" else {}
     real = dim // 2 if model in ("complex", "rotate") else dim
@@ -119,14 +119,15 @@ def pykeen_speed(model: str, factories: dict[str, Any], dim: int, negatives: int
         model=net,
         triples_factory=part,
         optimizer=torch.optim.Adagrad(net.parameters(), lr=0.1),
+        automatic_memory_optimization=False,
         negative_sampler="basic",
         negative_sampler_kwargs={"num_negs_per_pos": negatives},
     )
-    arguments = {"batch_size": 256, "use_tqdm": False, "use_tqdm_batch": False}
+    arguments = {"batch_size": batch, "use_tqdm": False, "use_tqdm_batch": False}
     loop.train(triples_factory=part, num_epochs=1, **arguments)
-    started = time.perf_counter()
-    loop.train(triples_factory=part, num_epochs=1, **arguments)
-    return triples / (time.perf_counter() - started)
+    started = time.process_time()
+    loop.train(triples_factory=part, num_epochs=2, continue_training=True, **arguments)  # num_epochs: of both calls
+    return 2048 / (time.process_time() - started)
 
 
 def pykeen_evaluation_speed(model: str, factories: dict[str, Any], dim: int, triples: int) -> float:

@@ -1,6 +1,9 @@
-"""TYPE dhan compared with PyG's HANConv, HGTConv, a GCN on the union of the metapaths, and an MLP, by macro F1.
+"""TYPE dhan compared with its baselines, PyG's HANConv, HGTConv, and a GCN on the union of the metapaths, by macro F1.
 
-    python -m benchmarks.peers_hetero [acm imdb] [--seeds 0,1,2,3,4] [--models dhan,mlp,han,hgt,gcn] [--epochs 200]
+    python -m benchmarks.peers_hetero [acm imdb] [--seeds 0,1,2,3,4] [--models dhan,propagated,han,…] [--epochs 200]
+
+The baselines are those of every run, tuned and trained to the end. dhan's network and linear part are also measured on
+their own.
 
 All use the same nodes, words, splits, maximum number of epochs, patience, and early stopping on the validation set. The
 peers get words as binary features, and either materialised metapaths (han, gcn) or people and subjects as nodes (hgt).
@@ -24,9 +27,11 @@ from torch.nn import functional as F
 
 from benchmarks import data, results
 from graphlearn.models.core.fit import fit
+from graphlearn.models.dhan.baselines import baselines
 from graphlearn.models.dhan.options import DhanOptions
 from graphlearn.models.dhan.training.classes import ClassTraining
 from graphlearn.models.hetero.graph import Features, HeteroGraph, NodeType, Relation
+from graphlearn.models.hetero.measured import Measured
 from graphlearn.models.hetero.metrics import f1_scores, one_hot
 from graphlearn.models.hetero.tasks import Classification
 from graphlearn.types import IdArray, Split
@@ -214,16 +219,29 @@ def peer(make: Callable[[Case], nn.Module], case: Case, seed: int, epochs: int) 
     return best[1], ran
 
 
-def ours(case: Case, seed: int, epochs: int, mlp: bool) -> tuple[float, int]:
-    """Test macro F1 of dhan or the MLP with default options, and the number of epochs run."""
+def ours(case: Case, seed: int, epochs: int) -> tuple[dict[str, Measured], int]:
+    """dhan with default options and its parts on the test split, and the number of epochs run."""
     options = DhanOptions(seed=seed, epochs=epochs, patience=PATIENCE, device="cpu")
-    training = ClassTraining(case.graph, case.task, options, mlp=mlp)
+    training = ClassTraining(case.graph, case.task, options)
     ran = fit(training)
-    return training.evaluate(Split.TEST)["macro_f1"], ran
+    print("share of the linear part:", training.shares.get("linear"), flush=True)
+    return training.measure(Split.TEST), ran
 
 
+def simple(case: Case, seed: int) -> dict[str, Measured]:
+    """The baselines on the test split."""
+    found = baselines(case.graph, case.task, DhanOptions(seed=seed, device="cpu"), (Split.TEST,))
+    return {method: splits[Split.TEST] for method, splits in found.items()}
+
+
+PARTS = {"dhan": "whole", "network": "network", "linear": "linear"}
+BASELINES = {"mlp": "MLP", "propagated": "propagated features", "labels": "label propagation"}
 NAMES = {
     "dhan": "**dhan**, defaults",
+    "network": "dhan, network alone",
+    "linear": "dhan, linear part alone",
+    "propagated": "logistic regression on propagated features",
+    "labels": "label propagation",
     "mlp": "MLP, same features",
     "han": "HANConv (PyG)",
     "hgt": "HGTConv (PyG)",
@@ -233,22 +251,33 @@ BODY = """Macro F1 on the test set, mean ± standard deviation over the seeds. A
 split), IMDB with MAGNN's split. All models use the same nodes, words, splits, maximum number of epochs
 ({epochs}), patience ({patience}) and early stopping on the validation set. dhan has its default options.
 The defaults were chosen on new splits of the training and validation nodes, when test figures of earlier
-versions of the model were already known. The peers have their usual sizes and were not tuned. CPU seconds per
-epoch include setup before the first epoch."""
+versions of the model were already known. The peers have their usual sizes and were not tuned. Baselines are
+tuned on the validation set and trained to the end. The interval is over test nodes, with the first seed. CPU
+seconds include setup before the first epoch."""
 
 
-def measure(case: Case, model: str, seeds: list[int], epochs: int) -> dict[str, Any]:
-    """One model on one data set: macro F1 per seed, epochs run, CPU seconds."""
+def measure(case: Case, models: list[str], seeds: list[int], epochs: int) -> dict[str, dict[str, Any]]:
+    """Models that are measured together on one data set: macro F1 per seed, epochs run, CPU seconds, interval."""
     peers: dict[str, Callable[[Case], nn.Module]] = {"han": Han, "hgt": Hgt, "gcn": Gcn}
-    figures, used, start = [], 0, time.process_time()
+    out: dict[str, dict[str, Any]] = {m: {"macro_f1": [], "epochs": 0, "interval": None} for m in models}
+    start = time.process_time()
     for seed in seeds:
-        if model in peers:
-            figure, ran = peer(peers[model], case, seed, epochs)
+        names, ran = {model: model for model in models}, 0
+        if models[0] in peers:
+            figure, ran = peer(peers[models[0]], case, seed, epochs)
+            found = {models[0]: Measured({"macro_f1": figure})}
+        elif models[0] in PARTS:
+            found, ran = ours(case, seed, epochs)
+            names = PARTS
         else:
-            figure, ran = ours(case, seed, epochs, model == "mlp")
-        figures.append(figure)
-        used += ran
-    return {"macro_f1": figures, "epochs": used, "cpu": time.process_time() - start}
+            found, names = simple(case, seed), BASELINES
+        for model in models:
+            measured = found[names[model]]
+            out[model]["macro_f1"].append(measured.figures["macro_f1"])
+            out[model]["epochs"] += ran
+            if out[model]["interval"] is None and measured.sample is not None:
+                out[model]["interval"] = measured.sample.intervals(["macro_f1"]).get("macro_f1")
+    return {model: run | {"cpu": time.process_time() - start} for model, run in out.items()}
 
 
 def table(figures: dict[str, dict[str, Any]]) -> str:
@@ -263,9 +292,10 @@ def table(figures: dict[str, dict[str, Any]]) -> str:
                     "data": name,
                     "model": NAMES[model],
                     "macro F1, test": f"{np.mean(scores):.4f}{spread}",
+                    "95 %": "{:.4f} to {:.4f}".format(*run["interval"]) if run.get("interval") else "",
                     "seeds": len(scores),
-                    "CPU seconds per epoch": f"{run['cpu'] / run['epochs']:.2f}",
-                    "epochs per run": f"{run['epochs'] / len(scores):.0f}",
+                    "CPU seconds per run": f"{run['cpu'] / len(scores):.1f}",
+                    "epochs per run": f"{run['epochs'] / len(scores):.0f}" if run["epochs"] else "",
                 }
             )
     return results.markdown(lines)
@@ -287,10 +317,15 @@ def main() -> None:
     body = BODY.format(epochs=given.epochs, patience=PATIENCE)
     for name in given.cases or makers:
         case = makers[name]()
-        for model in given.models.split(","):
-            run = measure(case, model, [int(seed) for seed in given.seeds.split(",")], given.epochs)
-            figures.setdefault(name, {})[model] = run
-            print(name, model, [round(score, 4) for score in run["macro_f1"]], flush=True)
+        wanted = given.models.split(",")
+        together = [[m for m in wanted if m in group] for group in (PARTS, BASELINES)]
+        together += [[m] for m in wanted if m not in PARTS and m not in BASELINES]
+        for models in filter(None, together):
+            for model, run in measure(
+                case, models, [int(seed) for seed in given.seeds.split(",")], given.epochs
+            ).items():
+                figures.setdefault(name, {})[model] = run
+                print(name, model, [round(score, 4) for score in run["macro_f1"]], flush=True)
             results.write("peers_hetero", "DHAN and its peers", f"{body}\n\n{table(figures)}", figures)
 
 

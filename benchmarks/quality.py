@@ -52,7 +52,8 @@ def child(job: Path) -> None:
         elif isinstance(event, Step) and event.epoch_done:
             last.update(epoch=event.epoch, loss=event.loss)
             print(
-                f"{job.stem} epoch {event.epoch} loss {event.loss:.4f} {event.examples_per_second / 1e3:.0f} k/s",
+                f"{job.stem} epoch {event.epoch} loss {event.loss:.4f} "
+                f"{event.examples_per_second / 1e3:.0f} k {event.unit}/s",
                 file=sys.stderr,
                 flush=True,
             )

@@ -13,6 +13,7 @@ from typing import Any
 
 from graphlearn.jobs.registry import families, family
 from graphlearn.models.core.options import Options
+from graphlearn.text import sql_literal
 
 TARGET = Path(__file__).parent / "options.md"
 
@@ -45,17 +46,6 @@ def defaults(kind: type[Any]) -> dict[str, Any]:
     return found
 
 
-def sql(value: Any) -> str:
-    """A Python default as SQL."""
-    if value is None:
-        return "NULL"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, tuple | list):
-        return f"[{', '.join(map(sql, value))}]"
-    return f"'{value}'" if isinstance(value, str) else str(value)
-
-
 def cell(text: str) -> str:
     """Text escaped for a table cell."""
     return text.replace("|", "\\|")
@@ -76,7 +66,9 @@ def table(kind: type[Any]) -> list[str]:
     meaning = meanings(kind)
     types = {field.name: written(str(field.type)) for field in fields(kind)}
     rows = ["| option | type | default | meaning |", "|---|---|---|---|"]
-    rows += [f"| `{n}` | {cell(types[n])} | `{sql(d)}` | {cell(meaning[n])} |" for n, d in defaults(kind).items()]
+    rows += [
+        f"| `{n}` | {cell(types[n])} | `{sql_literal(d)}` | {cell(meaning[n])} |" for n, d in defaults(kind).items()
+    ]
     return rows
 
 
@@ -89,9 +81,9 @@ def several(title: str, kinds: dict[str, type[Any]]) -> list[str]:
         own, changed = meanings(kind), []
         for option, value in defaults(kind).items():
             if option not in defaults(shared):
-                changed.append(f"`{option}` (default `{sql(value)}`): {own[option]}")
+                changed.append(f"`{option}` (default `{sql_literal(value)}`): {own[option]}")
             elif defaults(shared)[option] != value:
-                changed.append(f"`{option} = {sql(value)}`")
+                changed.append(f"`{option} = {sql_literal(value)}`")
         lines.append(f"| `{name}` | {cell('; '.join(changed))} |")
     return lines
 

@@ -11,8 +11,8 @@ CREATE OR REPLACE MODEL fb15k237
   OPTIONS (dim = 400, epochs = 20, negatives = 1000, regularization = 0.05)
   AS SELECT head, relation, tail, split FROM read_parquet(getvariable('path'));
 
-SELECT split, side, count, round(mrr, 4) AS mrr, round(hits_at_1, 4) AS "hits@1", round(hits_at_3, 4) AS "hits@3",
+SELECT method, split, side, count, round(mrr, 4) AS mrr, round(hits_at_1, 4) AS "hits@1", round(hits_at_3, 4) AS "hits@3",
        round(hits_at_10, 4) AS "hits@10", protocol
 FROM evaluate('fb15k237')
 WHERE relation IS NULL
-ORDER BY split DESC, side;
+ORDER BY split DESC, method, side;

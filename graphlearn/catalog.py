@@ -1,5 +1,8 @@
 """The system tables, which list stored models and runs. Every scan reads the workspace folder.
 
+Their columns include the metrics and counts of the families that have a model or run in the folder (of all families
+while there is none), so that a workspace of one kind of model does not show the columns of others.
+
 `models` has one row per model (its current version), `model_versions` one per version, `runs` one per run, and
 `training_info` one per finished epoch and evaluation of every run, including running ones.
 
@@ -9,17 +12,18 @@ value}} or {name: value}), verdict and counts (of the ingest). Keys that are mis
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from datetime import MAXYEAR, MINYEAR, UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from graphlearn.jobs.family import Count
+from graphlearn.jobs.family import Count, Family
 from graphlearn.jobs.registry import families, family, is_family
 from graphlearn.storage.artifacts import Artifact, ArtifactStore
-from graphlearn.storage.files import dump_json
+from graphlearn.storage.files import disk_errors, dump_json
 from graphlearn.storage.runs import RunFolder, list_runs
 from graphlearn.types import Json
 
@@ -28,10 +32,10 @@ _HEAD = [("model", pa.string()), ("family", pa.string()), ("version", pa.int64()
 TABLES = ("models", "model_versions", "training_info", "runs")
 
 
-def schemas() -> dict[str, pa.Schema]:
-    """The columns of the system tables, including those of every family's metrics and counts."""
-    metrics = [(name, pa.float64()) for name in metric_names()]
-    counts = {count.column: count.type for kind in families() for count in kind.counts}
+def schemas(kinds: Sequence[type[Family]]) -> dict[str, pa.Schema]:
+    """The columns of the system tables, including those of the metrics and counts of these families."""
+    metrics = [(name, pa.float64()) for name in metric_names(kinds)]
+    counts = {count.column: count.type for kind in kinds for count in kind.counts}
     version = [
         *metrics,
         ("created_at", _TIME),
@@ -96,54 +100,69 @@ def schemas() -> dict[str, pa.Schema]:
     }
 
 
-def metric_names() -> list[str]:
-    """The metrics of all families, in order of declaration."""
-    return list(dict.fromkeys(metric.name for kind in families() for metric in kind.metrics))
+def metric_names(kinds: Sequence[type[Family]]) -> list[str]:
+    """The metrics of families in order of declaration; headline metrics are followed by the bounds of intervals."""
+    found: dict[str, None] = {}
+    for metric in (metric for kind in kinds for metric in kind.metrics):
+        found |= dict.fromkeys([metric.name, *(metric.bounds if metric.headline and metric.interval else ())])
+    return list(found)
+
+
+def present(folder: Path, also: Iterable[str] = ()) -> list[type[Family]]:
+    """The families with a model or run in a folder, and those of the TYPE names `also`; all of them if that is none.
+
+    Folders that may not be read count as empty: reading the tables raises the error, and other queries need none.
+    """
+    listed = [*also]
+    with suppress(PermissionError):
+        listed += [str(artifact.manifest.get("family")) for artifact in ArtifactStore(folder).models()]
+    with suppress(PermissionError):
+        listed += [str(info.get("family")) for info in list_runs(folder)]
+    found = {name.lower() for name in listed}
+    return [kind for kind in families() if found.intersection(kind.names)] or families()
 
 
 class LiveTable:
     """A table that is computed at every scan. To register it as a view: `connection.register("runs", table)`."""
 
-    def __init__(self, name: str, rows: Callable[[], Iterable[Json]]) -> None:
-        self.name = name
+    def __init__(self, schema: pa.Schema, rows: Callable[[], Iterable[Json]]) -> None:
+        self.schema = schema
         self._rows = rows
 
-    @property
-    def schema(self) -> pa.Schema:
-        """The columns."""
-        return schemas()[self.name]
-
     def read(self) -> pa.Table:
-        """The current rows."""
-        schema = self.schema
-        rows = [{field.name: _fit(row.get(field.name), field.type) for field in schema} for row in self._rows()]
-        return pa.Table.from_pylist(rows, schema=schema)
+        """The current rows. Raises WorkspaceError if they may not be read."""
+        with disk_errors("the workspace"):
+            rows = [
+                {field.name: _fit(row.get(field.name), field.type) for field in self.schema} for row in self._rows()
+            ]
+        return pa.Table.from_pylist(rows, schema=self.schema)
 
     def __arrow_c_stream__(self, requested_schema: object = None) -> object:
         return self.read().__arrow_c_stream__(requested_schema)
 
 
-def catalog_tables(folder: Path) -> dict[str, object]:
-    """The system tables of a workspace folder (which need not exist), by name."""
+def catalog_tables(folder: Path, also: Iterable[str] = ()) -> dict[str, LiveTable]:
+    """The system tables of a workspace folder (which need not exist), by name. `also`: see `present`."""
     sources: dict[str, Callable[[], Iterable[Json]]] = {
         "models": lambda: _models(folder),
         "model_versions": lambda: _model_versions(folder),
         "training_info": lambda: _training_info(folder),
         "runs": lambda: _runs(folder),
     }
-    return {name: LiveTable(name, rows) for name, rows in sources.items()}
+    columns = schemas(present(folder, also))
+    return {name: LiveTable(columns[name], rows) for name, rows in sources.items()}
 
 
 def _models(folder: Path) -> Iterator[Json]:
     store = ArtifactStore(folder)
     for artifact in store.models():
-        yield {**_version_row(artifact), "versions": len(store.versions(artifact.model))}
+        yield {**_version_row(artifact), "versions": len(artifact.versions)}
 
 
 def _model_versions(folder: Path) -> Iterator[Json]:
     store = ArtifactStore(folder)
     for current in store.models():
-        for artifact in store.versions(current.model):
+        for artifact in store.history(current):
             yield {**_version_row(artifact), "is_current": artifact.version == current.version}
 
 
@@ -185,18 +204,19 @@ def _history(events: Iterable[Json]) -> list[Json]:
     rows: dict[tuple[object, ...], Json] = {}
     began, spent, step, total = None, 0.0, 0, 0
     for event in events:
-        time, kind = event.get("time"), event.get("event")
-        if not isinstance(time, int | float):
+        time, kind = _fit(event.get("time"), pa.float64()), event.get("event")
+        if time is None:
             continue
         if kind == "job_started" or began is None:
             resumed = event.get("resumed_at")
             total = resumed if isinstance(resumed, int) else total
             rows = _until(rows, total)
             began, spent = time, max((row["seconds"] for row in rows.values()), default=0.0)
-        common: Json = {"time": time, "seconds": spent + time - began, "epoch": event.get("epoch")}
+        common: Json = {"time": time, "seconds": spent + time - began, "epoch": _fit(event.get("epoch"), pa.int64())}
         if kind == "step":
             step = event["step"] if isinstance(event.get("step"), int) else step
-            total = (int(event.get("epoch") or 1) - 1) * int(event.get("steps") or 0) + step
+            epoch, steps = (_fit(event.get(key), pa.int64()) for key in ("epoch", "steps"))
+            total = ((epoch or 1) - 1) * (steps or 0) + step
             rows = _until(rows, total)
             if event.get("epoch_done"):
                 speed = {key: event.get(key) for key in ("loss", "examples_per_second", "unit")}
@@ -241,7 +261,7 @@ def _runs(folder: Path) -> Iterator[Json]:
 def _headline(metrics: Json) -> Json:
     """The headline metrics: of the test split, else of the validation split, else of a flat {name: value}."""
     chosen = next((metrics[split] for split in ("test", "valid") if isinstance(metrics.get(split), dict)), metrics)
-    return {name: chosen.get(name) for name in metric_names()}
+    return {name: chosen.get(name) for name in metric_names(families())}
 
 
 def _dict(value: object) -> Json:
@@ -249,16 +269,18 @@ def _dict(value: object) -> Json:
 
 
 def parse_time(value: object) -> datetime | None:
-    """A time from ISO text or Unix seconds; None if it is neither."""
+    """A time from ISO text or Unix seconds; None if it is neither, or so far away that a time zone cannot hold it."""
     try:
         if isinstance(value, str):
             found = datetime.fromisoformat(value)
-            return found if found.tzinfo else found.replace(tzinfo=UTC)
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            return datetime.fromtimestamp(value, UTC)
+            found = found.astimezone(UTC) if found.tzinfo else found.replace(tzinfo=UTC)
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            found = datetime.fromtimestamp(value, UTC)
+        else:
+            return None
     except (ValueError, OverflowError, OSError):
         return None
-    return None
+    return found if MINYEAR < found.year < MAXYEAR else None
 
 
 def _fit(value: Any, wanted: pa.DataType) -> Any:
@@ -266,7 +288,10 @@ def _fit(value: Any, wanted: pa.DataType) -> Any:
     if value is None:
         return None
     if wanted == pa.json_():
-        return dump_json(value)
+        try:
+            return dump_json(value)
+        except RecursionError:
+            return None
     if pa.types.is_timestamp(wanted):
         return parse_time(value)
     number = isinstance(value, int | float) and not isinstance(value, bool)
@@ -276,4 +301,4 @@ def _fit(value: Any, wanted: pa.DataType) -> Any:
         return float(value) if number and abs(value) < 1e308 else None
     if pa.types.is_boolean(wanted):
         return value if isinstance(value, bool) else None
-    return value if isinstance(value, str) else None
+    return value.encode(errors="backslashreplace").decode() if isinstance(value, str) else None

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Iterator
@@ -23,13 +24,14 @@ from graphlearn.running import (
     check_syntax,
     chosen,
     draw,
+    exit_codes,
     is_among,
     note_command,
     offer_resume,
     progress,
     read_settings,
-    resume_command,
     say,
+    way_on,
 )
 
 if TYPE_CHECKING:
@@ -42,6 +44,7 @@ HARMLESS = frozenset({"SET", "RESET", "COPY", "LOAD", "INSTALL", "ATTACH", "DETA
 """First words of other statements that do not change the database."""
 WRITES = frozenset({"CALL", "PRAGMA", "INSERT", "UPDATE", "DELETE", "MERGE", "NEXTVAL", "DATABASE"})
 """Words with which a query may change the database all the same."""
+_TEMPORARY = frozenset({"TEMP", "TEMPORARY"})
 PATIENCE = 10.0
 """Seconds that a query waits for a process that has the database open; stored models answer without it."""
 
@@ -56,17 +59,52 @@ class Reporting(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; see `GraphLearnError.exit_code`."""
-        for stream in (sys.stdout, sys.stderr):
-            if hasattr(stream, "reconfigure"):
+        for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+            stream = getattr(sys, name)
+            if stream is None:  # the shell closed it
+                setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode))
+            elif mode == "w" and hasattr(stream, "reconfigure"):
                 stream.reconfigure(errors="replace")  # print rows even on a terminal without Unicode
         try:
-            return super().invoke(ctx)
+            check_environment()
+            result = super().invoke(ctx)
+            sys.stdout.flush()
+            return result
         except GraphLearnError as error:
             report(error)
             ctx.exit(error.exit_code)
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and str(error) != "Query interrupted":  # as DuckDB calls Ctrl-C
+                raise
             report(Interrupted("interrupted", help="run the same command again"))
             ctx.exit(Interrupted.exit_code)
+        except (ImportError, MemoryError) as error:
+            from graphlearn.storage.memory import lack_of_memory
+
+            lack = lack_of_memory(error)
+            assert lack is not None
+            report(lack)
+            ctx.exit(lack.exit_code)
+        except OSError as error:
+            from graphlearn.storage.files import translate
+
+            known = translate(error, "")
+            if known is None:
+                raise
+            if error.filename is None:
+                known = GraphLearnError(f"the output could not be written: {error.strerror}")
+            report(known)
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what stdout still holds cannot be written either
+            ctx.exit(known.exit_code)
+
+
+def check_environment() -> None:
+    """Raise UserError for a variable that names a folder in another encoding than UTF-8, which DuckDB refuses."""
+    for name in ("HOME", "TMPDIR", "TEMP", "TMP"):
+        try:
+            os.environ.get(name, "").encode()
+        except UnicodeError:
+            raise UserError(f"the environment variable {name} is not UTF-8", help="set it to another folder") from None
 
 
 def report(error: GraphLearnError) -> None:
@@ -80,8 +118,9 @@ def report(error: GraphLearnError) -> None:
 def folder_of(workspace: str) -> Path:
     """The artifact folder of a workspace that must exist. Raises WorkspaceError."""
     from graphlearn.storage.workspace import folder_of as artifact_folder
+    from graphlearn.storage.workspace import path_of
 
-    path = Path(workspace).expanduser()
+    path = path_of(workspace)
     folder = artifact_folder(path)
     if not path.exists() and not folder.exists():
         here = sorted(p.name for p in Path().glob("*.duckdb"))
@@ -151,6 +190,7 @@ def run(
     with (
         progress(as_json=as_json, quiet=quiet) as emit,
         connect(workspace, emit=fan_out(note_command, emit)) as session,
+        exit_codes(session),
     ):
         printer = Printer(session, "rows" if as_json else "box")
         talk = not quiet and not as_json
@@ -167,11 +207,7 @@ def run(
                     show=printer.show,
                 )
             except Interrupted as stopped:
-                stopped.help = f"continue with: {resume_command(session.workspace.folder, stopped.run)}"
-                raise
-            except GraphLearnError as error:
-                if session.has_trained:  # an exit code of 2 would say that nothing was started
-                    error.exit_code = 1
+                stopped.help = way_on(session.workspace.folder, stopped.run)
                 raise
             for result in results:
                 if picture:
@@ -189,11 +225,12 @@ def plan(files: tuple[Path, ...], workspace: str, settings: tuple[str, ...], as_
     from graphlearn.jobs.machine import this_machine
     from graphlearn.printing import to_json_line
     from graphlearn.session import connect
+    from graphlearn.storage.workspace import path_of
 
     overrides, machine = read_settings(settings), this_machine()
     check_syntax(files)
-    database = workspace if Path(workspace).expanduser().exists() else ":memory:"
-    with connect(database, emit=silent) as session:
+    stored = path_of(workspace).exists()
+    with connect(workspace if stored else ":memory:", read_only=stored, emit=silent) as session:
         for path in files:
             for planned in session.plan_file(path, overrides=overrides):
                 state = "unchanged" if planned.unchanged else "to train"
@@ -204,9 +241,7 @@ def plan(files: tuple[Path, ...], workspace: str, settings: tuple[str, ...], as_
                     continue
                 click.echo(f"{planned.name} ({planned.family}): {state}")
                 text = (
-                    planned.plan.text(machine)
-                    if planned.plan is not None
-                    else "its input does not exist before the run"
+                    planned.plan.text(machine) if planned.plan is not None else "its input is only known during the run"
                 )
                 click.echo("".join(f"  {line}\n" for line in text.splitlines()))
 
@@ -233,6 +268,7 @@ def query(sql: str, workspace: str, as_json: bool, as_csv: bool) -> None:
     with (
         query_events() as emit,
         open_for_query(workspace, source, emit) as session,
+        exit_codes(session),
         lazily(Rewritten.verbatim(source, 0, len(sql)), {}),
     ):
         Printer(session, "json" if as_json else "csv" if as_csv else "box").print(session.sql(sql))
@@ -269,11 +305,11 @@ def open_for_query(workspace: str, source: Source, emit: Emit) -> Iterator[Sessi
     from graphlearn.sql.diagnose import MissingError
     from graphlearn.sql.parser import parse
     from graphlearn.sql.statements import ExplainModel, Passthrough
-    from graphlearn.storage.workspace import Workspace
+    from graphlearn.storage.workspace import Workspace, path_of
 
     folder = folder_of(workspace) if workspace != ":memory:" else Path()
     statements = parse(source)
-    reads = Path(workspace).expanduser().exists() and all(only_reads(statement) for statement in statements)
+    reads = path_of(workspace).exists() and all(only_reads(statement) for statement in statements)
     try:
         opened = Workspace.open(workspace, read_only=reads, patience=PATIENCE, say=lambda text: say(f"note: {text}"))
     except WorkspaceError as error:
@@ -306,10 +342,11 @@ def only_reads(statement: Statement) -> bool:
     if isinstance(statement, ExplainModel):
         return True
     words = {token.word for token in statement.tokens}
+    temporary = statement.tokens[0].word == "CREATE" and not _TEMPORARY.isdisjoint(t.word for t in statement.tokens[:4])
     loads = statement.tokens[0].word == "COPY" and "TO" not in words
     return (
         isinstance(statement, Passthrough)
-        and statement.kind in SHOWN | HARMLESS
+        and (temporary or statement.kind in SHOWN | HARMLESS)
         and words.isdisjoint(WRITES)
         and not loads
     )
@@ -354,9 +391,6 @@ def runs(workspace: str, model: str | None, as_json: bool) -> None:
 def doctor(workspace: str, as_json: bool) -> None:
     """Show versions, devices, memory and disk space of this machine."""
     from graphlearn.doctor import print_diagnosis
+    from graphlearn.storage.workspace import path_of
 
-    print_diagnosis(Path(workspace).expanduser(), as_json=as_json)
-
-
-if __name__ == "__main__":
-    main()
+    print_diagnosis(path_of(workspace), as_json=as_json)

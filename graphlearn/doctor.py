@@ -12,14 +12,22 @@ from pathlib import Path
 import click
 
 from graphlearn import __version__
-from graphlearn.jobs.machine import cores, gemm_flops, memory_available
+from graphlearn.jobs.machine import gemm_flops, memory_available
 from graphlearn.jobs.registry import broken, names
 from graphlearn.printing import print_fields, to_json_line
+from graphlearn.processors import cores
 from graphlearn.text import human_bytes
 from graphlearn.types import Json
 
 NEEDED = ("torch", "duckdb", "pyarrow", "numpy", "numba", "safetensors", "networkx", "rich", "click")
-OPTIONAL = {"matplotlib": ("plot", "pictures of runs"), "tensorboard": ("tensorboard", "TensorBoard event files")}
+OPTIONAL = {
+    "matplotlib": ("plot", "pictures of runs"),
+    "tensorboard": ("tensorboard", "TensorBoard event files"),
+    "torch_geometric": ("pyg", "to_pyg and from_pyg"),
+    "dgl": ("dgl", "to_dgl; only for Python 3.11"),
+    "ray": ("ray", "not used by this version"),
+}
+"""Modules that are used if they are installed: the extra that installs them, and what for."""
 
 
 def diagnose(workspace: Path) -> Json:
@@ -105,8 +113,8 @@ def _workspace(path: Path) -> str:
     folder = folder_of(path)
     if not path.exists() and not folder.exists():
         return f"{path} does not exist yet"
-    stored = ArtifactStore(folder).models()
-    damaged = [f"{artifact.model}: {artifact.damage}" for artifact in stored if artifact.damage]
+    stored = [(artifact.model, artifact.damage) for artifact in ArtifactStore(folder).models()]
+    damaged = [f"{model}: {damage}" for model, damage in stored if damage]
     running = [str(run["run"]) for run in list_runs(folder) if run.get("status") == "running"]
     parts = [f"{path} with {len(stored)} model{'s' if len(stored) != 1 else ''} in {folder}"]
     parts += [f"unusable: {text}" for text in damaged]

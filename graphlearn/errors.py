@@ -19,7 +19,18 @@ An error prints as a headline, the place in the user's file if there is one, and
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+
+UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
+
+
+def printable(text: str) -> str:
+    """The text with control characters, changes of direction and halves of surrogate pairs escaped (\\x1b).
+
+    Nothing that is printed can then move the cursor, change colours or reorder a line, wherever it came from.
+    """
+    return UNPRINTABLE.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +102,7 @@ class GraphLearnError(Exception):
                 parts.append(f"{margin} |")
         if self.help:
             parts.append(f"{margin}{' ' if margin else '  '}= help: {self.help}")
-        return "\n".join(parts)
+        return printable("\n".join(parts))
 
     def __str__(self) -> str:
         return self.render().removeprefix("error: ")

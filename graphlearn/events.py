@@ -52,11 +52,24 @@ class PhaseAdvanced(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PhaseFinished(Event):
-    """An operator has finished. `detail` is a one-line summary, for example of what was counted."""
+class PhaseRunning(Event):
+    """A phase has been running for `seconds` and has reported nothing for a while; the plan expected the given time."""
 
     phase: str
     seconds: float
+    expected_seconds: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PhaseFinished(Event):
+    """An operator has finished. `detail` is a one-line summary, for example of what was counted.
+
+    `cpu_seconds`: of all threads of this process, None if unknown.
+    """
+
+    phase: str
+    seconds: float
+    cpu_seconds: float | None = None
     detail: str = ""
 
 
@@ -64,7 +77,9 @@ class PhaseFinished(Event):
 class Step(Event):
     """Training progress, about once per second. `loss` is the mean per training example since the start of the epoch.
 
-    `unit`: what the training examples are, such as triples, windows of a series, or nodes.
+    `unit`: what `examples_per_second` counts, such as triples, windows or nodes. A triple counts once, also
+    if both of its ends are asked for. `eta_seconds`: an estimate of the time left, None until steps were measured.
+    `checkpoint_age`: seconds of training that would be lost by a kill, None before the first checkpoint.
     """
 
     epoch: int
@@ -73,19 +88,24 @@ class Step(Event):
     steps: int
     loss: float
     examples_per_second: float
-    eta_seconds: float
+    eta_seconds: float | None
+    checkpoint_age: float | None = None
     epoch_done: bool = False
     unit: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluated(Event):
-    """Metrics of a split, e.g. {"mrr": .., "hits_at_10": ..}. `best`: whether this is the best of the run so far."""
+    """Metrics of a split, e.g. {"mrr": .., "hits_at_10": ..}.
+
+    `best`: whether this is the best of the run so far. `criterion`: by what, if not by the first of the metrics.
+    """
 
     epoch: int
     split: str
     metrics: dict[str, float]
     best: bool = False
+    criterion: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +127,10 @@ class Note(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class JobFinished(Event):
-    """The run has ended. `status`: "done", "unchanged", "failed" or "interrupted"."""
+    """The run has ended. `status`: "done", "unchanged", "failed" or "interrupted".
+
+    `split`: where the metrics were measured; empty in files of earlier versions.
+    """
 
     run: str
     model: str
@@ -116,6 +139,7 @@ class JobFinished(Event):
     seconds: float
     version: int | None = None
     metrics: dict[str, float] = field(default_factory=dict)
+    split: str = ""
     message: str = ""
 
 

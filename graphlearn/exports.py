@@ -10,8 +10,11 @@ zeros and ones; labels are `y` (-1: unknown), and their splits are masks.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from importlib import import_module
+from importlib.metadata import version
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -68,7 +71,10 @@ def to_pyg(session: Session, source: Source, *, target: str | None = None, text:
 
 
 def to_dgl(session: Session, source: Source, *, target: str | None = None, text: tuple[str, ...] = ()) -> Any:
-    """The graph as a dgl.heterograph; ndata: feat, y, train_mask, …; edata: weight. See `to_pyg`."""
+    """The graph as a dgl.heterograph; ndata: feat, y, train_mask, …; edata: weight. See `to_pyg`.
+
+    Tested with DGL 1.1.3, which has wheels for Python 3.11; DGL 2 cannot be loaded with a torch of 2.11 or newer.
+    """
     dgl = _library("dgl", "dgl", "dgl")
     import torch
 
@@ -188,10 +194,15 @@ def _strided() -> Any:
 
 
 def _library(module: str, extra: str, package: str) -> Any:
+    install = f"pip install 'graphlearn[{extra}]'"
+    if extra == "dgl" and sys.version_info >= (3, 12):
+        install += ", with Python 3.11: DGL 1.1.3, the last that works with this torch, has no newer wheels"
     try:
         return import_module(module)
-    except ImportError as error:
-        raise UserError(f"{package} is not installed", help=f"pip install 'graphlearn[{extra}]'") from error
+    except (ImportError, OSError) as error:
+        if find_spec(module.partition(".")[0]) is None:
+            raise UserError(f"{package} is not installed", help=install) from error
+        raise UserError(f"{package} {version(package)} cannot be loaded: {error}", help=install) from error
 
 
 def _hashable(key: Any) -> Any:
@@ -205,10 +216,13 @@ def _tables(session: Session, source: Source, target: str | None, text: tuple[st
         return read_graph(session.connection, source, target, text)
     from graphlearn.jobs.functions import family_of
     from graphlearn.jobs.registry import family
-    from graphlearn.storage.artifacts import ArtifactStore
+    from graphlearn.storage.artifacts import ArtifactStore, reading
 
     artifact = ArtifactStore(session.workspace.folder).load(source)
-    tables: HeteroTables = family(family_of(artifact)).graph(artifact)
+    with reading(artifact, asked=True):
+        tables: HeteroTables = family(family_of(artifact)).graph(artifact)
+        for node in tables.nodes.values():
+            assert len(node.keys.dictionary.keys) == len(node)
     return tables
 
 

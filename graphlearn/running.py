@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from graphlearn.errors import GraphLearnError, UserError, did_you_mean
+from graphlearn.errors import GraphLearnError, Interrupted, UserError, did_you_mean, printable
 
 if TYPE_CHECKING:
     from graphlearn.events import Emit, Event
@@ -23,16 +23,18 @@ if TYPE_CHECKING:
 
 SHOWN = frozenset(
     {"SELECT", "FROM", "WITH", "VALUES", "TABLE", "DESCRIBE", "DESC", "SHOW", "SUMMARIZE"}
-    | {"PRAGMA", "PIVOT", "UNPIVOT", "CALL", "EXPLAIN", "("}
+    | {"PRAGMA", "PIVOT", "UNPIVOT", "CALL", "EXECUTE", "EXPLAIN", "("}
 )
 """First words of statements whose result a run prints."""
+LONGEST_COMMAND = 1 << 20
+"""Bytes of command.json."""
 COMMAND = "command.json"
 """File in a run's folder: the arguments of the command that started it and the folder it was started in."""
 
 
 def say(message: str) -> None:
-    """Print a message to stderr."""
-    click.echo(message, err=True)
+    """Print a message to stderr. Parts of it may come from a run folder that somebody else wrote."""
+    click.echo(printable(message), err=True)
 
 
 class Printer:
@@ -44,9 +46,15 @@ class Printer:
 
     def show(self, statement: Statement, result: Result) -> None:
         """Print the rows of a query or a plan in a job; other statements print nothing."""
+        import duckdb
+
         from graphlearn.sql.statements import ExplainModel, Passthrough
 
-        if isinstance(statement, ExplainModel) or (isinstance(statement, Passthrough) and statement.kind in SHOWN):
+        if isinstance(statement, Passthrough) and statement.kind == "EXECUTE":
+            counted = isinstance(result, duckdb.DuckDBPyRelation) and result.columns == ["Count"]
+            if not counted:  # the number of rows that a prepared INSERT or UPDATE has changed
+                self.print(result)
+        elif isinstance(statement, ExplainModel) or (isinstance(statement, Passthrough) and statement.kind in SHOWN):
             self.print(result)
 
     def print(self, result: Result) -> None:
@@ -66,6 +74,19 @@ class Printer:
         else:
             form = self.form
             interruptible(self.session.connection, lambda: print_relation(result, form))
+
+
+@contextmanager
+def exit_codes(session: Session) -> Iterator[None]:
+    """Give errors raised inside the block exit code 1 if something has run: 2 says that nothing was started."""
+    try:
+        yield
+    except Interrupted:
+        raise
+    except GraphLearnError as error:
+        if session.has_started:
+            error.exit_code = 1
+        raise
 
 
 @contextmanager
@@ -113,9 +134,11 @@ def check_syntax(files: tuple[Path, ...]) -> dict[Path, list[str]]:
     from graphlearn.jobs.registry import family, is_family
     from graphlearn.sql.engine import statement_type
     from graphlearn.sql.statements import CreateModel, Passthrough
+    from graphlearn.storage.memory import check_address_space
 
     created: dict[Path, list[str]] = {}
     errors: list[GraphLearnError] = []
+    check_address_space()
     with duckdb.connect() as connection:
         for path in files:
             try:
@@ -141,7 +164,7 @@ def chosen(
 
     wanted = list(select)
     if resume is not None:
-        wanted.append(str(RunFolder.open(session.workspace.folder, resume).info().get("model")))
+        wanted.append(RunFolder.open(session.workspace.folder, resume).model)
     known = [name for names in created.values() for name in names]
     for name in wanted if len(created) > 1 else ():
         if not is_among(name, known):
@@ -182,7 +205,8 @@ def offer_resume(session: Session, models: list[str]) -> None:
         info = newest.get(fold(model), {})
         stopped = RunFolder.open(session.workspace.folder, str(info["run"])) if info else None
         if stopped is not None and stopped.resumable:
-            at = f" in epoch {info['epoch']} of {info['epochs']}" if info.get("epoch") else ""
+            epoch, epochs = info.get("epoch"), info.get("epochs")
+            at = f" in epoch {epoch} of {epochs}" if type(epoch) is int and type(epochs) is int and epoch else ""
             say(f"note: run {stopped.id} was {info['status']}{at}")
             say(f"      to continue it instead: {resume_command(session.workspace.folder, stopped.id)}")
 
@@ -204,10 +228,19 @@ def note_command(event: Event) -> None:
             write_json(Path(event.folder) / COMMAND, {"words": typed(), "folder": str(Path.cwd())})
 
 
+def way_on(folder: Path, run_id: str | None) -> str:
+    """How to go on after an interruption, with the command."""
+    from graphlearn.storage.runs import RunFolder
+
+    saved = run_id is not None and RunFolder.open(folder, run_id).has_checkpoint
+    return f"{'continue' if saved else 'start again'} with: {resume_command(folder, run_id)}"
+
+
 def resume_command(folder: Path, run_id: str | None) -> str:
     """The command that continues a run: the one that started it (or the current one, if unknown) plus --resume.
 
-    Without --resume if no checkpoint was written yet.
+    Without --resume if no checkpoint was written yet. A command that was given in another folder, or for other files or
+    another workspace than the current one, is not repeated: whoever wrote the run folder may have made it up.
     """
     from graphlearn.storage.files import read_json
     from graphlearn.storage.runs import RunFolder
@@ -215,9 +248,15 @@ def resume_command(folder: Path, run_id: str | None) -> str:
     run = RunFolder.open(folder, run_id) if run_id is not None else None
     begun: dict[str, Any] = {}
     if run is not None:
-        with suppress(OSError, ValueError):
-            begun = read_json(run.path / COMMAND)
-    words, home = begun.get("words") or typed(), begun.get("folder") or str(Path.cwd())
+        with suppress(OSError, ValueError, MemoryError):
+            begun = read_json(run.path / COMMAND, longest=LONGEST_COMMAND)
+    words, home = begun.get("words"), begun.get("folder")
+    program = Path(sys.argv[0]).name
+    prefix = [program] if program == "graphlearn" else ["python", "-m", "graphlearn"]
+    if not (isinstance(words, list) and words and all(isinstance(word, str) for word in words)):
+        words = typed()
+    elif run is not None and (home != str(Path.cwd()) or not _is_same_job(words)):
+        return f"{' '.join(prefix)} run FILE{f' --resume {shlex.quote(run.id)}' if run.has_checkpoint else ''}"
     kept = [
         word
         for i, word in enumerate(words)
@@ -225,10 +264,19 @@ def resume_command(folder: Path, run_id: str | None) -> str:
     ]
     if run is not None and run.has_checkpoint:
         kept += ["--resume", run.id]
-    program = Path(sys.argv[0]).name
-    prefix = [program] if program == "graphlearn" else ["python", "-m", "graphlearn.cli"]
-    there = "" if home == str(Path.cwd()) else f"cd {shlex.quote(home)} && "
-    return there + shlex.join([*prefix, *kept])
+    return shlex.join([*prefix, *kept])
+
+
+def _is_same_job(words: list[str]) -> bool:
+    """Whether a command runs files of the current command, and no others, in the same workspace."""
+    now = click.get_current_context()
+    if words == typed():
+        return True
+    if words[0] != now.command.name:
+        return False
+    then = now.command.make_context(words[0], words[1:], parent=now.parent, resilient_parsing=True).params
+    files = then.get("files") or ()
+    return bool(files) and set(files) <= set(now.params["files"]) and then["workspace"] == now.params["workspace"]
 
 
 def draw(session: Session, result: ModelResult, talk: bool) -> None:
@@ -236,6 +284,7 @@ def draw(session: Session, result: ModelResult, talk: bool) -> None:
     from graphlearn.jobs.drawing import can_draw
     from graphlearn.report import PICTURE, draw_report
     from graphlearn.storage.artifacts import ArtifactStore
+    from graphlearn.storage.runs import RunFolder
 
     store = ArtifactStore(session.workspace.folder)
     stored = store.versions(result.model) if store.exists(result.model) else []  # the file may drop the model later
@@ -243,9 +292,12 @@ def draw(session: Session, result: ModelResult, talk: bool) -> None:
     run_id = result.run or (artifact.manifest.get("run") if artifact else None)
     if artifact is None or run_id is None:
         return
-    run_folder = session.workspace.folder / "runs" / str(run_id)
+    try:
+        run_folder = RunFolder.open(session.workspace.folder, str(run_id)).path  # the id may be from a crafted manifest
+    except UserError:
+        return
     path = run_folder / PICTURE
-    if not path.exists() and run_folder.exists():
+    if not path.exists():
         if not can_draw():
             if talk:
                 say("no picture: matplotlib is not installed (pip install 'graphlearn[plot]')")

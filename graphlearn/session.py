@@ -28,12 +28,16 @@ from graphlearn.errors import (
     did_you_mean,
 )
 from graphlearn.events import Emit, Event, JobFinished, JobStarted, Note, fan_out, silent
+from graphlearn.processors import spin_briefly
 from graphlearn.sql import engine
 from graphlearn.sql.binding import Binder, BoundModel, errors_of, in_transaction, placed, set_variable, taken
+from graphlearn.sql.copies import whole_file
 from graphlearn.sql.dry_run import PlannedModel, dry_run, plan
+from graphlearn.sql.options import OUTSIDE
 from graphlearn.sql.parser import parse
 from graphlearn.sql.source import Source
 from graphlearn.sql.statements import CreateModel, DropModel, ExplainModel, Passthrough, Statement
+from graphlearn.sql.words import CATALOG
 from graphlearn.storage.artifacts import Artifact, fold
 from graphlearn.storage.runs import RunFolder
 from graphlearn.storage.workspace import Workspace
@@ -77,13 +81,14 @@ class Session:
     def __init__(self, workspace: Workspace, *, emit: Emit | None = None) -> None:
         from graphlearn.jobs.functions import ModelReader
 
+        spin_briefly()
         self.workspace = workspace
-        self.has_trained = False
-        """Whether a job of this session has started."""
+        self.has_started = False
+        """Whether a statement of this session has run, or a job has started."""
         self._emit = emit
-        tables = catalog_tables(workspace.folder)
+        tables = partial(catalog_tables, workspace.folder)
         self._binder = Binder(workspace, ModelReader(workspace.folder), tables, warn=partial(_warn, emit))
-        self._binder.offer_tables(tables)
+        self._binder.offer_tables(CATALOG)
 
     @property
     def connection(self) -> duckdb.DuckDBPyConnection:
@@ -112,6 +117,7 @@ class Session:
         with _noting(trained):
             for number, statement in enumerate(statements, 1):
                 result = self._execute(binder, statement, options, lazy=number == len(statements))
+                self.has_started |= _does_something(statement)
                 if isinstance(statement, CreateModel):
                     trained.append(cast("ModelResult", result))
             _ = self.connection  # reopens the file after training, for users of the connection
@@ -145,6 +151,7 @@ class Session:
         try:
             with _noting(results):
                 for statement in statements:
+                    self.has_started |= _does_something(statement)  # it has passed the dry run
                     result = self._execute(binder, statement, options, show)
                     if isinstance(result, ModelResult):
                         results.append(result)
@@ -158,8 +165,9 @@ class Session:
         self._check_open()
         statements = self._read(path)
         binder, overrides = self._bound_to(None, statements, overrides)
-        self._dry_run(binder, statements, overrides, None)
-        return plan(binder, statements, lambda name: _overrides_for(name, overrides))
+        read_only = self.workspace.read_only
+        self._dry_run(binder, statements, overrides, None, read_only=read_only)
+        return plan(binder, statements, lambda name: _overrides_for(name, overrides), read_only=read_only)
 
     def close(self) -> None:
         """Close the workspace. May be called twice."""
@@ -182,17 +190,19 @@ class Session:
         """A binder that reads Python variables of a frame as tables, and the overrides of model options.
 
         The other overrides are values of variables, which the binder gets. Raises OptionError for an override that
-        matches neither.
+        matches neither, and SqlError for a value that SQL cannot contain.
         """
         scope: Mapping[str, object] = {} if frame is None else ChainMap(frame.f_locals, frame.f_globals)
         known = {set_variable(s)[0] for s in statements if isinstance(s, Passthrough)}
         variables = {name.lower(): value for name, value in (overrides or {}).items() if name.lower() in known}
         rest = {name: value for name, value in (overrides or {}).items() if name.lower() not in known}
+        for name, value in variables.items():
+            Source(OUTSIDE, f"{name}={value}").check_characters()
         _check_overrides(statements, rest)
         return replace(self._binder, scope=scope, variables=variables), rest
 
     def _note_start(self, event: Event) -> None:
-        self.has_trained |= isinstance(event, JobStarted)
+        self.has_started |= isinstance(event, JobStarted)
 
     def _check_open(self) -> None:
         if self.workspace.is_closed:
@@ -209,13 +219,21 @@ class Session:
             line = data.count(b"\n", 0, error.start) + 1
             raise UserError(f"{path}:{line} is not UTF-8", help="save the file as UTF-8 text") from None
 
-    def _dry_run(self, binder: Binder, statements: list[Statement], overrides: Overrides, resume: str | None) -> None:
+    def _dry_run(
+        self,
+        binder: Binder,
+        statements: list[Statement],
+        overrides: Overrides,
+        resume: str | None,
+        *,
+        read_only: bool = False,
+    ) -> None:
         """Raise the errors that a run would end in; see `dry_run`."""
         if resume is not None and not any(self._resumed(statement, resume) for statement in statements):
             raise UserError(f"run {resume} trained {self._model_of(resume)}, which the file does not create")
         if engine.in_transaction(self.connection):
             raise UserError("a transaction is open", help="COMMIT or ROLLBACK it first")
-        dry_run(binder, statements, lambda name: _overrides_for(name, overrides))
+        dry_run(binder, statements, lambda name: _overrides_for(name, overrides), read_only=read_only)
 
     def _execute(
         self, binder: Binder, statement: Statement, options: RunOptions, show: Show | None = None, *, lazy: bool = False
@@ -232,33 +250,39 @@ class Session:
                 result = self._drop(statement)
             case Passthrough():
                 query, names = binder.statement(statement)
-                if lazy:
-                    return engine.relation(self.connection, query, names)
-                if show is None:
-                    engine.rows(self.connection, query, names)
+                with whole_file(self.connection, statement, query) as query:
+                    if lazy:
+                        return engine.relation(self.connection, query, names)
+                    if show is None:
+                        engine.rows(self.connection, query, names)
+                        return None
+                    with engine.lazily(query, names):
+                        show(statement, engine.relation(self.connection, query, names))
                     return None
-                with engine.lazily(query, names):
-                    show(statement, engine.relation(self.connection, query, names))
-                return None
         if show is not None:
             show(statement, result)
         return result
 
     def _create(self, binder: Binder, create: CreateModel, options: RunOptions) -> ModelResult:
         from graphlearn.jobs.create import create_model, measure
+        from graphlearn.jobs.heartbeat import Heartbeat
 
         if engine.in_transaction(self.connection):
             raise in_transaction(create)
         emit, close = self._sink()
         try:
             bound = binder.model(create, _overrides_for(create.name, options.overrides))
-            with binder.registered(bound), errors_of(bound):
+            read = bound.request.inputs.values()
+            with binder.registered(bound), errors_of(bound), self.workspace.reading(read):
                 resume = self._resumed(create, options.resume)
                 stored = resume is None and binder.reader.store.exists(create.name)
                 request, sizes, fingerprint = bound.request, None, None
                 if not (stored and create.if_not_exists):
                     self.workspace.check_not_training(create.name)  # before reading the input
-                    sizes = measure(self.connection, request)
+                    with Heartbeat(emit).phase(
+                        "measure", None
+                    ):  # the run, which has phases too, may turn out unnecessary
+                        sizes = measure(self.connection, request)
                     fingerprint = request.fingerprint(sizes.fingerprints)
                 if stored:
                     unchanged = self._stored(binder, bound, fingerprint, options.force)
@@ -299,7 +323,7 @@ class Session:
                 if older is None:
                     return None
                 artifact = older
-        return ModelResult.stored(artifact.model, artifact.version, artifact.manifest, status="unchanged")
+        return ModelResult.stored(artifact, status="unchanged")
 
     def _trained_before(self, model: str, fingerprint: str | None) -> Artifact | None:
         """Make an older version with this fingerprint current again and return it; None if there is none."""
@@ -340,7 +364,7 @@ class Session:
         return resume if fold(self._model_of(resume)) == fold(statement.name) else None
 
     def _model_of(self, run: str) -> str:
-        return str(RunFolder.open(self.workspace.folder, run).info().get("model"))
+        return RunFolder.open(self.workspace.folder, run).model
 
     def _sink(self) -> tuple[Emit, Callable[[], None]]:
         """A function that receives the events of a job, and one to call at its end."""
@@ -353,6 +377,13 @@ class Session:
             sink = choose_sink(sys.stderr)
             return sink, sink.close
         return silent, lambda: None
+
+
+def _does_something(statement: Statement) -> bool:
+    """Whether a statement computes or changes something as soon as it runs; CREATE MODEL does when its job starts."""
+    if isinstance(statement, Passthrough):
+        return statement.kind not in ("SET", "RESET", "USE", "LOAD")
+    return isinstance(statement, DropModel)
 
 
 @contextmanager
@@ -393,6 +424,7 @@ def _unchanged(result: ModelResult) -> JobFinished:
         seconds=result.seconds,
         version=result.version,
         metrics=result.metrics,
+        split=result.split,
     )
 
 

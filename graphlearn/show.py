@@ -6,26 +6,24 @@ import json
 import sys
 from datetime import datetime
 from pathlib import Path
-from typing import cast
 
 import click
 
-from graphlearn.catalog import LiveTable, catalog_tables, parse_time
-from graphlearn.errors import ArtifactError, GraphLearnError
+from graphlearn.catalog import catalog_tables, parse_time
+from graphlearn.errors import ArtifactError, GraphLearnError, printable
 from graphlearn.jobs.family import Summary
 from graphlearn.jobs.functions import family_of
 from graphlearn.jobs.metrics import Metric, headline
 from graphlearn.jobs.registry import family, is_family
 from graphlearn.printing import print_fields, print_table, to_json_line
-from graphlearn.storage.artifacts import Artifact, ArtifactStore, fold, wrong_object
-from graphlearn.text import duration
+from graphlearn.storage.artifacts import Artifact, ArtifactStore, fold, newest, reading, wrong_object
+from graphlearn.text import LARGE, duration, sql_literal
 from graphlearn.types import Json
 
 
 def rows_of(folder: Path, table: str) -> list[Json]:
     """A system table as records, with JSON columns parsed."""
-    read = cast("LiveTable", catalog_tables(folder)[table]).read()
-    rows: list[Json] = read.to_pylist()
+    rows: list[Json] = catalog_tables(folder)[table].read().to_pylist()
     for row in rows:
         for name in ("metrics", "options"):
             if isinstance(row.get(name), str):
@@ -61,7 +59,8 @@ def _summary(artifact: Artifact) -> Summary:
     name = str(artifact.manifest.get("family"))
     if (damage := wrong_object(artifact.manifest)) is not None:
         raise ArtifactError(damage)
-    return family(name).summary(artifact) if artifact.damage is None and is_family(name) else Summary()
+    with reading(artifact):
+        return family(name).summary(artifact) if artifact.damage is None and is_family(name) else Summary()
 
 
 def print_runs(folder: Path, model: str | None, *, as_json: bool) -> None:
@@ -101,13 +100,21 @@ def print_runs(folder: Path, model: str | None, *, as_json: bool) -> None:
 def _headline(row: Json) -> Metric | None:
     """The headline metric of a run."""
     name = str(row["family"])
-    return headline(row["metrics"] or {}, family(name).metrics) if is_family(name) else None
+    return headline(_numbers(row["metrics"]), family(name).metrics) if is_family(name) else None
+
+
+def _numbers(metrics: object) -> dict[str, float | None]:
+    """The metrics that are finite numbers; run.json may hold anything."""
+    known = metrics if isinstance(metrics, dict) else {}
+    return {name: float(value) for name, value in known.items() if type(value) in (int, float) and abs(value) < 1e308}
 
 
 def _measured(row: Json, *, with_names: bool) -> tuple[object, object]:
     """Speed and headline metric of a run, with their names if runs of several kinds share a table."""
-    speed, metric = row["examples_per_second"], _headline(row)
-    value = row["metrics"][metric.name] if metric is not None else None
+    speed, metric = _numbers(row).get("examples_per_second"), _headline(row)
+    value = _numbers(row["metrics"])[metric.name] if metric is not None else None
+    if speed is not None and abs(speed) >= LARGE:
+        speed = None
     if not with_names:
         return None if speed is None else round(speed), value
     return (
@@ -132,25 +139,26 @@ def print_model(folder: Path, model: str, version: int | None, *, as_json: bool)
     if as_json:
         click.echo(to_json_line({**manifest, "path": str(artifact.path)}))
         return
-    versions = [a.version for a in store.versions(model)]
-    summary = family(family_of(artifact)).summary(artifact)
-    stored = f" (stored: {', '.join(map(str, versions))})" if len(versions) > 1 else ""
+    versions = artifact.versions
+    with reading(artifact):
+        summary = family(family_of(artifact)).summary(artifact)
+    stored = f" (stored: {newest(versions)})" if len(versions) > 1 else ""
     print_fields(
         {
             "model": artifact.model,
             "type": manifest.get("family"),
             "version": f"{artifact.version}{stored}",
-            "made": moment(parse_time(manifest["created_at"])),
+            "made": moment(parse_time(manifest.get("created_at"))),
             "run": manifest.get("run"),
             **summary.fields,
             "size": f"{sum(file['bytes'] for file in manifest['files'].values()) / 1e6:,.1f} MB",
             "files": artifact.path,
-            "options": ", ".join(f"{key} = {value}" for key, value in manifest.get("options", {}).items()),
+            "options": ", ".join(f"{key} = {sql_literal(value)}" for key, value in manifest.get("options", {}).items()),
             "statement": manifest.get("statement"),
         }
     )
     for table in summary.tables:
-        sys.stdout.write(f"\n{table.title}\n")
+        sys.stdout.write(f"\n{printable(table.title)}\n")
         print_table(table.header, table.rows)
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Mapping
 
 PLURALS = {"entity": "entities", "series": "series", "class": "classes"}
+
+LARGE = 1e15
+"""Numbers from here on are written with an exponent."""
 
 
 def counted(n: int, noun: str) -> str:
@@ -13,10 +16,29 @@ def counted(n: int, noun: str) -> str:
 
 
 def number(value: float) -> str:
-    """A number with four decimals below ten and one above; very small values keep two digits."""
-    if value and abs(value) < 5e-5:
+    """A number with four decimals below ten and one above; very small and very large values keep two digits."""
+    value += 0.0  # -0.0 is 0
+    if value and not 5e-5 <= abs(value) < LARGE:
         return f"{value:.2g}"
     return f"{value:.4f}" if abs(value) < 10 else f"{value:,.1f}"
+
+
+def tenths(value: float) -> str:
+    """A number with one decimal; very large values keep two digits."""
+    return number(value) if abs(value) >= LARGE else f"{round(value, 1) + 0.0:,.1f}"  # -0.0 is 0
+
+
+def sql_literal(value: object) -> str:
+    """An option's value as it is written in SQL."""
+    if value is None:
+        return "NULL"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, tuple | list):
+        return f"[{', '.join(map(sql_literal, value))}]"
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{sql_literal(k)}: {sql_literal(v)}' for k, v in value.items())}}}"
+    return "'{}'".format(value.replace("'", "''")) if isinstance(value, str) else str(value)
 
 
 def human_bytes(n: float) -> str:
@@ -50,7 +72,7 @@ def human_seconds(s: float) -> str:
 
 def duration(seconds: float) -> str:
     """A duration: 0.42 s, 12.3 s, 4 min 05 s, 3 h 07 min."""
-    if not math.isfinite(seconds):
+    if not abs(seconds) < 1e12:
         return "unknown"
     if seconds < 10:
         return f"{seconds:.2f} s"

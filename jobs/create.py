@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -13,12 +12,14 @@ from graphlearn.events import CheckpointSaved, Emit, Evaluated, Event, JobFinish
 from graphlearn.jobs import checkpoint
 from graphlearn.jobs.execute import Context, Driver, Executor, execute, run_here
 from graphlearn.jobs.family import Sizes
-from graphlearn.jobs.machine import memory_available
+from graphlearn.jobs.machine import memory_available, this_machine
 from graphlearn.jobs.registry import family
-from graphlearn.jobs.request import ModelRequest, ModelResult
-from graphlearn.storage.artifacts import ArtifactStore
+from graphlearn.jobs.request import ModelRequest, ModelResult, measured_split
+from graphlearn.jobs.train import PUBLISHED
+from graphlearn.storage.artifacts import ArtifactStore, check_length
 from graphlearn.storage.interrupt import interruptible, interruption
-from graphlearn.storage.runs import RunFolder
+from graphlearn.storage.memory import check_address_space
+from graphlearn.storage.runs import RunFolder, gone
 
 if TYPE_CHECKING:
     import duckdb
@@ -49,13 +50,16 @@ def create_model(
     training the model, Interrupted with the run's id on a signal, and JobError or the original error otherwise.
     """
     started = time.perf_counter()
+    check_address_space()
     cursor = cursor if cursor is not None else workspace.cursor()
     kind = family(request.family)
     sizes = sizes if sizes is not None else measure(cursor, request)
     kind.fits(request, sizes, memory_available())
     dataflow = kind.plan(request, sizes)
+    check_length(request.name, request.statement, request.inputs)
     with workspace.training(request.name):
-        run = _open_run(workspace, request, request.fingerprint(sizes.fingerprints), resume)
+        fingerprint = request.fingerprint(sizes.fingerprints)
+        run = _open_run(workspace, request, fingerprint, resume)
         done = _published(ArtifactStore(workspace.folder), request.name, run.id)
         if done is not None:
             run.update(status="done", version=done.version, metrics=done.metrics)
@@ -68,6 +72,7 @@ def create_model(
                 emit=tell,
                 run=run.id,
                 folder=run.path,
+                job=fingerprint,
                 resume=resume is not None,
                 started=started,
                 driver=Driver(workspace, cursor),
@@ -79,14 +84,15 @@ def create_model(
                     family=request.family.lower(),
                     folder=str(run.path),
                     options=asdict(request.options),
-                    resumed_at=_steps_done(run) if resume is not None else None,
+                    resumed_at=_steps_done(run, fingerprint) if resume is not None else None,
                 )
             )
-            outputs = execute(dataflow, context, keep=("version", "metrics", "counts", "verdict"), executor=executor)
+            outputs = execute(dataflow, context, keep=PUBLISHED, executor=executor, machine=this_machine())
         except BaseException as error:
             raise _ended(error, run, tell, request, started) from error
         seconds = time.perf_counter() - started
         version, metrics = int(outputs["version"]), dict(outputs["metrics"])
+        split = measured_split(ArtifactStore(workspace.folder).current(request.name).path)
         run.update(status="done", version=version, metrics=metrics)
         tell(
             JobFinished(
@@ -97,6 +103,7 @@ def create_model(
                 seconds=seconds,
                 version=version,
                 metrics=metrics,
+                split=split,
             )
         )
         run.close()
@@ -108,6 +115,7 @@ def create_model(
         seconds=seconds,
         run=run.id,
         metrics=metrics,
+        split=split,
         counts=dict(outputs["counts"]),
         verdict=outputs["verdict"],
     )
@@ -118,13 +126,13 @@ def _open_run(workspace: Workspace, request: ModelRequest, print_: str, resume: 
         config = {"model": request.name, "fingerprint": print_, **request.definition()}
         return RunFolder.create(workspace.folder, request.name, request.statement, config)
     run = RunFolder.open(workspace.folder, resume)
-    config = json.loads((run.path / "config.json").read_text())
-    if config.get("model") != request.name:
+    config = run.config()
+    if config["model"] != request.name:
         raise UserError(
-            f'run "{resume}" trained model "{config.get("model")}", not "{request.name}"',
-            help=f"select it with --select {config.get('model')}, or omit --resume",
+            f'run "{resume}" trained model "{config["model"]}", not "{request.name}"',
+            help=f"select it with --select {config['model']}, or omit --resume",
         )
-    if config.get("fingerprint") != print_:
+    if config["fingerprint"] != print_:
         raise UserError(
             f'run "{resume}" cannot be resumed: the job or its input has changed since',
             help="omit --resume to train from the start",
@@ -135,10 +143,10 @@ def _open_run(workspace: Workspace, request: ModelRequest, print_: str, resume: 
     return run
 
 
-def _steps_done(run: RunFolder) -> int | None:
-    """Optimiser steps taken before the newest checkpoint; None without a checkpoint."""
-    path = checkpoint.newest(run.checkpoints)
-    return None if path is None else int(path.name)
+def _steps_done(run: RunFolder, job: str) -> int | None:
+    """Optimiser steps taken before the newest checkpoint; None without one. Raises ArtifactError if it is unusable."""
+    found = checkpoint.newest(run.checkpoints, run.id, job)
+    return None if found is None else found.step
 
 
 def _published(store: ArtifactStore, model: str, run: str) -> ModelResult | None:
@@ -148,7 +156,7 @@ def _published(store: ArtifactStore, model: str, run: str) -> ModelResult | None
     newest = store.versions(model)[-1]
     if newest.manifest.get("run") != run:
         return None
-    return ModelResult.stored(model, newest.version, newest.manifest, status="done", run=run)
+    return ModelResult.stored(newest, status="done", run=run)
 
 
 def _recorder(run: RunFolder) -> Callable[[Event], None]:
@@ -180,12 +188,18 @@ def _ended(error: BaseException, run: RunFolder, tell: Emit, request: ModelReque
         error = interruption(error)
     stopped = isinstance(error, KeyboardInterrupt | Interrupted)
     if stopped:
-        again = f"--resume {run.id}" if run.has_checkpoint else "the same command"
-        error = Interrupted(f"interrupted; run {run.id} can continue", run=run.id, help=f"continue with {again}")
+        if run.has_checkpoint:
+            what, again = f"run {run.id} can continue", f"continue with --resume {run.id}"
+        else:
+            what, again = "nothing was saved yet", "start again with the same command"
+        error = Interrupted(f"interrupted; {what}", run=run.id, help=again)
     elif not isinstance(error, GraphLearnError) and isinstance(error, MemoryError):
         error = JobError("out of memory", help="lower dim or batch_size, or use a larger machine")
     status = "interrupted" if stopped else "failed"
     message = error.message if isinstance(error, GraphLearnError) else f"{type(error).__name__}: {error}"
+    if run.removed:
+        run.close()
+        return gone(run.path)
     try:
         run.update(status=status, message=message)
         tell(

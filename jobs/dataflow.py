@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 import pyarrow as pa
 
 from graphlearn.errors import ResourceError
+from graphlearn.jobs.budget import LEAST
 from graphlearn.text import human_bytes, human_count, human_seconds
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from graphlearn.jobs.execute import Context
     from graphlearn.jobs.machine import Machine
+    from graphlearn.models.core.options import Options
 
 Data: TypeAlias = dict[str, Any]
 
@@ -29,9 +31,12 @@ Data: TypeAlias = dict[str, Any]
 class Estimate:
     """What an operator will cost; None while it is unknown.
 
-    rows, bytes: of the outputs. flops: of the arithmetic. memory: peak in bytes, including the inputs. seconds: time
-    that does not depend on arithmetic. gemm: the remaining time, given as the multiplications and additions that a
-    matrix product would do in it, so that a plan does not depend on the machine.
+    rows, bytes: of the outputs. flops: of the arithmetic. memory: peak in bytes, including the inputs. The time has two
+    parts, so that a plan does not depend on the machine. seconds: what one core of the reference machine needs for
+    everything but arithmetic. gemm: arithmetic, which all cores share or a GPU does, as the multiplications and
+    additions of a matrix product that takes as long. method: which of several ways the task will take, such as the
+    type of the model; measured costs of one say nothing about another. limit: of the time, for tasks with a budget; see
+    `jobs/budget.py`.
     """
 
     rows: int | None = None
@@ -40,12 +45,47 @@ class Estimate:
     memory: int | None = None
     seconds: float | None = None
     gemm: float | None = None
+    method: str = ""
+    limit: Estimate | None = None
 
-    def time(self, machine: Machine) -> float | None:
-        """Seconds on a machine; None if unknown."""
+    def __add__(self, other: Estimate) -> Estimate:
+        """The time of both; the sizes are those of the first."""
+        return replace(
+            self,
+            flops=_sum(self.flops, other.flops),
+            seconds=_sum(self.seconds, other.seconds),
+            gemm=_sum(self.gemm, other.gemm),
+        )
+
+    def __mul__(self, times: float) -> Estimate:
+        """The time of doing it several times, or of a part of it; the sizes remain."""
+        flops, seconds, gemm = (None if n is None else n * times for n in (self.flops, self.seconds, self.gemm))
+        return replace(self, flops=flops, seconds=seconds, gemm=gemm)
+
+    def by(self, method: str) -> Estimate:
+        """The same with this method, before the one that it has."""
+        return replace(self, method=", ".join(filter(None, (method, self.method))))
+
+    def cpu(self, machine: Machine, device: str = "cpu") -> float | None:
+        """CPU seconds on a machine, or seconds on its GPU; None if unknown."""
+        return self._time(machine, machine.cuda if device == "cuda" else machine.gemm, 1.0)
+
+    def time(self, machine: Machine, device: str = "cpu", threads: int = 0) -> float | None:
+        """Seconds from start to end, next to what else runs; None if unknown. `threads`: 0 for one per core."""
+        threads = threads or machine.cores
+        cpu = machine.gemm * threads * machine.share(threads)
+        return self._time(machine, machine.cuda if device == "cuda" else cpu, machine.share(1))
+
+    def _time(self, machine: Machine, rate: float, share: float) -> float | None:
         if self.seconds is None and self.gemm is None:
             return None
-        return (self.seconds or 0.0) + (self.gemm / machine.gemm if self.gemm else 0.0)
+        found = (self.seconds or 0.0) * machine.pace / share + ((self.gemm or 0.0) / rate if rate else 0.0)
+        limit = self.limit._time(machine, rate, share) if self.limit is not None else None
+        return found if limit is None else min(found, max(LEAST / share, limit))
+
+
+def _sum(a: float | None, b: float | None) -> float | None:
+    return None if a is None and b is None else (a or 0.0) + (b or 0.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,12 +146,37 @@ class Operator:
         """What the task needs, with the memory of the estimate."""
         return replace(self.task.needs, memory=self.estimate.memory)
 
+    def kind(self, device: str) -> str:
+        """The key of its costs: the class of the task, how the estimate was made, and the kind of device."""
+        task = type(self.task)
+        return " ".join(filter(None, (f"{task.__module__}.{task.__qualname__}", self.estimate.method, device)))
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What an operator will cost on a machine.
+
+    `device`: the kind that it will use. `estimated`, `cpu_seconds`: CPU seconds (on a GPU: seconds) as estimated, and
+    corrected by `runs` recent runs. `seconds`: from start to end. All None if unknown.
+    """
+
+    device: str
+    estimated: float | None = None
+    cpu_seconds: float | None = None
+    seconds: float | None = None
+    runs: int = 0
+
 
 class Dataflow:
-    """A directed acyclic graph of operators. Raises ValueError if two operators produce the same name."""
+    """A directed acyclic graph of operators. Raises ValueError if two operators produce the same name.
 
-    def __init__(self, operators: list[Operator]) -> None:
+    `options`: of the model, for the device and the threads that they ask for.
+    """
+
+    def __init__(self, operators: list[Operator], options: Options | None = None) -> None:
         self.operators = operators
+        self._device = options.device if options is not None else "auto"
+        self._threads = options.threads if options is not None else 0
         self._producer: dict[str, Operator] = {}
         for operator in operators:
             for name in operator.outputs:
@@ -150,6 +215,17 @@ class Dataflow:
         known = [o.needs.memory for o in self.operators if o.needs.memory is not None]
         return max(known) if known else None
 
+    def cost(self, operator: Operator, machine: Machine) -> Cost:
+        """What an operator will cost on a machine, corrected by recent runs of the same kind."""
+        kinds = operator.needs.devices
+        device = "cpu" if self._device == "cpu" else machine.device(kinds)
+        estimated = operator.estimate.cpu(machine, device)
+        seconds = operator.estimate.time(machine, device, min(machine.cores, self._threads))
+        if estimated is None or seconds is None:
+            return Cost(device)
+        factor, runs = machine.costs.factor(operator.kind(device), estimated)
+        return Cost(device, estimated, factor * estimated, factor * seconds, runs)
+
     def check_memory(self, available: int) -> None:
         """Raise ResourceError, with both figures, if the peak exceeds the available bytes."""
         heavy = max(self.operators, key=lambda o: o.estimate.memory or 0)
@@ -164,20 +240,23 @@ class Dataflow:
 
     def table(self, machine: Machine) -> pa.Table:
         """One row per operator, in order of execution, as returned by EXPLAIN."""
+        found = [(o, self.cost(o, machine)) for o in self.ordered()]
         rows = [
             {
                 "operator": o.name,
                 "inputs": list(o.inputs),
                 "outputs": list(o.outputs),
                 "detail": o.detail,
-                "device": "/".join(o.needs.devices),
+                "device": cost.device,
                 "rows": o.estimate.rows,
                 "bytes": o.estimate.bytes,
                 "flops": o.estimate.flops,
                 "memory": o.estimate.memory,
-                "seconds": o.estimate.time(machine),
+                "seconds": cost.seconds,
+                "cpu_seconds": cost.cpu_seconds,
+                "runs": cost.runs,
             }
-            for o in self.ordered()
+            for o, cost in found
         ]
         return pa.Table.from_pylist(rows, schema=PLAN_SCHEMA)
 
@@ -185,8 +264,9 @@ class Dataflow:
         """The plan as a tree, with the last operator on top, as databases print it."""
         lines: list[str] = []
         for depth, o in enumerate(reversed(list(self.ordered()))):
-            e, seconds = o.estimate, o.estimate.time(machine)
-            cost = [
+            e, cost = o.estimate, self.cost(o, machine)
+            seconds = cost.seconds
+            figures = [
                 f"{e.rows:,} rows" if e.rows is not None else "",
                 human_bytes(e.bytes) if e.bytes is not None else "",
                 f"{human_count(e.flops)}FLOP" if e.flops else "",
@@ -196,9 +276,9 @@ class Dataflow:
             indent = "   " * depth
             head = f"{indent}{'└─ ' if depth else ''}{o.name}"
             lines.append(f"{head}  {o.detail}".rstrip())
-            costs = ", ".join(c for c in cost if c)
+            costs = ", ".join(figure for figure in figures if figure)
             if costs:
-                lines.append(f"{indent}{'   ' if depth else ''}  ({costs}; {'/'.join(o.needs.devices)})")
+                lines.append(f"{indent}{'   ' if depth else ''}  ({costs}; {cost.device})")
         return "\n".join(lines)
 
 
@@ -214,5 +294,7 @@ PLAN_SCHEMA = pa.schema(
         ("flops", pa.float64()),
         ("memory", pa.int64()),
         ("seconds", pa.float64()),
+        ("cpu_seconds", pa.float64()),
+        ("runs", pa.int64()),
     ]
 )

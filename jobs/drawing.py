@@ -5,17 +5,21 @@ matplotlib is optional (`pip install 'graphlearn[plot]'`) and imported only insi
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.util import find_spec
+from io import BytesIO
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from graphlearn.errors import UserError
 from graphlearn.jobs.metrics import Metric, metrics_line
+from graphlearn.storage.files import write_bytes
 from graphlearn.storage.runs import read_events
 from graphlearn.types import FloatArray
 
@@ -26,6 +30,7 @@ if TYPE_CHECKING:
 EPOCHS_ONLY = 10  # with more epochs, draw the loss per epoch only: within an epoch, its mean is noisy
 COLOURS = ("#3b6fb6", "#e07b39", "#3f9e5f", "#c2453f", "#8a63b8", "#a9742f", "#d06aa8", "#2f9fa8")
 GREY = "#b9bcc2"
+WIDTH = 165  # characters of a line under the title
 
 
 @dataclass
@@ -42,6 +47,8 @@ class History:
     valid: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
     """Metrics on the validation split, by name: points over the epochs."""
     final: dict[str, float] = field(default_factory=dict)
+    split: str = "test"
+    """Where the metrics of the stored model were measured."""
 
 
 def can_draw() -> bool:
@@ -77,6 +84,7 @@ def read_history(run_folder: Path) -> History:
             case {"event": "job_finished", "status": str(status)}:
                 history.status, history.seconds = status, event.get("seconds") or 0.0
                 history.final = event.get("metrics") or history.final
+                history.split = event.get("split") or history.split
     if empty:
         raise UserError(f"run {run_folder.name} has no events", help="graphlearn runs lists all runs")
     history.loss = sorted(whole.items() if len(whole) >= EPOCHS_ONLY else loss.items())
@@ -88,9 +96,9 @@ def read_history(run_folder: Path) -> History:
 def save(figure: Figure, target: Path) -> None:
     """Write the figure as a PNG, atomically."""
     with any_script():
-        partial = target.with_name(f".{target.name}.part")
-        figure.savefig(partial, format="png")
-        partial.replace(target)
+        picture = BytesIO()
+        figure.savefig(picture, format="png")
+        write_bytes(target, picture.getvalue(), durable=False)
 
 
 @contextmanager
@@ -103,15 +111,22 @@ def any_script() -> Iterator[None]:
         yield
 
 
-def title(history: History, figures: str) -> str:
-    """Model, test metrics, speed and time in one line."""
+def title(history: History, metrics: Sequence[Metric], protocol: str = "") -> str:
+    """Model, metrics with their split, speed and time in one line. `protocol`: see `Family`."""
+    figures = metrics_line(history.final, metrics, ", ") if history.final else ""
     parts = [
         f"{history.model} ({history.family})" if history.model else "",
-        figures,
+        f"{protocol} {history.split} {figures}".strip() if figures else "",
         f"{history.speed:,.0f} {history.unit}/s" if history.speed else "",
         f"{history.seconds:.0f} s" if history.seconds else history.status,
     ]
     return literal("   ·   ".join(part for part in parts if part))
+
+
+def below(verdict: str) -> str:
+    """The lines under the title: a line for each clause of the verdict, wrapped; empty without one."""
+    clauses = re.split(r"; (?![^()]*\))", verdict) if verdict else []
+    return literal("".join("\n" + fill(clause, WIDTH) for clause in clauses))
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -139,10 +154,9 @@ def draw_loss(axes: Axes, history: History) -> None:
 def draw_curves(history: History, metrics: Sequence[Metric]) -> Figure:
     """Loss and headline metric over the epochs: the default picture of a family."""
     metric = next((metric for metric in metrics if metric.name in history.valid), None)
-    figures = metrics_line(history.final, metrics, ", ") if history.final else ""
     figure = new_figure(11, 4.2)
     axes = figure.subplot_mosaic([["loss", "valid"]])
-    figure.suptitle(title(history, figures), x=0.01, ha="left", fontsize=12)
+    figure.suptitle(title(history, metrics), x=0.01, ha="left", fontsize=12)
     draw_loss(axes["loss"], history)
     axes["valid"].set_title(f"{metric.label if metric else 'metrics'} on the validation split", loc="left", fontsize=10)
     if metric is not None:

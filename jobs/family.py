@@ -148,13 +148,20 @@ class Question:
     """A validated call of a table function.
 
     `options`: the named arguments except `version`, with defaults filled in. `asked`: the columns of the relation, None
-    without a relation. `time_zone`: of the calling session, in which keys that are times are cast.
+    without a relation. `time_zone`: of the calling session, in which keys that are times are cast. `given`: the named
+    arguments that the call contains.
     """
 
     function: str
     options: Mapping[str, Any]
     asked: pa.Schema | None = None
     time_zone: str | None = None
+    given: frozenset[str] = frozenset()
+
+    def refuse(self, name: str, reason: str) -> None:
+        """Raise OptionError if the call contains an argument that has no effect. `reason`: such as "on classes"."""
+        if name in self.given:
+            raise OptionError(f"{name} has no effect {reason}", key=name, help="leave it out")
 
 
 class ModelShape(ABC):
@@ -200,8 +207,8 @@ class Family(ABC):
     """The heading on the page of options."""
     inputs: ClassVar[tuple[Role, ...]] = ()
     """Its roles, if they do not depend on the options or the inputs; see `roles`."""
-    measured_on: ClassVar[str] = ""
-    """What precedes the metrics in one-line results."""
+    protocol: ClassVar[str] = ""
+    """A word before the split and the metrics in one-line results: `filtered`."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -230,6 +237,17 @@ class Family(ABC):
                 help="name the columns with AS",
             )
 
+    def unused(self, columns: Mapping[str, Columns], options: Any) -> Mapping[str, str]:  # noqa: ARG002
+        """The options without effect on a model of these inputs, with the reason: {"negatives": "on classes"}.
+
+        A statement that gives one of them is refused.
+        """
+        return {}
+
+    def answered(self, options: Mapping[str, Any]) -> Mapping[str, TableFunction]:  # noqa: ARG002
+        """The functions that a model with these options can answer; by default all of the family's."""
+        return self.functions
+
     @abstractmethod
     def shape(self, request: ModelRequest, columns: Mapping[str, Columns]) -> ModelShape:
         """The shape of a model before it is trained, from the columns of its inputs (by role)."""
@@ -246,7 +264,10 @@ class Family(ABC):
 
     @abstractmethod
     def plan(self, request: ModelRequest, sizes: Sizes) -> Dataflow:
-        """The dataflow that trains, evaluates and publishes a model. Pure: equal arguments give equal plans."""
+        """The dataflow that trains, evaluates and publishes a model. Pure: equal arguments give equal plans.
+
+        Raises InputError, OptionError for options that do not fit the sizes.
+        """
 
     @abstractmethod
     def load(self, artifact: Artifact) -> Predictor:

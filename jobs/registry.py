@@ -64,6 +64,17 @@ def families() -> list[type[Family]]:
     return [*_installed(), *_registered]
 
 
+def measured_by(column: str, *, counts: bool) -> list[str]:
+    """The TYPE names of the families with a metric, or one of the `counts`, of this name."""
+    key = column.lower()
+    return [
+        name
+        for kind in families()
+        if key in {metric.name for metric in kind.metrics} | {count.column for count in kind.counts if counts}
+        for name in kind.names
+    ]
+
+
 def names() -> list[str]:
     """All TYPE names."""
     return [name for kind in families() for name in kind.names]
@@ -93,6 +104,13 @@ def family(name: str) -> Family:
     if (error := broken().get(key)) is not None:
         raise UserError(error.message, help=error.help)
     raise UserError(f'there is no model type "{name}"', help=did_you_mean(name, names()))
+
+
+def package_of(name: str) -> str:
+    """The package that provides the family of this TYPE name."""
+    kind = type(family(name))
+    entry = next((entry for entry in _offered() if _load(entry) is kind), None)
+    return entry.dist.name if entry is not None and entry.dist is not None else kind.__module__.partition(".")[0]
 
 
 @cache

@@ -7,9 +7,12 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from hashlib import blake2b
 from html import escape
+from pathlib import Path
 from typing import Any
 
-from graphlearn.jobs.metrics import metrics_line, present
+from graphlearn.jobs.metrics import METRICS, metrics_line, present
+from graphlearn.storage.artifacts import Artifact
+from graphlearn.storage.stored import read_parquet
 from graphlearn.types import Json
 
 
@@ -24,18 +27,28 @@ class ModelRequest:
     statement: str
 
     def definition(self) -> Json:
-        """What identifies a request, apart from the data."""
+        """What a request asks for, apart from the data."""
         return {"family": self.family.lower(), "options": asdict(self.options), "inputs": self.inputs}
 
     def fingerprint(self, data: Mapping[str, str]) -> str:
-        """A digest of the definition and of the rows of every input; `data` maps role -> digest of its rows."""
-        text = json.dumps([self.definition(), dict(sorted(data.items()))], sort_keys=True, default=str)
+        """The identity of the job: a digest of its definition and of the rows of every input.
+
+        The options in `Options.runtime`, such as `threads`, do not count. `data` maps role -> digest of its rows. A
+        model is up to date if it has the same fingerprint, and a run can be resumed by a job that has.
+        """
+        defined = self.definition()
+        defined["options"] = {k: v for k, v in defined["options"].items() if k not in self.options.runtime}
+        text = json.dumps([defined, dict(sorted(data.items()))], sort_keys=True, default=str)
         return blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelResult:
-    """The result of CREATE MODEL. `status`: "done" or "unchanged". `verdict` compares the model with its baselines."""
+    """The result of CREATE MODEL.
+
+    `status`: "done" or "unchanged". `metrics` were measured on `split`: the test split or, if that is empty, another;
+    it is empty if nothing was measured. `verdict` compares the model with its baselines.
+    """
 
     model: str
     family: str
@@ -44,19 +57,22 @@ class ModelResult:
     seconds: float = 0.0
     run: str | None = None
     metrics: dict[str, float] = field(default_factory=dict)
+    split: str = ""
     counts: Json = field(default_factory=dict)
     verdict: str = ""
 
     @classmethod
-    def stored(cls, model: str, version: int, manifest: Json, *, status: str, run: str | None = None) -> ModelResult:
+    def stored(cls, artifact: Artifact, *, status: str, run: str | None = None) -> ModelResult:
         """The result for a version that is already stored."""
+        manifest = artifact.manifest
         return cls(
-            model=model,
+            model=artifact.model,
             family=str(manifest.get("family", "")),
-            version=version,
+            version=artifact.version,
             status=status,
             run=run or manifest.get("run"),
             metrics=manifest.get("metrics", {}),
+            split=measured_split(artifact.path),
             counts=manifest.get("counts", {}),
             verdict=manifest.get("verdict") or "",
         )
@@ -69,7 +85,7 @@ class ModelResult:
         kind = family(self.family)
         line = f"model {self.model} version {self.version}: {self.family}, trained in {self.seconds:.1f} s"
         figures = metrics_line(self.metrics, kind.metrics, ", ")
-        measured = f"{kind.measured_on} {figures}".strip() if figures else ""
+        measured = f"{kind.protocol} {self.split} {figures}".strip() if figures else ""
         return "; ".join(part for part in (line, measured, self.verdict) if part)
 
     def _repr_html_(self) -> str:
@@ -80,11 +96,24 @@ class ModelResult:
         shown |= {
             metric.title: metric.text(value) for metric, value in present(self.metrics, family(self.family).metrics)
         }
+        if self.split:
+            shown["measured on"] = self.split
         if self.verdict:
             shown["compared with baselines"] = self.verdict
         head = "".join(f"<th>{escape(name)}</th>" for name in shown)
         cells = "".join(f"<td>{escape(str(value))}</td>" for value in shown.values())
         return f"<table><thead><tr>{head}</tr></thead><tbody><tr>{cells}</tr></tbody></table>"
+
+
+def measured_split(version_folder: Path) -> str:
+    """The split on which the metrics of a version were measured: the first of its metric table; empty without metrics.
+
+    Raises ArtifactError if the table is damaged.
+    """
+    path = version_folder / METRICS
+    table = read_parquet(path, "metric table") if path.exists() else None
+    found = set() if table is None or "split" not in table.column_names else set(table["split"].unique().to_pylist())
+    return next((split for split in ("test", "all", "valid", "train") if split in found), "")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,14 +5,15 @@ from __future__ import annotations
 import time
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import pyarrow as pa
 
 from graphlearn.errors import InputError
-from graphlearn.events import PhaseStarted
-from graphlearn.jobs.dataflow import Data, Dataflow, Needs, Operator, Task
+from graphlearn.events import Note, PhaseStarted
+from graphlearn.jobs.budget import LEAST, Budget
+from graphlearn.jobs.dataflow import Data, Dataflow, Estimate, Needs, Operator, Task
 from graphlearn.jobs.family import Sizes
 from graphlearn.jobs.metrics import MetricTable
 from graphlearn.jobs.registry import family
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
     from graphlearn.jobs.execute import Context
     from graphlearn.jobs.loop import Loop
+    from graphlearn.models.core.options import Options
 
 ANYWHERE = Needs(devices=("cuda", "cpu"))
 WEIGHTS = "weights.safetensors"
@@ -55,8 +57,27 @@ class Part(Protocol):
         """The keys that it adds to the manifest."""
 
 
+def expected_epochs(options: Options) -> int:
+    """Epochs until early stopping, for estimates: the best one tends to come within `patience` evaluations."""
+    if not (options.patience and options.evaluate_every):
+        return options.epochs
+    return min(options.epochs, 2 * options.patience * options.evaluate_every)
+
+
+def within_budget(needed: Estimate, training: Estimate, share: float) -> Estimate:
+    """What baselines will cost: what their methods need, or their share of the training if that is less."""
+    if not share:
+        return replace(needed, method="no limit")
+    return replace(needed, method="limited", limit=training * share)
+
+
+def budget_text(share: float) -> str:
+    """The limit of baselines in a plan, such as `; at most 20 % of the CPU time of training, at least 1 s`."""
+    return f"; at most {100 * share:g} % of the CPU time of training, at least {LEAST:g} s" if share else ""
+
+
 class Train(Task):
-    """Train a model in a `Loop`; the output `trained` is the model with its best weights."""
+    """Train a model in a `Loop`; the outputs are `trained`, the model with its best weights, and `training_seconds`."""
 
     needs: ClassVar[Needs] = ANYWHERE
 
@@ -66,15 +87,41 @@ class Train(Task):
 
     def run(self, data: Data, context: Context) -> Data:
         loop = self.loop(data, context)
+        loop.job = context.job
         context.emit(PhaseStarted(phase="train", total=loop.loop_options.epochs, unit="epochs"))
         try:
             with loop.threads():
                 if context.resume:
                     loop.resume()
                 loop.fit()
-                return {"trained": loop.trained()}
+                return {"trained": loop.trained(), "training_seconds": loop.progress.cpu_seconds}
         finally:
             loop.close()
+
+
+class Baselines(Task):
+    """Train and measure simple methods that a model is compared with, after its training.
+
+    The outputs are `baselines` and `cuts`: a sentence on what was left out to save time, empty if nothing was. The
+    inputs are those that the methods need, `training_seconds`: the CPU seconds of training, and `preparation_seconds`
+    if a part of the model was fitted before. `share`: of these, what the methods may use; see `Budget`.
+    """
+
+    needs: ClassVar[Needs] = ANYWHERE
+
+    share: float
+
+    @abstractmethod
+    def measure(self, data: Data, context: Context, budget: Budget) -> Any:
+        """What `evaluate` needs to compare: the metrics of each method, and samples of its test items."""
+
+    def run(self, data: Data, context: Context) -> Data:
+        budget = Budget(data["training_seconds"] + data.get("preparation_seconds", 0.0), self.share)
+        found = self.measure(data, context, budget)
+        cuts = budget.note()
+        if cuts:
+            context.emit(Note(message=cuts))
+        return {"baselines": found, "cuts": cuts}
 
 
 PUBLISHED = ("version", "metrics", "counts", "verdict")
@@ -85,8 +132,8 @@ PUBLISHED = ("version", "metrics", "counts", "verdict")
 class Publish(Task):
     """Store weights, parts and metrics as a new version. `parts`: the names of the data to store; see `Part`.
 
-    Its inputs are the parts, `trained` and `evaluation`. Its outputs are the version, the headline metrics, the counts
-    of the parts and the verdict.
+    Its inputs are the parts, `trained`, `evaluation` and, after `Baselines`, `cuts`, which becomes part of the
+    protocol. Its outputs are the version, the headline metrics, the counts of the parts and the verdict.
     """
 
     needs: ClassVar[Needs] = Needs(workspace=True)
@@ -100,7 +147,9 @@ class Publish(Task):
     def run(self, data: Data, context: Context) -> Data:
         from safetensors.torch import save_file
 
-        request, evaluation = self.request, data["evaluation"]
+        request, evaluation, cuts = self.request, data["evaluation"], data.get("cuts")
+        if cuts:
+            evaluation = replace(evaluation, protocol=f"{evaluation.protocol}; baselines: {cuts}")
         parts: list[Part] = [data[name] for name in self.parts]
         weights: Mapping[str, Tensor] = data["trained"].weights()
         keys: Json = {}
@@ -141,11 +190,10 @@ def pipeline(request: ModelRequest, sizes: Sizes, *, encode: Task, train: Train,
     `encode` produces `encoded`, a `Part`; `evaluate` produces `evaluation`, an `Evaluation` with the family's metrics
     by split.
     """
-    metrics = tuple(metric.name for metric in family(request.family).metrics)
     publish = Publish(
         request=request,
         fingerprint=request.fingerprint(sizes.fingerprints),
-        table=MetricTable((pa.field("split", pa.string()),), metrics),
+        table=MetricTable((pa.field("split", pa.string()),), family(request.family).metrics),
         parts=("encoded",),
     )
     last = ("encoded", "trained", "evaluation")
@@ -155,7 +203,8 @@ def pipeline(request: ModelRequest, sizes: Sizes, *, encode: Task, train: Train,
             Operator(name="train", task=train, inputs=last[:1], outputs=last[1:2], reports_itself=True),
             Operator(name="evaluate", task=evaluate, inputs=last[:2], outputs=last[2:]),
             Operator(name="publish", task=publish, inputs=last, outputs=PUBLISHED),
-        ]
+        ],
+        request.options,
     )
 
 

@@ -12,18 +12,38 @@ one, and so does a full disk, since the two renames need no space. Readers need 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+import re
+import stat
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
-from graphlearn.errors import ArtifactError, ModelNotFound, UserError, did_you_mean
-from graphlearn.storage.files import disk_errors, dump_json, read_json, sync_file, sync_folder, write_json
+from graphlearn.errors import (
+    ArtifactError,
+    JobError,
+    ModelNotFound,
+    ResourceError,
+    UserError,
+    WorkspaceError,
+    did_you_mean,
+)
+from graphlearn.storage.files import (
+    LONGEST_JSON,
+    disk_errors,
+    dump_json,
+    own_folder,
+    read_json,
+    sync_file,
+    sync_folder,
+    write_json,
+)
 from graphlearn.storage.locks import Staging
+from graphlearn.storage.memory import lack_of_memory
+from graphlearn.storage.seal import changed, digest, is_measure, measure, sealed, wrong_size
 from graphlearn.types import Json
 
 FORMAT_VERSION = 2
@@ -32,6 +52,13 @@ MANIFEST = "manifest.json"
 MODEL = "model.json"
 
 _LONGEST_NAME = 120
+_LONGEST_MODEL = 1 << 20
+"""Bytes of model.json."""
+_SHOWN = 5
+"""Versions in a line of text."""
+_VERSION = re.compile(r"[1-9][0-9]{0,17}")
+_OUTSIDE = re.compile(r"[\\\x00-\x1f\x7f]")
+"""What the name of a file in a version never contains."""
 
 
 @dataclass(frozen=True)
@@ -44,19 +71,77 @@ class Artifact:
     manifest: Json
     damage: str | None = None
 
+    @property
+    def versions(self) -> list[int]:
+        """The stored versions of the model, oldest first."""
+        return sorted(_versions(self.path.parent))
+
+
+@contextmanager
+def reading(artifact: Artifact, *, asked: bool = False) -> Iterator[None]:
+    """Turn whatever goes wrong while a version is read into an ArtifactError that names it.
+
+    The digests of a version show that its files are those that its manifest lists, not that they fit together: whoever
+    crafted the files computed the digests too. `asked`: errors about a question, which are UserErrors, pass unchanged.
+    """
+    try:
+        yield
+    except (WorkspaceError, ResourceError, JobError):
+        raise
+    except UserError as error:
+        if asked:
+            raise
+        raise unusable(artifact, error.message) from error
+    except Exception as error:
+        if (known := lack_of_memory(error)) is not None:
+            raise known from error
+        lines = str(error).splitlines() or [""]
+        raise unusable(artifact, f"{type(error).__name__}: {lines[0]}") from error
+
+
+def unusable(artifact: Artifact, damage: str) -> ArtifactError:
+    """The error for a version that is damaged, and what to do about it."""
+    written = artifact.manifest.get("format_version")
+    others = [version for version in artifact.versions if version != artifact.version]
+    if isinstance(written, int) and written > FORMAT_VERSION:
+        fix = "upgrade: pip install -U graphlearn"
+    elif isinstance(written, int) and written < FORMAT_VERSION:
+        fix = "train it again: graphlearn run FILE --force, or CREATE OR REPLACE MODEL"
+    else:
+        fix = f"train it again with --force, or restore {artifact.path} from a backup"
+    also = f"; other versions of it: {newest(others)}" if others else ""
+    what = f'model "{artifact.model}" version {artifact.version}'
+    return ArtifactError(f"{what} cannot be used: {damage}", help=fix + also)
+
+
+def newest(versions: Sequence[int]) -> str:
+    """The last versions of a list, for a line of text."""
+    return ", ".join([*(["…"] if len(versions) > _SHOWN else []), *map(str, versions[-_SHOWN:])])
+
+
+def check_length(model: str, statement: str, inputs: Mapping[str, str]) -> None:
+    """Raise UserError if a statement is too long to be stored with its model."""
+    length = len(dump_json([statement, inputs]).encode("utf-8", "replace"))
+    if length > LONGEST_JSON // 2:
+        raise UserError(
+            f"the statement of model {model} is too long to be stored with it: {length:,} bytes",
+            help="put its values into a table or a file, and select from that",
+        )
+
 
 def fold(model: str) -> str:
     """The model name in the form that DuckDB compares: ASCII letters in lower case."""
-    return "".join(c.lower() if c.isascii() else c for c in model)
+    return model.encode("utf-8", "surrogatepass").lower().decode("utf-8", "surrogatepass")  # bytes: ASCII only
 
 
 def folder_name(model: str) -> str:
     """A folder name for the model: special characters are percent-encoded, and long names end in a digest."""
-    name = quote(fold(model), safe="")
+    name = quote(fold(model), safe="", errors="surrogatepass")
     if name.startswith("."):
         name = "%2E" + name[1:]
     if len(name) > _LONGEST_NAME:
-        name = f"{name[: _LONGEST_NAME - 34]}~{hashlib.sha256(fold(model).encode()).hexdigest()[:32]}"
+        digest = hashlib.sha256(fold(model).encode(errors="surrogatepass")).hexdigest()
+        name = f"{name[: _LONGEST_NAME - 34]}~{digest[:32]}"
     return name
 
 
@@ -80,12 +165,14 @@ class Staged:
         store, model = self._store, self._model
         home = store.folder / folder_name(model)
         with disk_errors(home):
-            files = {name: _measure(self.path / name) for name in _list_files(self.path)}
+            files = {name: measure(self.path / name) for name in _list_files(self.path)}
+            mode = self.path.stat().st_mode & 0o666  # of a new file under this umask; safetensors makes files private
             for name in files:
+                (self.path / name).chmod(mode)
                 sync_file(self.path / name)
             for folder in {(self.path / name).parent for name in files}:
                 sync_folder(folder)
-            home.mkdir(parents=True, exist_ok=True)
+            own_folder(home)
             while True:
                 version = max(_versions(home), default=0) + 1
                 own: Json = {
@@ -95,7 +182,7 @@ class Staged:
                     "created_at": datetime.now(UTC).isoformat(timespec="milliseconds"),
                     "files": files,
                 }
-                write_json(self.path / MANIFEST, _sealed({**manifest, **own}))
+                write_json(self.path / MANIFEST, sealed({**manifest, **own}))
                 write_json(
                     self.path / MODEL, {"model": model, "current": version}
                 )  # no disk space is needed after this
@@ -140,11 +227,17 @@ class ArtifactStore:
 
     def versions(self, model: str) -> list[Artifact]:
         """All versions, oldest first, without verifying their files. Raises ModelNotFound."""
-        home = self._home(model)
-        found = [self._glance(home, version) for version in sorted(_versions(home))]
+        found = list(self._all(self._home(model)))
         if not found:
             raise self._not_found(model)
         return found
+
+    def history(self, artifact: Artifact) -> Iterator[Artifact]:
+        """All versions of a model, oldest first, without verifying their files, even if its name cannot be read."""
+        return self._all(artifact.path.parent)
+
+    def _all(self, home: Path) -> Iterator[Artifact]:
+        return (self._glance(home, version) for version in sorted(_versions(home)))
 
     def current(self, model: str) -> Artifact:
         """The current version, without verifying its files. Raises ModelNotFound."""
@@ -160,23 +253,27 @@ class ArtifactStore:
         home = self._home(model)
         with disk_errors(home):
             for newer in _versions(home):
-                if newer > version:
+                if newer > version and not (home / str(newer)).is_symlink():
                     (home / str(newer) / MODEL).unlink(missing_ok=True)  # left by a crash, see _current
             write_json(home / MODEL, {"model": artifact.model, "current": version})
         return artifact
 
-    def models(self) -> list[Artifact]:
-        """The current version of every model, by name, without verifying files. See `damage` for damaged ones."""
+    def models(self) -> Iterator[Artifact]:
+        """The current version of every model, by name, without verifying files. See `damage` for damaged ones.
+
+        They are read one at a time, since their manifests can take a lot of memory.
+        """
         if not self.folder.is_dir():
-            return []
-        found = []
-        for home in sorted(self.folder.iterdir()):
+            return
+        for home in sorted(self.folder.iterdir(), key=lambda home: fold(unquote(home.name))):
             if home.name.startswith(".") or not home.is_dir():
                 continue
-            current = _current(home)
-            if current is not None:
-                found.append(self._glance(home, current))
-        return sorted(found, key=lambda artifact: fold(artifact.model))
+            found = None
+            with suppress(WorkspaceError):  # a model that may not be read is left out
+                current = _current(home)
+                found = None if current is None else self._glance(home, current)
+            if found is not None:
+                yield found
 
     def load(self, model: str, version: int | None = None) -> Artifact:
         """A version (None: the current one), verified: format, sizes and SHA-256 of every file.
@@ -190,19 +287,19 @@ class ArtifactStore:
             if chosen is None:
                 raise self._not_found(model)
             if chosen not in _versions(home):
-                known = ", ".join(str(v) for v in sorted(_versions(home)))
+                known = sorted(_versions(home))
                 if not known:
                     raise self._not_found(model)
                 if version is None and attempt == 1:
                     continue  # replaced and pruned in the meantime
-                raise ModelNotFound(f'model "{model}" has no version {chosen}', help=f"its versions: {known}")
+                raise ModelNotFound(f'model "{model}" has no version {chosen}', help=f"its versions: {newest(known)}")
             artifact = self._glance(home, chosen)
             if artifact.damage is None:
                 artifact = self._verify(artifact)
             if artifact.damage is None:
                 return artifact
             if (home / str(chosen)).exists():
-                raise self._damaged(artifact, sorted(_versions(home) - {chosen}))
+                raise unusable(artifact, str(artifact.damage))
         raise self._not_found(model)
 
     def drop(self, model: str) -> None:
@@ -220,6 +317,8 @@ class ArtifactStore:
         current = _current(home)
         if current is None:
             raise self._not_found(model)
+        with disk_errors(home):
+            own_folder(home)
         newest = sorted(_versions(home))
         removed = [version for version in newest[: max(0, len(newest) - max(keep, 1))] if version != current]
         for version in removed:
@@ -235,28 +334,20 @@ class ArtifactStore:
         text = did_you_mean(model, names) if names else "no model is stored yet; create one with CREATE MODEL"
         return ModelNotFound(f'there is no model "{model}"', help=text)
 
-    @staticmethod
-    def _damaged(artifact: Artifact, others: list[int]) -> ArtifactError:
-        written = artifact.manifest.get("format_version")
-        if isinstance(written, int) and written > FORMAT_VERSION:
-            fix = "upgrade: pip install -U graphlearn"
-        elif isinstance(written, int) and written < FORMAT_VERSION:
-            fix = "train it again: graphlearn run FILE --force, or CREATE OR REPLACE MODEL"
-        else:
-            fix = f"train it again with --force, or restore {artifact.path} from a backup"
-        also = f"; other versions of it: {', '.join(map(str, others))}" if others else ""
-        what = f'model "{artifact.model}" version {artifact.version}'
-        return ArtifactError(f"{what} cannot be used: {artifact.damage}", help=fix + also)
-
     def _glance(self, home: Path, version: int) -> Artifact:
         """The version with its manifest; only the presence and size of the files are checked."""
         path = home / str(version)
+        linked = next((folder for folder in (home, path) if folder.is_symlink()), None)
+        if linked is not None:
+            name = unquote(home.name) if linked == home else _model_name(home)
+            return Artifact(name, version, path, {}, f"{linked} is a symbolic link")
         try:
             manifest = read_json(path / MANIFEST)
         except FileNotFoundError:
             return Artifact(_model_name(home), version, path, {}, f"{MANIFEST} is missing")
-        except (OSError, ValueError, RecursionError) as error:
-            return Artifact(_model_name(home), version, path, {}, f"{MANIFEST} is unreadable ({error})")
+        except (OSError, ValueError, MemoryError) as error:
+            reason = "it does not fit in memory" if isinstance(error, MemoryError) else error
+            return Artifact(_model_name(home), version, path, {}, f"{MANIFEST} is unreadable ({reason})")
         written = manifest.get("format_version")
         damage = None
         if not isinstance(written, int):
@@ -265,35 +356,36 @@ class ArtifactStore:
             damage = f"its format {written} is newer than this version of GraphLearn reads ({FORMAT_VERSION})"
         elif written < FORMAT_VERSION:
             damage = f"its format {written} is older than this version of GraphLearn reads ({FORMAT_VERSION})"
-        elif _sealed(manifest) != manifest:
-            damage = f"{MANIFEST} has changed since it was written (its SHA-256 differs)"
+        elif sealed(manifest) != manifest:
+            damage = changed(MANIFEST)
         elif (wrong := _wrong_key(manifest, home)) is not None:
             return Artifact(_model_name(home), version, path, {}, f"{MANIFEST} has an invalid {wrong}")
         else:
             sizes = ((name, path / name, expected["bytes"]) for name, expected in manifest["files"].items())
-            damage = next((problem for name, file, size in sizes if (problem := _check_size(file, name, size))), None)
-        return Artifact(str(manifest.get("model", _model_name(home))), version, path, manifest, damage)
+            damage = next((problem for name, file, size in sizes if (problem := wrong_size(file, name, size))), None)
+        known = manifest["model"] if damage is None else _model_name(home)
+        return Artifact(known, version, path, manifest, damage)
 
     def _verify(self, artifact: Artifact) -> Artifact:
-        if (damage := wrong_object(artifact.manifest)) is not None:
+        if (damage := wrong_object(artifact.manifest) or _foreign(artifact.path)) is not None:
             return Artifact(artifact.model, artifact.version, artifact.path, artifact.manifest, damage)
         for name, expected in artifact.manifest["files"].items():
-            path = artifact.path / name
-            damage = self._check_file(path, name, expected)
+            damage = self._check_file(artifact.path, name, expected)
             if damage is not None:
                 return Artifact(artifact.model, artifact.version, artifact.path, artifact.manifest, damage)
         return artifact
 
-    def _check_file(self, path: Path, name: str, expected: Json) -> str | None:
+    def _check_file(self, folder: Path, name: str, expected: Json) -> str | None:
         try:
-            wrong = _check_size(path, name, expected["bytes"])
+            path = folder / name
+            wrong = wrong_size(path, name, expected["bytes"])
             if wrong is not None:
                 return wrong
             status = path.stat()
             state = (status.st_mtime_ns, status.st_size)
             if self._verified.get(path) != state:
-                if _digest(path) != expected["sha256"]:
-                    return f"{name} has changed since it was written (its SHA-256 differs)"
+                if digest(path) != expected["sha256"]:
+                    return changed(name)
                 self._verified[path] = state
         except FileNotFoundError:
             return f"{name} is missing"
@@ -312,24 +404,28 @@ def _wrong_key(manifest: Json, home: Path) -> str | None:
 
 
 def wrong_object(manifest: Json) -> str | None:
-    """What is wrong with the keys of a manifest that must be JSON objects, None if nothing is."""
-    objects = ("options", "inputs", "metrics", "counts")
-    wrong = next((key for key in objects if not isinstance(manifest.get(key, {}), dict)), None)
-    return None if wrong is None else f"{MANIFEST} has an invalid {wrong}"
+    """What is wrong with the keys of a manifest that must be JSON objects or texts, None if nothing is."""
+    kinds: dict[str, type] = dict.fromkeys(("options", "inputs", "metrics", "counts"), dict)
+    texts = ("family", "statement", "fingerprint", "run", "verdict", "protocol", "created_at")
+    kinds |= dict.fromkeys(texts, str)
+    wrong = (key for key, kind in kinds.items() if key in manifest and not isinstance(manifest[key], kind))
+    found = next(wrong, None)
+    return None if found is None else f"{MANIFEST} has an invalid {found}"
 
 
 def _is_file(name: str, file: object) -> bool:
     """Whether a name stays inside the version's folder, and size and digest are what they are called."""
-    inside = not Path(name).is_absolute() and ".." not in Path(name).parts
-    return (
-        inside and isinstance(file, dict) and isinstance(file.get("bytes"), int) and isinstance(file.get("sha256"), str)
-    )
+    inside = not _OUTSIDE.search(name) and all(part not in ("", ".", "..") for part in name.split("/"))
+    return inside and is_measure(file)
 
 
 def _versions(home: Path) -> set[int]:
+    """The stored versions of a model. Raises WorkspaceError if its folder may not be read."""
     try:
-        return {int(entry.name) for entry in home.iterdir() if entry.name.isdecimal()}
-    except (FileNotFoundError, NotADirectoryError):
+        return {int(entry.name) for entry in home.iterdir() if _VERSION.fullmatch(entry.name)}
+    except PermissionError:
+        raise WorkspaceError(f"{home} is not readable", help="check its owner and permissions") from None
+    except OSError:
         return set()
 
 
@@ -340,24 +436,22 @@ def _current(home: Path) -> int | None:
     """
     versions = _versions(home)
     try:
-        current = read_json(home / MODEL).get("current")
-    except (OSError, ValueError, RecursionError):
+        current = read_json(home / MODEL, longest=_LONGEST_MODEL).get("current")
+    except (OSError, ValueError):
         current = None
-    if current not in versions:
+    if type(current) is not int or current not in versions:
         return max(versions, default=None)
-    assert isinstance(current, int)
-    return max((v for v in versions if v > current and (home / str(v) / MODEL).exists()), default=current)
+    newer = [home / str(version) for version in versions if version > current]
+    return max((int(v.name) for v in newer if (v / MODEL).exists() and not v.is_symlink()), default=current)
 
 
 def _model_name(home: Path) -> str:
     try:
-        name = str(read_json(home / MODEL)["model"])
-        if folder_name(name) != home.name:
+        name = read_json(home / MODEL, longest=_LONGEST_MODEL)["model"]
+        if not isinstance(name, str) or folder_name(name) != home.name:
             raise KeyError(name)
         return name
-    except (OSError, ValueError, KeyError, RecursionError):
-        from urllib.parse import unquote
-
+    except (OSError, ValueError, KeyError):
         return unquote(home.name)
 
 
@@ -369,28 +463,15 @@ def _list_files(folder: Path) -> list[str]:
     )
 
 
-def _measure(path: Path) -> Json:
-    return {"bytes": path.stat().st_size, "sha256": _digest(path)}
-
-
-def _sealed(manifest: Json) -> Json:
-    """The manifest after a round trip through JSON, with the "sha256" of all its other keys."""
-    rest = json.loads(dump_json({key: value for key, value in manifest.items() if key != "sha256"}))
-    text = json.dumps(rest, sort_keys=True, ensure_ascii=False)
-    return {**rest, "sha256": hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()}
-
-
-def _digest(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _check_size(path: Path, name: str, size: int) -> str | None:
-    """What is wrong with a file's presence or size; None if nothing is."""
-    try:
-        found = path.stat().st_size
-    except FileNotFoundError:
-        return f"{name} is missing"
-    except OSError as error:
-        return f"{name} is unreadable ({error.strerror})"
-    return None if found == size else f"{name} has {found:,} bytes instead of {size:,}"
+def _foreign(folder: Path) -> str | None:
+    """The problem with a version's folder that contains a link, a pipe or a device; None if it does not."""
+    for place, folders, names in os.walk(folder):
+        for name in (*folders, *names):
+            path = Path(place, name)
+            try:
+                mode = path.lstat().st_mode
+            except FileNotFoundError:  # model.json of a version that is being published moves to the model's folder
+                continue
+            if not (stat.S_ISDIR(mode) or stat.S_ISREG(mode)):
+                return f"{path.relative_to(folder)} is neither a regular file nor a folder"
+    return None

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 import duckdb
 
-from graphlearn.errors import InputError, did_you_mean
+from graphlearn.errors import InputError, nearest
 
 REQUIRED = ("head", "relation", "tail")
 
@@ -110,12 +110,9 @@ def check_columns(columns: dict[str, str]) -> None:
         names = ", ".join(columns) or "none"
         if len(missing) == 1 and extra:
             raise InputError(
-                f'the query has no column "{missing[0]}" (its columns: {names})', help=did_you_mean(missing[0], extra)
+                f'the query has no column "{missing[0]}" (its columns: {names})', help=_renamed(missing[0], extra)
             )
-        example = ", ".join(
-            f"{quoted(old) if not _BARE.fullmatch(old) else old} AS {new}"
-            for old, new in zip(extra, missing, strict=False)
-        )
+        example = ", ".join(_as(old, new) for old, new in zip(extra, missing, strict=False))
         raise InputError(
             f"the query needs the columns head, relation and tail; it lacks {' and '.join(missing)} "
             f"(its columns: {names})",
@@ -137,11 +134,27 @@ def check_columns(columns: dict[str, str]) -> None:
             help="cast one of them, e.g. SELECT head::VARCHAR AS head, relation, tail::VARCHAR AS tail",
         )
     split = find_column(columns, "split")
+    if split is not None and columns[split].strip('"') == "NULL":
+        raise InputError(
+            "split is NULL in every row", help="omit the column to split at random, or use 'train', 'valid' and 'test'"
+        )
     if split is not None and kind_of(columns[split]) != "text":
         raise InputError(
             f"split is {columns[split]}, not text",
             help="use the values 'train', 'valid' and 'test', or omit the column to split at random",
         )
+
+
+def _as(old: str, new: str) -> str:
+    """SQL that renames a column."""
+    return f"{old if _BARE.fullmatch(old) else quoted(old)} AS {new}"
+
+
+def _renamed(missing: str, extra: list[str]) -> str:
+    """The help for a missing column: one of the others is to be renamed."""
+    best = (nearest(missing, extra) or extra)[0]
+    renamed = _as(best, missing)
+    return f"write {renamed}" if len(extra) == 1 else f"rename one of {', '.join(extra)} with AS, e.g. {renamed}"
 
 
 def compatible(head: str, tail: str) -> bool:

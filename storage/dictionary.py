@@ -9,19 +9,22 @@ as text; the file's metadata contains the original type, and reading casts back 
 from __future__ import annotations
 
 import threading
+from contextlib import closing
 from pathlib import Path
 
 import duckdb
+import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from graphlearn.errors import ArtifactError, InputError
+from graphlearn.errors import InputError
 from graphlearn.storage.columns import common_type, compatible, key_sql, kind_of, literal
 from graphlearn.storage.files import disk_errors
 from graphlearn.storage.key_index import KeyIndex
+from graphlearn.storage.scratch import ask, scratch
+from graphlearn.storage.stored import check_texts, damaged_if_unreadable, parquet_metadata
+from graphlearn.storage.type_names import is_type
 from graphlearn.types import IdArray
 
-DAMAGED = "train the model again with --force"
 _TYPE_KEY = b"graphlearn_key_type"
 _AS_TEXT = ("HUGEINT", "UHUGEINT", "BIGNUM", "BIT", "TIMESTAMP_S", "TIMESTAMP_MS", "TIME_NS", "TIME WITH TIME ZONE")
 
@@ -70,6 +73,8 @@ def write_dictionary(cursor: duckdb.DuckDBPyConnection, sql: str, key_type: str,
 
     Raises InputError if keys of the type cannot be stored exactly, WorkspaceError when the disk is full.
     """
+    if not is_type(key_type):
+        raise InputError(f"keys of type {key_type} cannot be stored", help="cast them to VARCHAR in the query")
     as_text = key_type in _AS_TEXT or kind_of(key_type) == "nested"
     if as_text:
         lossy = cursor.execute(
@@ -89,20 +94,9 @@ def write_dictionary(cursor: duckdb.DuckDBPyConnection, sql: str, key_type: str,
 
 def key_field(type_name: str) -> pa.Field:
     """The Arrow field "key" of a dictionary with keys of a DuckDB type; see `Dictionary.field`."""
-    connection = _lossless()
-    try:
-        field: pa.Field = connection.sql(f"SELECT NULL::{type_name} AS key").to_arrow_table().schema.field("key")
-    finally:
-        connection.close()
+    with closing(scratch()) as connection:
+        field: pa.Field = ask(connection, f"SELECT NULL::{type_name} AS key").to_arrow_table().schema.field("key")
     return field
-
-
-def _lossless() -> duckdb.DuckDBPyConnection:
-    """An in-memory database whose Arrow output preserves every type and has 64-bit offsets, for any size."""
-    connection = duckdb.connect()
-    for setting in ("arrow_lossless_conversion", "arrow_large_buffer_size"):
-        connection.execute(f"SET {setting} = true")
-    return connection
 
 
 class Dictionary:
@@ -111,11 +105,11 @@ class Dictionary:
     def __init__(self, path: Path) -> None:
         """Open the file. Raises ArtifactError if it is missing or damaged."""
         self.path = Path(path)
-        try:
-            metadata = pq.read_metadata(self.path)
-            self.type = (metadata.metadata or {})[_TYPE_KEY].decode()
-        except (OSError, KeyError, pa.ArrowException) as error:
-            raise ArtifactError(f"the dictionary {self.path} is missing or damaged: {error}", help=DAMAGED) from error
+        with damaged_if_unreadable(self.path, "dictionary"):
+            metadata = parquet_metadata(self.path, "dictionary", ("id", "key"))
+            self.type = (metadata.metadata or {}).get(_TYPE_KEY, b"").decode()
+            if not is_type(self.type) or kind_of(self.type) is None:
+                raise ValueError("the type of its keys is not a DuckDB type that keys can have")
         self._length: int = metadata.num_rows
         self._column: pa.Table | None = None
         self._index: KeyIndex | None = None
@@ -150,30 +144,16 @@ class Dictionary:
 
         A key must be unchanged by a cast to the dictionary's type and back: 6.0 is the key 6, 5.7 is not. Timestamps
         are cast as in a session with this TimeZone (None: the system's). The first call indexes the keys. Thread-safe.
-        Raises InputError for keys of a type that DuckDB cannot cast to the dictionary's type or back.
+        Raises InputError for keys of a type that DuckDB cannot cast to the dictionary's type or back, ArtifactError if
+        a key occurs twice in the dictionary.
         """
         with self._lock:
             if self._index is None:
-                self._index = KeyIndex(self.keys, self.field, self.type)
+                known, field = self.keys, self.field
+                with damaged_if_unreadable(self.path, "dictionary"):
+                    self._index = KeyIndex(known, field, self.type)
             index = self._index
         return index.find(keys, time_zone)
-
-    def cast(self, keys: pa.Array, time_zone: str | None = None) -> pa.Array:
-        """Keys of any type as keys of this dictionary's type, NULL where it cannot hold them. shape: [n] -> [n]
-
-        `time_zone`: see `ids`.
-        """
-        connection = _lossless()
-        try:
-            if time_zone is not None:
-                connection.execute(f"SET TimeZone = {literal(time_zone)}")
-            given = connection.from_arrow(pa.table({"key": keys}))
-            found = given.project(f"TRY_CAST(key AS {self.type}) AS key").to_arrow_table().column("key")
-        finally:
-            connection.close()
-        cast = found.chunk(0) if found.num_chunks == 1 else found.combine_chunks()
-        wanted = self.field.type  # contains the time zone of the session that read the dictionary
-        return cast if cast.type == wanted else cast.cast(wanted)
 
     def close(self) -> None:
         """Release the index of `ids`; a later call rebuilds it."""
@@ -203,12 +183,24 @@ class Dictionary:
 
     def _read(self) -> pa.Table:
         """Read through DuckDB: only DuckDB knows the Arrow form of all its types."""
-        connection = _lossless()
-        try:
-            query = f"SELECT key FROM {self.sql} ORDER BY id ASC"
-            table: pa.Table = connection.sql(query).to_arrow_table()
-        except duckdb.Error as error:
-            raise ArtifactError(f"the dictionary {self.path} is damaged: {error}", help=DAMAGED) from error
-        finally:
-            connection.close()
-        return table.combine_chunks()
+        with damaged_if_unreadable(self.path, "dictionary"), closing(scratch(self.path)) as connection:
+            self._check_size(connection)
+            found = ask(connection, f"SELECT id, key FROM {self.sql} ORDER BY id ASC").to_arrow_table()
+            if not np.array_equal(found.column("id").to_numpy(), np.arange(len(self))):
+                raise ValueError(f"its ids are not 0 to {len(self) - 1:,}")
+            table: pa.Table = found.select(["key"]).combine_chunks()
+            if table.column("key").null_count:
+                raise ValueError("it has a NULL among its keys")
+            return table
+
+    def _check_size(self, connection: duckdb.DuckDBPyConnection) -> None:
+        """Raise ValueError if the keys are larger than keys that we wrote. DuckDB counts repeated ones without copies.
+
+        A key of another type than VARCHAR or BLOB has a fixed size, which `parquet_metadata` bounds.
+        """
+        stored = f"read_parquet({literal(str(self.path))})"
+        type_name = str(ask(connection, f"SELECT key FROM {stored}").types[0])
+        if type_name in ("VARCHAR", "BLOB", "JSON"):
+            length = "octet_length(key)" if type_name == "BLOB" else "strlen(key)"
+            size = ask(connection, f"SELECT coalesce(sum({length}), 0)::BIGINT FROM {stored}").fetchall()[0][0]
+            check_texts(self.path, int(size))

@@ -10,10 +10,12 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from graphlearn.errors import InputError
-from graphlearn.storage.columns import literal
+from graphlearn.storage.scratch import scratch
 from graphlearn.types import BoolArray, IdArray
 
 KEY_HASH = "hash({})"
+PAIRS = 1000
+"""Keys with equal hashes that are compared with each other."""
 
 
 class KeyIndex:
@@ -25,16 +27,20 @@ class KeyIndex:
     """
 
     def __init__(self, keys: pa.Array, field: pa.Field, type_name: str) -> None:
-        """`keys`: in id order. `field`: the Arrow field with which DuckDB reads them as `type_name`. shape: [K]"""
+        """`keys`: in id order. `field`: the Arrow field with which DuckDB reads them as `type_name`. shape: [K]
+
+        Raises ValueError if a key occurs twice.
+        """
         self._keys, self._field, self._type = keys, field, type_name
         self._lock = threading.Lock()
-        self._connection = duckdb.connect(config={"threads": 1})
         self._zone: str | None = None
+        self._connection = scratch(threads=1)
         table = pa.table([keys], schema=pa.schema([field]))
         hashes = self._connection.from_arrow(table).project(f"{KEY_HASH.format('key')} AS hash").fetchnumpy()["hash"]
         order = np.argsort(hashes)
         self._hashes: npt.NDArray[np.uint64] = hashes[order]
         self._ids: IdArray = order.astype(np.int32) if len(order) <= 1 << 31 else order
+        self._check_distinct()
 
     def find(self, keys: pa.Array | pa.ChunkedArray, time_zone: str | None) -> IdArray:
         """The ids of the keys; see `Dictionary.ids`. shape: [n] -> [n]
@@ -82,11 +88,21 @@ class KeyIndex:
         with self._lock:
             self._connection.close()
 
+    def _check_distinct(self) -> None:
+        """Raise ValueError if two keys with the same hash, of which there are hardly any, are equal."""
+        pairs = np.flatnonzero(self._hashes[1:] == self._hashes[:-1])[:PAIRS]
+        if not len(pairs):
+            return
+        keys = [self._keys.take(pa.array(self._ids[places])) for places in (pairs, pairs + 1)]
+        table = pa.table(keys, schema=pa.schema([self._field, self._field.with_name("next")]))
+        if self._connection.from_arrow(table).project("key = next AS same").fetchnumpy()["same"].any():
+            raise ValueError("a key occurs twice among its keys")
+
     def _use(self, time_zone: str | None) -> None:
         """Set the time zone in which timestamps with and without a zone are cast to each other."""
         if time_zone != self._zone:
-            self._connection.execute(f"SET TimeZone = {literal(time_zone)}" if time_zone else "RESET TimeZone")
-            self._zone = time_zone
+            self._connection.close()
+            self._connection, self._zone = scratch(threads=1, time_zone=time_zone), time_zone
 
     def _same(self, keys: pa.Array | pa.ChunkedArray, type_name: str, candidates: IdArray) -> BoolArray:
         """Whether each key is the dictionary's key with its candidate id (-1: none). shape: [n], [n] -> [n]

@@ -1,16 +1,17 @@
 """Locks between processes, and staging folders that are removed when their process ends.
 
 A lock is a `flock` on a file. The kernel releases it when the process ends for any reason, so locks are never stale.
-The file remains and names the process that holds the lock alone.
+The file remains and names the process that holds the lock alone. Windows has no `flock`, and what there is cannot be
+shared by readers, so nothing can be written there.
 """
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import math
 import os
+import re
 import secrets
 import shutil
 import threading
@@ -23,11 +24,23 @@ from pathlib import Path
 from types import TracebackType
 
 from graphlearn.errors import WorkspaceError
-from graphlearn.storage.files import dump_json
+from graphlearn.storage.files import dump_json, open_regular, own_folder
 from graphlearn.types import Json
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    _CAN_LOCK = False
+else:
+    _CAN_LOCK = True
+
 _UNSUPPORTED = frozenset({errno.ENOTSUP, errno.ENOLCK, errno.ENOSYS})
-_QUIET = 1.0
+WSL = "run it in the Windows Subsystem for Linux: https://learn.microsoft.com/windows/wsl/install"
+_LONGEST_RECORD = 4096
+"""Bytes of a lock file that are read."""
+_TOKEN = re.compile(r"[0-9]+-[0-9a-f]{12}")
+"""The names of folders that `Staging.claim` creates."""
+QUIET = 1.0
 """Seconds of waiting for a lock before `on_wait` is called."""
 
 
@@ -53,12 +66,17 @@ class FileLock:
         """Take the lock; False when another holds it for longer than `patience` seconds (infinity waits for ever).
 
         A shared lock needs the file, and only the right to read it. `on_wait` is called once, after a second of
-        waiting. Raises OSError when the file cannot be opened or the file system has no locks.
+        waiting. Raises OSError when the file cannot be opened or the file system has no locks, and WorkspaceError if it
+        is not a regular file, and on Windows, where nothing can be written.
         """
         if self._handle is not None:
             return True
+        if not _CAN_LOCK:
+            if shared:
+                raise OSError(errno.ENOLCK, "Windows has no such locks")
+            raise WorkspaceError("GraphLearn writes no files on Windows", help=WSL)
         mode, flags = (fcntl.LOCK_SH, os.O_RDONLY) if shared else (fcntl.LOCK_EX, os.O_RDWR | os.O_CREAT)
-        handle = os.open(self.path, flags | os.O_CLOEXEC, 0o644)
+        handle = open_regular(self.path, flags)
         try:
             taken = _try_lock(handle, mode)
         except BaseException:
@@ -115,7 +133,7 @@ class _Turn:
     def wait(self, patience: float, on_wait: Callable[[], object] | None) -> bool:
         """Whether the lock came within `patience` seconds; if not, the handle is closed. Ctrl-C ends the wait."""
         threading.Thread(target=self._queue, name="lock", daemon=True).start()
-        quiet = min(patience, _QUIET) if on_wait is not None else patience
+        quiet = min(patience, QUIET) if on_wait is not None else patience
         try:
             came = self._came.wait(_seconds(quiet))
             if not came and on_wait is not None and patience > quiet:
@@ -182,11 +200,18 @@ def _close_in_children(lock: FileLock) -> None:
 
 
 def is_free(path: Path) -> bool:
-    """Whether no process holds the lock file; True if the file does not exist."""
-    try:
-        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
+    """Whether no process holds the lock file; False if it must not be read.
+
+    True if the file does not exist or is not a regular file, which `FileLock` refuses.
+    """
+    if not _CAN_LOCK:
         return True
+    try:
+        handle = open_regular(path)
+    except (FileNotFoundError, WorkspaceError):
+        return True
+    except PermissionError:
+        return False
     try:
         return _try_lock(handle, fcntl.LOCK_SH)
     finally:
@@ -196,8 +221,9 @@ def is_free(path: Path) -> bool:
 def holder_of(path: Path) -> Json:
     """The record of the holder: {"pid": .., "since": Unix seconds}; empty if unknown."""
     try:
-        value = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+        with open(open_regular(path), "rb") as file:
+            value = json.loads(file.read(_LONGEST_RECORD))
+    except (OSError, ValueError, RecursionError, WorkspaceError):
         return {}
     return value if isinstance(value, dict) else {}
 
@@ -210,8 +236,7 @@ def busy(path: Path, doing: str) -> WorkspaceError:
         return WorkspaceError(f"another job of this process is {doing}", help="let one job end before the next starts")
     who = f"process {pid}" if isinstance(pid, int) else "another process"
     when = f" since {datetime.fromtimestamp(since):%Y-%m-%d %H:%M:%S}" if isinstance(since, int | float) else ""
-    fix = f", or stop it: kill {pid}" if isinstance(pid, int) else ""
-    return WorkspaceError(f"{who} is {doing}{when}", help=f"wait until it ends{fix}")
+    return WorkspaceError(f"{who} is {doing}{when}", help="wait until it ends; `graphlearn runs` shows what is running")
 
 
 class Staging:
@@ -224,9 +249,11 @@ class Staging:
     def claim(self) -> Iterator[Path]:
         """A unique path in the folder, not created yet. Whatever is there at the end of the block is removed.
 
-        Rename it to keep it. Raises OSError if the folder is not writable.
+        Rename it to keep it. Raises OSError if the folder is not writable, and WorkspaceError if it or the folder
+        above is a link.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
+        for folder in (self.folder.parent, self.folder):
+            own_folder(folder)
         with FileLock(self.folder / ".lock"):
             self._sweep()
             token = f"{os.getpid()}-{secrets.token_hex(6)}"
@@ -236,19 +263,24 @@ class Staging:
         try:
             yield path
         finally:
-            shutil.rmtree(path, ignore_errors=True)  # leftovers are removed by the next claim
+            _remove(path)  # leftovers are removed by the next claim
             with suppress(OSError):
                 lock.path.unlink()
             lock.release()
 
     def _sweep(self) -> None:
-        for entry in self.folder.iterdir():
-            if entry.name == ".lock" or entry.suffix == ".lock":
-                continue
-            lock = entry.with_name(entry.name + ".lock")
-            if is_free(lock):
-                shutil.rmtree(entry, ignore_errors=True)
-                lock.unlink(missing_ok=True)
-        for lock in self.folder.glob("*-*.lock"):
-            if not lock.with_suffix("").exists() and is_free(lock):
-                lock.unlink(missing_ok=True)
+        for token in {entry.name.removesuffix(".lock") for entry in self.folder.iterdir()}:
+            lock = self.folder / f"{token}.lock"
+            if _TOKEN.fullmatch(token) and is_free(lock):
+                _remove(self.folder / token)
+                with suppress(OSError):
+                    lock.unlink()
+
+
+def _remove(path: Path) -> None:
+    """Remove a folder, or a link without what it leads to, as far as possible."""
+    if path.is_symlink():
+        with suppress(OSError):
+            path.unlink()
+    else:
+        shutil.rmtree(path, ignore_errors=True)

@@ -1,20 +1,22 @@
 """A workspace: a DuckDB file and a folder with the models and runs.
 
     kg.duckdb         DuckDB's tables and views
-    kg.graphlearn/    lock   database.lock   training/   models/   runs/
+    kg.graphlearn/    lock   database.lock   database.queue   training/   models/   runs/
 
-DuckDB lets either one process write a file or any number of processes read it. A job therefore keeps the file open only
-while it reads its input; it is `released` while a model trains. `training` locks one model. `writing` locks the folder
-while a model is published or dropped. Reading stored models requires no lock.
+DuckDB lets either one process write a file or any number of processes read it. A job therefore opens the file for
+`reading` only while it reads a model's input; it is `released` while the model trains. `training` locks one model.
+`writing` locks the folder while a model is published or dropped. Reading stored models requires no lock.
 """
 
 from __future__ import annotations
 
 import atexit
+import os
 import tempfile
 import threading
+import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
@@ -25,18 +27,44 @@ from graphlearn.errors import WorkspaceError
 from graphlearn.storage.artifacts import folder_name
 from graphlearn.storage.columns import literal
 from graphlearn.storage.database import PATIENCE, DatabaseFile, Say, database_file
-from graphlearn.storage.files import disk_errors
+from graphlearn.storage.files import disk_errors, own_folder
 from graphlearn.storage.locks import FileLock, busy, is_free
 
 MEMORY = ":memory:"
 _PUBLISHING = 10.0
 """Seconds to wait for another process that is publishing a model."""
+_POLL = 0.01
+"""Seconds between two attempts to close a connection that is in use."""
 
 
 def folder_of(database: Path) -> Path:
     """The artifact folder that belongs to a database file: kg.duckdb -> kg.graphlearn, kg.db -> kg.db.graphlearn."""
     stem = database.stem if database.suffix.lower() == ".duckdb" else database.name
     return database.with_name(f"{stem}.graphlearn")
+
+
+def path_of(database: str | Path) -> Path:
+    """The path of a database file, with ~ expanded. It need not exist. Raises WorkspaceError if there can be none."""
+    try:
+        path = Path(database).expanduser()
+        os.fsencode(path.absolute()).decode()
+        if path.is_dir():
+            place = path.absolute() / "kg.duckdb"
+            raise WorkspaceError(
+                f"{path.absolute()} is a folder, not a DuckDB file", help=f"name a file in it: {place}"
+            )
+        for each in (path, folder_of(path)):
+            with suppress(FileNotFoundError, NotADirectoryError):
+                each.stat()
+    except RuntimeError:
+        raise WorkspaceError(f"there is no user {Path(database).parts[0]}", help="check the path") from None
+    except UnicodeError:
+        raise WorkspaceError(f"DuckDB opens only paths in UTF-8, not {path.absolute()}", help="rename it") from None
+    except ValueError:  # a NUL character
+        raise WorkspaceError(f"{str(database)!r} is not the path of a file", help="for example kg.duckdb") from None
+    except OSError as error:
+        raise WorkspaceError(f"{database} cannot be opened: {error.strerror}", help="check the path") from None
+    return path
 
 
 class Workspace:
@@ -85,7 +113,7 @@ class Workspace:
             spill = literal(str(workspace.folder / "spill"))
             workspace._connection.execute(f"SET temp_directory = {spill}")
             return workspace
-        path = Path(database).expanduser().absolute()
+        path = path_of(database).absolute()
         _check_path(path, read_only)
         workspace = cls(folder_of(path), path, read_only=read_only)
         file = database_file(workspace, path, workspace.folder / "database.lock", read_only=read_only)
@@ -135,6 +163,22 @@ class Workspace:
         return cursor
 
     @contextmanager
+    def reading(self, queries: Collection[str]) -> Iterator[None]:
+        """Open the file for reading only inside the block, which runs `queries`, so that other processes can read it.
+
+        It stays open for writing if a query writes (`nextval`), or if something depends on it as in `released`. It is
+        opened for writing again at the end of the block or on the next use of `connection`, as after `released`.
+        """
+        file = self._file
+        shared = file is not None and self._is_quiet() and file.share(self, queries, patience=PATIENCE, say=self._say)
+        try:
+            yield
+        finally:
+            if shared:
+                self._release()
+                self._reopen()
+
+    @contextmanager
     def released(self) -> Iterator[None]:
         """Close the database file inside the block, so that other processes can open it.
 
@@ -143,15 +187,26 @@ class Workspace:
         the next use of `connection`. It stays open if something depends on it: an open transaction, rows not yet read,
         or another session of this process.
         """
-        if self._file is not None and all(map(_is_idle, (self._connection, *self._cursors))):
-            with suppress(duckdb.Error):
-                self._file.detach(self)
+        if self._is_quiet():
+            self._release()
         try:
             yield
         finally:
-            if self._file is not None:
-                with suppress(WorkspaceError):
-                    self._file.attach(self, patience=0, say=None)
+            self._reopen()
+
+    def _is_quiet(self) -> bool:
+        """Whether the database is a file, and no connection of this session is using it."""
+        return self._file is not None and all(map(_is_idle, (self._connection, *self._cursors)))
+
+    def _release(self) -> None:
+        if self._file is not None:
+            with suppress(duckdb.Error):
+                self._file.detach(self)
+
+    def _reopen(self) -> None:
+        if self._file is not None:
+            with suppress(WorkspaceError):
+                self._file.attach(self, patience=0, say=None)
 
     def check_not_training(self, model: str) -> None:
         """Raise WorkspaceError, as `training` does, if the model is being trained."""
@@ -171,7 +226,7 @@ class Workspace:
         self._check_writable()
         lock = FileLock(self._training_lock(model))
         with disk_errors(lock.path):
-            lock.path.parent.mkdir(parents=True, exist_ok=True)
+            own_folder(lock.path.parent)
             taken = lock.acquire()
         if not taken:
             raise busy(lock.path, f"training {model}")
@@ -215,14 +270,16 @@ class Workspace:
             self._writer.release()
 
     def close(self) -> None:
-        """Close all cursors and the database, and delete an in-memory workspace's folder. May be called repeatedly."""
+        """Close all cursors and the database, and delete an in-memory workspace's folder. May be called repeatedly.
+
+        Queries that other threads still run are interrupted.
+        """
         if self._closed:
             return
         self._closed = True
         file, self._file = self._file, None
-        for cursor in list(self._cursors):
-            cursor.close()
-        self._connection.close()
+        for connection in (*self._cursors, self._connection):
+            _close(connection)
         if file is not None:
             file.close(self)
         self._lock.release()
@@ -241,6 +298,17 @@ class Workspace:
         self._connection = connection
         _close_at_exit(connection)
         _close_at_exit(self)
+
+
+def _close(connection: duckdb.DuckDBPyConnection) -> None:
+    """Close a connection, after interrupting the query that another thread runs on it, if any."""
+    while True:
+        with suppress(duckdb.ConnectionException):  # closed already
+            connection.interrupt()
+        try:
+            return connection.close()
+        except duckdb.ResourceInUseException:
+            time.sleep(_POLL)
 
 
 def _is_idle(connection: duckdb.DuckDBPyConnection) -> bool:
@@ -271,8 +339,6 @@ def _close_at_exit(opened: Workspace | duckdb.DuckDBPyConnection) -> None:
 
 
 def _check_path(path: Path, read_only: bool) -> None:
-    if path.is_dir():
-        raise WorkspaceError(f"{path} is a folder, not a DuckDB file", help=f"name a file in it: {path / 'kg.duckdb'}")
     if not path.parent.is_dir():
         raise WorkspaceError(
             f"the folder {path.parent} does not exist", help=f"create it first: mkdir -p {path.parent}"

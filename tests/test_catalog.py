@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,8 +11,12 @@ from typing import Any
 import duckdb
 import pytest
 
-from graphlearn.catalog import catalog_tables, schemas
-from graphlearn.events import Evaluated, Event, JobStarted, Note, Step
+from graphlearn.catalog import catalog_tables, parse_time, schemas
+from graphlearn.errors import SqlError
+from graphlearn.events import Evaluated, Event, JobStarted, Note, Step, silent
+from graphlearn.jobs.registry import families
+from graphlearn.session import connect
+from graphlearn.show import moment, print_models, print_runs
 from graphlearn.storage.artifacts import ArtifactStore
 from graphlearn.storage.runs import RunFolder
 
@@ -53,11 +59,12 @@ def evaluated(at: float, epoch: int, mrr: float, split: str = "valid") -> Event:
 
 
 def test_empty_tables_have_their_types(sql: Any) -> None:
-    assert set(schemas()) == set(TYPES)
+    columns = schemas(families())
+    assert set(columns) == set(TYPES)
     for name, types in TYPES.items():
         assert sql(f"SELECT count(*) FROM {name}") == [(0,)]
         described = {row[0]: row[1] for row in sql(f"DESCRIBE {name}")}
-        assert list(described) == schemas()[name].names
+        assert list(described) == columns[name].names
         assert types.items() <= described.items()
 
 
@@ -130,6 +137,13 @@ def test_runs(sql: Any, tmp_path: Path) -> None:
     ]
 
 
+def test_very_large_metrics_of_runs_are_printed(sql: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    RunFolder.create(tmp_path, "m", "", {}).update(family="net3", status="done", metrics={"rmse": 7.4e27})
+    assert sql("SELECT rmse FROM runs") == [(7.4e27,)]
+    print_runs(tmp_path, None, as_json=False)
+    assert re.search(r"RMSE .*\n.*\n.* 7\.4e\+27 ", capsys.readouterr().out)
+
+
 def test_training_info_is_live(sql: Any, tmp_path: Path) -> None:
     run = RunFolder.create(tmp_path, "m", "", {})
     for event in (started(100), step(101, 5, 1, done=False), step(102, 10, 1, 0.5), evaluated(103, 1, 0.25)):
@@ -176,5 +190,80 @@ def test_damaged_event_lines_are_ignored(sql: Any, tmp_path: Path) -> None:
     run.append(step(1, 1, 1))
     run.close()
     with open(run.path / "events.jsonl", "a") as file:
-        file.write('[1]\nnull\n{"event": "step"}\n{"event": "evaluated", "time": 2, "metrics": 3}\n{"event": "st')
+        file.write('[1]\nnull\n{"event": "step"}\n' + "[" * 100_000 + "\n")
+        file.write('{"event": "step", "time": 1, "epoch": "x", "steps": [], "step": {}}\n')
+        file.write('{"event": "evaluated", "time": 2, "metrics": 3}\n{"event": "st')
     assert sql("SELECT kind FROM training_info") == [("epoch",), ("evaluation",)]
+
+
+def test_columns_are_those_of_the_kinds_of_models_in_the_workspace(tmp_path: Path) -> None:
+    assert {"mrr", "z_rmse", "entities", "freq"} <= set(catalog_tables(tmp_path)["models"].schema.names)
+    put(tmp_path, "m", {"family": "complex"})
+    for name, table in catalog_tables(tmp_path).items():
+        assert "mrr" in table.schema.names
+        assert "z_rmse" not in table.schema.names
+        assert ("entities" in table.schema.names) == (name in ("models", "model_versions"))
+    assert {"mrr_low", "mrr_high"} <= set(catalog_tables(tmp_path)["runs"].schema.names)
+    RunFolder.create(tmp_path, "n", "", {}).update(family="net3")
+    assert {"mrr", "z_rmse"} <= set(catalog_tables(tmp_path)["runs"].schema.names)
+    put(tmp_path, "unknown", {"family": "not installed"})
+    assert "macro_f1" not in catalog_tables(tmp_path)["models"].schema.names
+    assert "macro_f1" in catalog_tables(tmp_path, ["dhan"])["models"].schema.names
+
+
+def test_a_session_follows_the_kinds_of_models_in_its_workspace(tmp_path: Path) -> None:
+    triples = "SELECT i AS head, 'r' AS relation, i * 7 % 20 AS tail FROM range(40) t(i)"
+    series = "SELECT DATE '2024-01-01' + t::INTEGER AS ts, sin(t) AS value FROM range(60) a(t)"
+    (tmp_path / "job.sql").write_text(
+        f"CREATE MODEL n TYPE net3 OPTIONS (epochs = 1, window = 3) AS {series};"
+        "CREATE TABLE seen AS SELECT mrr, z_rmse FROM models;"
+    )
+    with connect(tmp_path / "kg.duckdb", emit=silent) as session:
+        session.sql(f"CREATE MODEL m TYPE distmult OPTIONS (dim = 4, epochs = 1) AS {triples}")
+        with pytest.raises(SqlError, match='"z_rmse" not found') as caught:
+            session.sql("SELECT z_rmse FROM models")
+        assert caught.value.help == "z_rmse is a column of models of TYPE net3, and this workspace has none"
+        with pytest.raises(SqlError, match='column named "freq"') as caught:
+            session.sql("SELECT m.freq FROM models m")
+        assert caught.value.help == "freq is a column of models of TYPE net3, and this workspace has none"
+        with pytest.raises(SqlError, match='"freq" not found') as caught:
+            session.sql("SELECT freq FROM runs")
+        assert "TYPE net3" not in str(caught.value.help)
+        session.run_file(tmp_path / "job.sql")
+        rows = session.sql("SELECT count(mrr), count(z_rmse) FROM models")
+        assert rows is not None
+        assert (
+            rows.fetchall()
+            == session.connection.sql("SELECT count(mrr), count(z_rmse) FROM seen").fetchall()
+            == [(1, 1)]
+        )  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    "time", ["9999-12-31T23:59:59-12:00", "0001-01-01T00:00:00+14:00", "0001-01-01", 10**400, 1e11]
+)
+def test_a_time_that_no_zone_can_show_is_unknown(sql: Any, tmp_path: Path, time: object) -> None:
+    assert (moment(parse_time(time)) == "") == isinstance(time, str | int)
+    put(tmp_path, "m", {"family": "complex"})
+    path = tmp_path / "models" / "m" / "1" / "manifest.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "created_at": time}))
+    run = RunFolder.create(tmp_path, "m", "", {})
+    run.update(started_at=time, status="failed")
+    print_models(tmp_path, as_json=False)
+    print_runs(tmp_path, None, as_json=False)
+    known = isinstance(time, float)
+    assert sql("SELECT created_at IS NOT NULL FROM models") == [(known,)]
+    assert sql("SELECT started_at IS NOT NULL FROM runs") == [(known,)]
+
+
+def test_events_of_absurd_values_hide_no_run(sql: Any, tmp_path: Path) -> None:
+    run = RunFolder.create(tmp_path, "m", "", {})
+    run.append(step(1, 1, 1))
+    run.close()
+    with open(run.path / "events.jsonl", "a") as file:
+        file.write('{"event": "evaluated", "time": 1, "epoch": []}\n')
+        file.write('{"event": "evaluated", "time": 1' + "0" * 400 + ', "epoch": 2}\n')
+        file.write('{"event": "evaluated", "time": 2, "epoch": 3, "split": "\\ud800"}\n')
+        file.write('{"event": "evaluated", "time": 2, "epoch": 4, "metrics": ' + '{"a":' * 900 + "1" + "}" * 901 + "\n")
+    rows = sql("SELECT kind, epoch, split FROM training_info WHERE epoch IS NOT NULL ORDER BY epoch")
+    assert rows == [("epoch", 1, None), ("evaluation", 3, r"\ud800"), ("evaluation", 4, None)]

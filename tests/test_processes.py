@@ -27,6 +27,16 @@ def run(sql):
     with connect("kg.duckdb", emit=silent) as session:
         result = session.sql(sql)
         return result.fetchall() if hasattr(result, "fetchall") else repr(result)
+def command(*words):
+    from click.testing import CliRunner
+    from graphlearn import cli
+    cli.PATIENCE = 0.2
+    done = CliRunner().invoke(cli.main, words, catch_exceptions=False)
+    return done.exit_code, done.stdout, done.stderr
+"""
+READ = """
+with connect("kg.duckdb", read_only=True, emit=silent) as session:
+    answer = session.sql("SELECT count(*) FROM triples").fetchall()
 """
 KEEP = "kept = connect('kg.duckdb', emit=silent)"
 
@@ -35,19 +45,19 @@ KEEP = "kept = connect('kg.duckdb', emit=silent)"
 def other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Peer]:
     """A second process in the folder of a workspace, with a function `run(sql)`; waiting is reported at once."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(locks, "_QUIET", 0.0)
+    monkeypatch.setattr(locks, "QUIET", 0.0)
     with duckdb.connect("kg.duckdb") as connection:
         connection.execute(f"CREATE TABLE triples AS {TRIPLES}")
     with peer(START) as started:
         yield started
 
 
-def training(act: Callable[[], object]) -> Callable[[Event], None]:
-    """An `emit` that calls `act` once, when training starts."""
+def training(act: Callable[[], object], phase: str = "train") -> Callable[[Event], None]:
+    """An `emit` that calls `act` once, when training or another phase starts."""
     acts = [act]
 
     def emit(event: Event) -> None:
-        if isinstance(event, PhaseStarted) and event.phase == "train" and acts:
+        if isinstance(event, PhaseStarted) and event.phase == phase and acts:
             acts.pop()()
 
     return emit
@@ -119,6 +129,28 @@ def test_a_file_that_ends_with_a_model_does_not_need_the_database_again(other: P
     with connect("kg.duckdb", emit=training(lambda: other.run(KEEP))) as session:
         assert [result.version for result in session.run_file("job.sql")] == [1]
         assert not session.workspace.is_open
+
+
+@pytest.mark.parametrize("phase", ["encode", "train", "publish"])
+def test_readers_work_in_every_phase_of_a_run(other: Peer, phase: str) -> None:
+    found: list[object] = []
+
+    def read() -> None:
+        found.append(other.run("answer = command('query', 'SELECT count(*) AS n FROM triples', '--csv')"))
+        found.append(other.run("answer = command('plan', 'job.sql')"))
+        found.append(other.run("answer = command('runs', '--json')"))
+        found.append(other.run(READ))
+
+    Path("job.sql").write_text(f"CREATE TABLE more AS FROM triples; CREATE MODEL n {TYPE} AS FROM more;")
+    with connect("kg.duckdb", emit=training(read, phase)) as session:
+        session.sql(f"CREATE MODEL m {TYPE} AS FROM triples")
+        rows, planned, listed, read_only = found
+        assert rows == [0, "n\n12\n", ""]
+        assert planned[0] == 0  # type: ignore[index]
+        assert planned[1].startswith("n (distmult): to train")  # type: ignore[index]
+        assert '"status":"running"' in listed[1].replace(" ", "")  # type: ignore[index]
+        assert read_only == [[12]]
+        session.sql("INSERT INTO triples FROM triples")  # the file is open for writing again
 
 
 # the command line

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -31,9 +33,13 @@ from graphlearn.errors import (
     WorkspaceError,
 )
 from graphlearn.events import Event, JobFinished, JobStarted, Note, silent
+from graphlearn.jobs.drawing import read_history, title
 from graphlearn.jobs.machine import Machine
+from graphlearn.jobs.registry import family
 from graphlearn.jobs.request import ModelResult
 from graphlearn.session import Session, connect
+from graphlearn.show import print_model, print_models
+from graphlearn.sinks import plain_sink
 
 TRIPLES = """
 CREATE TABLE triples AS
@@ -505,6 +511,115 @@ def test_plan_counts_rows_of_tables_the_file_will_make(session: Session) -> None
     assert [each.unchanged for each in session.plan_file("job.sql")] == [True]
 
 
+def test_a_missing_gpu_is_refused_before_anything_starts(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    create = f"CREATE MODEL m TYPE distmult OPTIONS (dim = 4, device = 'cuda') AS {QUERY}"
+    write(f"CREATE TABLE before AS SELECT 1; {create}")
+    for refused in (
+        lambda: session.plan_file("job.sql"),
+        lambda: session.run_file("job.sql"),
+        lambda: session.sql(f"EXPLAIN {create}"),
+    ):
+        with pytest.raises(OptionError, match="torch finds no GPU") as caught:
+            refused()
+        assert caught.value.exit_code == 2
+        assert caught.value.place is not None
+    assert rows(session, "SELECT count(*) FROM duckdb_tables() WHERE table_name = 'before'") == [(0,)]
+    assert rows(session, "FROM runs") == []
+
+
+@pytest.mark.parametrize(("name", "value"), [("dim", "63"), ("path", "x")])
+def test_a_wrong_override_is_one_error(session: Session, name: str, value: str) -> None:
+    write("".join(f"CREATE MODEL m{i} TYPE complex AS {QUERY};" for i in range(3)))
+    with pytest.raises(OptionError) as caught:
+        session.plan_file("job.sql", overrides={name: value})
+    assert caught.value.others == ()
+
+
+def test_plan_refuses_a_horizon_beyond_the_test_split(session: Session) -> None:
+    create = "CREATE MODEL m TYPE net3 OPTIONS (time = 't', horizon = 30) AS FROM series"
+    made = "CREATE TABLE series AS SELECT t, sin(t) AS value FROM range(100) a(t);"
+    write(made + create)
+    with pytest.raises(OptionError, match="horizon = 30 is longer than the test split") as caught:
+        session.plan_file("job.sql")
+    assert caught.value.place is not None
+    session.sql(made)
+    with pytest.raises(OptionError, match="horizon = 30 is longer than the test split"):
+        session.sql(f"EXPLAIN {create}")
+    write("INSERT INTO series SELECT t, sin(t) FROM range(100, 500) a(t);" + create)
+    (planned,) = session.plan_file("job.sql")  # a plan does not know the new rows
+    assert planned.plan is None
+
+
+DHAN = (
+    "OPTIONS (target = 'word', metapaths = {'x': ['likes', '-liks']})"
+    " AS (person AS (FROM persons), likes AS (FROM likes))"
+)
+UNUSABLE = {
+    "an option that names no table": (
+        "CREATE TABLE persons AS SELECT i AS id, ['a'] AS words, 'w' || i % 2 AS word FROM range(40) t(i);"
+        f"CREATE TABLE likes AS SELECT i AS source, i + 1 AS target FROM range(30) t(i);"
+        f"CREATE MODEL m TYPE dhan {DHAN};",
+        "the metapath x names liks",
+    ),
+    "an option that leaves no data": (
+        "CREATE TABLE s AS SELECT DATE '2020-01-01' + t::INT AS t, sin(t) AS value FROM range(99) a(t);"
+        "CREATE MODEL m TYPE net3 OPTIONS (start = '2030-01-01') AS FROM s;",
+        "there is no reading at or after start",
+    ),
+    "a query without rows": (
+        f"CREATE TABLE few AS FROM triples LIMIT 0; CREATE MODEL m {TYPE} AS FROM few;",
+        "the query has no rows",
+    ),
+    "a query that fails": (
+        f"CREATE MODEL m {TYPE} AS SELECT head, relation, error('late') AS tail FROM triples;",
+        "late",
+    ),
+    "a query that fails, after other tables were filled": (
+        f"CREATE TABLE other (a INT); INSERT INTO other VALUES (1); CREATE TABLE third AS SELECT 1 AS x;"
+        f"CREATE MODEL m {TYPE} AS SELECT head, relation, error('late') AS tail FROM triples;",
+        "late",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", UNUSABLE)
+def test_plan_reports_what_a_run_would(session: Session, case: str) -> None:
+    job, message = UNUSABLE[case]
+    write(job)
+    with pytest.raises(UserError, match=message) as planned:
+        session.plan_file("job.sql")
+    with pytest.raises(UserError, match=message) as ran:
+        session.run_file("job.sql")
+    assert planned.value.render() == ran.value.render()
+    assert planned.value.place is not None
+
+
+FILLED = "CREATE TABLE a AS FROM triples LIMIT 0; INSERT INTO a FROM triples;"
+LEFT_TO_THE_RUN = {
+    "a table that is filled": "CREATE TABLE t AS FROM triples LIMIT 0; INSERT INTO t FROM triples;",
+    "a table from a filled one": f"{FILLED} CREATE TABLE t AS FROM a;",
+    "a view of a filled table": f"{FILLED} CREATE VIEW t AS FROM a;",
+    "a prepared statement": "CREATE TABLE t AS FROM triples LIMIT 0;"
+    "PREPARE p AS INSERT INTO t FROM triples; EXECUTE p;",
+    "a file": "COPY triples TO 't.parquet'; CREATE VIEW t AS FROM 't.parquet';",
+    "answers": f"CREATE MODEL a {TYPE} AS {QUERY};"
+    "CREATE TABLE t AS SELECT head, relation, tail FROM predict('a', questions, k := 5);",
+    "a variable": "CREATE TABLE a AS SELECT 0 AS n; UPDATE a SET n = 9; SET VARIABLE n = (SELECT max(n) FROM a);"
+    "CREATE TABLE t AS FROM triples LIMIT getvariable('n');",
+}
+
+
+@pytest.mark.parametrize("case", LEFT_TO_THE_RUN)
+def test_plan_leaves_what_the_file_creates_to_the_run(session: Session, case: str) -> None:
+    write(f"{LEFT_TO_THE_RUN[case]} CREATE MODEL m {TYPE} AS FROM t; CREATE MODEL same {TYPE} AS {QUERY};")
+    *_, planned, same = session.plan_file("job.sql")
+    assert (planned.name, planned.unchanged) == ("m", False)
+    assert planned.plan is None or "no rows" not in planned.plan.text(Machine(1e9))
+    assert same.plan is not None
+    assert session.run_file("job.sql")[-1].status == "done"
+
+
 def test_files_that_cannot_be_read(session: Session) -> None:
     with pytest.raises(UserError, match=r"cannot read nowhere\.sql: No such file"):
         session.run_file("nowhere.sql")
@@ -519,6 +634,35 @@ def test_an_empty_file_does_nothing(session: Session) -> None:
     write("-- nothing yet\n")
     assert session.run_file("job.sql") == []
     assert session.plan_file("job.sql") == []
+
+
+UNTESTED = {
+    "distmult": f"{TYPE[:-1]}, test_fraction = 0, valid_fraction = 0.3) AS {QUERY}",
+    "net3": "TYPE net3 OPTIONS (time = 't', epochs = 1, split = [0.8, 0.2, 0]) AS SELECT t, sin(t) AS value "
+    "FROM range(200) a(t)",
+}
+
+
+@pytest.mark.parametrize("name", UNTESTED)
+def test_the_split_that_was_measured_is_named(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    create, lines = f"CREATE MODEL m {UNTESTED[name]}", io.StringIO()
+    with connect("kg.duckdb", emit=plain_sink(lines)) as session:
+        session.sql(TRIPLES)
+        made, again = session.sql(create), session.sql(create)
+        folder = session.workspace.folder
+    assert isinstance(made, ModelResult)
+    assert isinstance(again, ModelResult)
+    assert (made.status, made.split, again.status, again.split) == ("done", "valid", "unchanged", "valid")
+    assert re.search(r"; (filtered )?valid (MRR|RMSE) ", repr(made))
+    assert "<th>measured on</th>" in made._repr_html_()
+    assert re.search(r"m is up to date \(version 1\) · valid (MRR|RMSE) ", lines.getvalue())
+    print_models(folder, as_json=False)
+    print_model(folder, "m", None, as_json=False)
+    shown = capsys.readouterr().out
+    assert re.search(r" valid (MRR|RMSE) ", shown)
+    assert not re.search(r"test (MRR|RMSE|cells)", shown)
+    history = read_history(folder / "runs" / str(made.run))
+    assert " valid " in title(history, family(name).metrics)
 
 
 # The session itself
@@ -653,3 +797,25 @@ def test_keys_of_unusual_types_are_returned_unchanged(trained: Session, key: str
         (40,)
     ]
     trained.sql("DROP MODEL strange")
+
+
+def test_a_database_that_the_file_attaches_can_be_used() -> None:
+    job = """
+        ATTACH 'other.duckdb' AS other;
+        USE other;
+        CREATE TABLE facts AS SELECT i AS head, 'r' AS relation, i * 7 % 20 AS tail FROM range(40) t(i);
+        SELECT count(*) FROM facts;
+        USE kg;
+    """
+    with connect("kg.duckdb", emit=silent) as session:
+        session.run_file(write(job))
+        assert rows(session, "SELECT count(*) FROM other.facts") == [(40,)]
+
+
+def test_an_arrow_reader_is_refused_as_the_input_of_a_model(session: Session) -> None:
+    table = pa.table({"head": [1, 2, 3], "relation": [1, 1, 1], "tail": [2, 3, 1]})
+    reader = table.to_reader()
+    reader.read_next_batch()
+    with pytest.raises(InputError, match="reader is an Arrow reader, which can be read only once") as caught:
+        session.sql(f"CREATE MODEL m {TYPE} AS FROM reader")
+    assert caught.value.help == "read it into a table before: reader = reader.read_all()"

@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import duckdb
 import pytest
 
 from graphlearn import sinks
@@ -19,11 +20,13 @@ from graphlearn.events import (
     Note,
     PhaseAdvanced,
     PhaseFinished,
+    PhaseRunning,
     PhaseStarted,
     Step,
 )
-from graphlearn.sinks.sink import finish_line
-from graphlearn.text import duration
+from graphlearn.jobs.metrics import Metric
+from graphlearn.sinks.sink import expectation, finish_line, step_line
+from graphlearn.text import duration, number, sql_literal
 
 
 def a_job(folder: Path) -> list[Event]:
@@ -121,7 +124,7 @@ def test_plain_lines_are_few_and_informative(tmp_path: Path) -> None:
     assert 6 <= len(steps) <= 10, "40 steps, one per second, give about one line every five seconds"
     assert "epoch 4/4 · loss 0.25 · 61,234 triples/s · 1 min 05 s left" in steps[-1]
     assert sum("valid: MRR" in line for line in lines) == 4
-    assert "epoch 4, valid: MRR 0.4000 · Hits@10 50.0 % (best so far)" in text
+    assert "epoch 4, valid: MRR 0.4000 · Hits@10 0.5000 (best so far)" in text
     assert "final, test: MRR 0.2500" in text
     assert "evaluate took" not in text, "a validation pass prints only its metrics"
     assert lines[-1].endswith("kg.[red] trained as version 2 in 1 min 15 s · test MRR 0.2500")
@@ -196,7 +199,7 @@ def test_tensorboard_files_hold_loss_and_metrics(tmp_path: Path) -> None:
 
     read = EventAccumulator(str(tmp_path / "tensorboard"))
     read.Reload()
-    assert {"train/loss", "train/triples_per_second", "valid/mrr"} <= set(read.Tags()["scalars"])
+    assert {"train/loss", "train/examples_per_second", "valid/mrr"} <= set(read.Tags()["scalars"])
     assert len(read.Scalars("train/loss")) == 40
     assert [round(point.value, 3) for point in read.Scalars("valid/mrr")] == [0.1, 0.2, 0.3, 0.4]
 
@@ -227,6 +230,149 @@ def test_durations(seconds: float, text: str) -> None:
     assert duration(seconds) == text
 
 
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(8.14, "8.1 %"), (-0.04, "0.0 %"), (12345.6, "12,345.6 %"), (7.376e27, "7.4e+27 %"), (-1e15, "-1e+15 %")],
+)
+def test_percentages(value: float, text: str) -> None:
+    assert Metric(name="mape", label="MAPE", unit="%").text(value) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(-0.0, "0.0000"), (-0.00004, "-4e-05"), (3.14159, "3.1416"), (12345.67, "12,345.7"), (1e16, "1e+16")],
+)
+def test_numbers(value: float, text: str) -> None:
+    assert number(value) == text
+
+
+@pytest.mark.parametrize(
+    "text", ["NULL", "true", "-1.5", "'o''clock'", "[10, 5]", "['a', 'b']", "{'site': 'road', 'hours': [1, 2]}"]
+)
+def test_option_values_are_shown_as_sql(text: str) -> None:
+    with duckdb.connect() as connection:
+        ((value,),) = connection.execute(f"SELECT {text}").fetchall()
+    assert sql_literal(value) == text
+
+
 def test_the_reason_of_a_failure_is_left_to_the_error() -> None:
     event = JobFinished(run="r", model="m", status="interrupted", seconds=3.0, message="run r can continue")
     assert finish_line(event) == "m was interrupted after 3.00 s"
+
+
+@pytest.mark.parametrize(
+    ("eta", "age", "end"),
+    [
+        (None, None, "triples/s"),
+        (65.0, None, "triples/s · 1 min 05 s left"),
+        (3.2, 41.4, "triples/s · 3 s left · saved 41 s ago"),
+        (None, 130.0, "triples/s · saved 2 min 10 s ago"),
+    ],
+)
+def test_progress_shows_the_time_left_and_the_age_of_the_checkpoint(
+    eta: float | None, age: float | None, end: str
+) -> None:
+    """As far as they are known."""
+    event = Step(
+        epoch=1, epochs=2, step=1, steps=2, loss=0.5, examples_per_second=9.0, unit="triples",
+        eta_seconds=eta, checkpoint_age=age,
+    )  # fmt: skip
+    assert step_line(event).endswith(end)
+    for make in (plain, rich):
+        sink, stream = make()
+        sink(JobStarted(time=event.time - 10, run="r", model="m", family="complex", folder="f", options={}))
+        sink(event)
+        sink.close()
+        assert end in stream.getvalue()
+
+
+def a_long_preparation() -> list[Event]:
+    """A phase of 100 s that reports nothing but that it runs, and one of 60 s that counts."""
+    start = 1_700_000_000.0
+    beats = [
+        PhaseRunning(time=start + s, phase="prepare", seconds=float(s), expected_seconds=75) for s in range(2, 97, 5)
+    ]
+    counts = [PhaseAdvanced(time=start + 100 + s, phase="evaluate", done=10 * s) for s in range(1, 61)]
+    return [
+        JobStarted(time=start, run="r", model="m", family="net3", folder="/tmp", options={}),
+        PhaseStarted(time=start, phase="prepare"),
+        *beats,
+        PhaseFinished(time=start + 100, phase="prepare", seconds=100.0),
+        PhaseStarted(time=start + 100, phase="evaluate", total=600, unit="triples"),
+        *counts,
+    ]
+
+
+def test_logs_show_that_a_long_phase_runs() -> None:
+    sink, stream = plain()
+    for event in a_long_preparation():
+        sink(event)
+    lines = [line.partition(" m: ")[2] for line in stream.getvalue().splitlines()]
+    assert lines[1] == "prepare is running, 2.00 s so far, about 75 s expected"
+    last = [line for line in lines if line.startswith("prepare is")][-1]
+    assert last == "prepare is running, 1 min 27 s so far, longer than the 75 s expected"
+    assert "evaluate is running, 20 of 600 triples after 2.00 s" in lines
+    assert not any("600 of 600" in line for line in lines)  # then it is no longer known what is left
+    assert 10 < len(lines) < 25
+
+
+def test_no_bar_is_full_while_its_phase_runs() -> None:
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from graphlearn.sinks.live import bar_column
+
+    def drawn(total: int | None, done: int) -> str:
+        stream = io.StringIO()
+        console = Console(file=stream, width=80, no_color=True)
+        progress = Progress(bar_column(), console=console)
+        progress.add_task("prepare", total=total, completed=done)
+        console.print(progress.make_tasks_table(progress.tasks))
+        return stream.getvalue()
+
+    assert "50%" in drawn(10, 5)
+    for total, done in ((None, 0), (10, 10), (0, 0), (10, 12)):
+        assert "━" not in drawn(total, done)
+        assert "100%" not in drawn(total, done)
+
+
+def test_the_live_view_says_how_long_a_phase_was_expected_to_take() -> None:
+    sink, stream = rich()
+    for event in a_long_preparation()[:4]:
+        sink(event)
+    assert isinstance(sink, sinks.RichSink)
+    assert sink._bars().tasks[0].fields["amount"] == "about 75 s expected"
+    for event in a_long_preparation()[4:-62]:
+        sink(event)
+    assert sink._bars().tasks[0].fields["amount"] == "longer than the 75 s expected"
+    sink.close()
+    assert stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected", "words"),
+    [
+        (5, None, ""),
+        (1, 1.5, ""),
+        (5, 11, "about 11 s expected"),
+        (12, 11, "longer than the 11 s expected"),
+        (240, 11, "longer than the 11 s expected"),
+        (5, 1.5, "longer than the 2 s expected"),
+        (5, 0.2, "longer than expected"),
+    ],
+)
+def test_a_phase_that_takes_longer_says_so(seconds: float, expected: float | None, words: str) -> None:
+    assert expectation(PhaseRunning(phase="baselines", seconds=seconds, expected_seconds=expected)) == words
+
+
+@pytest.mark.parametrize("make", [plain, rich])
+def test_reading_a_large_input_before_the_run_is_shown(make: Callable[[], tuple[sinks.Sink, io.StringIO]]) -> None:
+    sink, stream = make()
+    sink(PhaseRunning(time=1_700_000_000.0, phase="measure", seconds=2.0))
+    if isinstance(sink, sinks.RichSink):
+        assert [task.description for task in sink._bars().tasks] == ["measure"]
+        sink(a_long_preparation()[0])
+        assert not sink._tasks
+    else:
+        assert "measure is running, 2.00 s so far" in stream.getvalue()
+    sink.close()

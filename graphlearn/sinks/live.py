@@ -12,17 +12,28 @@ from graphlearn.events import (
     Note,
     PhaseAdvanced,
     PhaseFinished,
+    PhaseRunning,
     PhaseStarted,
     Step,
 )
 from graphlearn.jobs.metrics import Metric, metrics_line
-from graphlearn.sinks.sink import EVALUATIONS, TRAINING, epochs_done, finish_line, metrics_of, step_line, when
+from graphlearn.sinks.sink import (
+    EVALUATIONS,
+    TRAINING,
+    best_so_far,
+    epochs_done,
+    expectation,
+    finish_line,
+    metrics_of,
+    step_line,
+    when,
+)
 from graphlearn.text import duration
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
     from rich.live import Live
-    from rich.progress import Progress, TaskID
+    from rich.progress import Progress, ProgressColumn, Task, TaskID
 
 
 class RichSink:
@@ -42,6 +53,7 @@ class RichSink:
     def __call__(self, event: Event) -> None:
         match event:
             case JobStarted():
+                self.close()  # what ran before the run
                 self._split, self._metrics = "test", metrics_of(event.family)
                 again = f" · resumed at step {event.resumed_at:,}" if event.resumed_at is not None else ""
                 self._say(f"[bold]{_plain(event.model)}[/] · {event.family} · [dim]run {_plain(event.run)}{again}[/]")
@@ -49,6 +61,8 @@ class RichSink:
                 self._begin(event.phase, event.total, event.unit)
             case PhaseAdvanced():
                 self._advance(event.phase, event.done)
+            case PhaseRunning():
+                self._run(event)
             case PhaseFinished():
                 self._end(event)
             case Step():
@@ -59,7 +73,7 @@ class RichSink:
                 if event.epoch and event.time - self._evaluated < EVALUATIONS:
                     return
                 self._evaluated = event.time
-                best = " [green]best so far[/]" if event.best else ""
+                best = f" [green]{best_so_far(event)}[/]" if event.best else ""
                 self._say(
                     f"    [dim]{when(event):<10}[/] {event.split} {metrics_line(event.metrics, self._metrics)}{best}"
                 )
@@ -79,12 +93,11 @@ class RichSink:
     def _bars(self) -> Progress:
         if self._progress is None:
             from rich.live import Live
-            from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+            from rich.progress import Progress, TextColumn, TimeElapsedColumn
 
             self._progress = Progress(
                 TextColumn("  {task.description:<10}"),
-                BarColumn(bar_width=30),
-                TaskProgressColumn(),
+                bar_column(),
                 TimeElapsedColumn(),
                 TextColumn("[dim]{task.fields[amount]}[/]"),
                 console=self._console,
@@ -112,6 +125,13 @@ class RichSink:
             self._begin(phase, None, "")
         self._bars().update(self._tasks[phase], completed=done)
 
+    def _run(self, event: PhaseRunning) -> None:
+        if event.phase not in self._tasks:
+            self._begin(event.phase, None, "")
+        expected = expectation(event)
+        if expected and event.phase != TRAINING:
+            self._bars().update(self._tasks[event.phase], amount=expected)
+
     def _step(self, event: Step) -> None:
         self._training = step_line(event)
         if TRAINING not in self._tasks:
@@ -131,7 +151,9 @@ class RichSink:
     def _finish(self, event: JobFinished) -> None:
         self.close()
         marks = {"done": "[green]✓[/]", "unchanged": "[green]=[/]", "failed": "[red]✗[/]"}
-        figures = f" · {self._split} {metrics_line(event.metrics, self._metrics)}" if event.metrics else ""
+        figures = (
+            f" · {event.split or self._split} {metrics_line(event.metrics, self._metrics)}" if event.metrics else ""
+        )
         self._say(f"{marks.get(event.status, '[yellow]![/]')} {_plain(finish_line(event))}{figures}")
 
     def close(self) -> None:
@@ -142,10 +164,33 @@ class RichSink:
         self._tasks, self._training, self._evaluation = {}, "", ""
 
 
+def bar_column() -> ProgressColumn:
+    """A column with a bar and a percentage, or with a spinner while nobody knows how much is left.
+
+    A bar without a total would look full on terminals without colours, and so would one whose phase still tidies up.
+    """
+    from rich.progress import BarColumn, ProgressColumn, SpinnerColumn, TaskProgressColumn
+    from rich.table import Table
+
+    bar, percent, spinner = BarColumn(bar_width=30), TaskProgressColumn(), SpinnerColumn()
+
+    class Bar(ProgressColumn):
+        def render(self, task: Task) -> RenderableType:
+            if not task.total or task.completed >= task.total:
+                return spinner.render(task)
+            both = Table.grid(padding=(0, 1))
+            both.add_row(bar.render(task), percent.render(task))
+            return both
+
+    return Bar()
+
+
 def _plain(text: str) -> str:
     from rich.markup import escape
 
-    return escape(text)
+    from graphlearn.errors import printable
+
+    return escape(printable(text))
 
 
 # output for programs

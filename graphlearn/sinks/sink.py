@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from graphlearn.events import Evaluated, Event, JobFinished, Step
+from graphlearn.events import Evaluated, Event, JobFinished, PhaseRunning, Step
 from graphlearn.jobs.metrics import Metric
 from graphlearn.jobs.registry import family, is_family
-from graphlearn.text import duration
+from graphlearn.text import duration, human_seconds
 
 TRAINING = "train"  # the phase that Step events belong to
 EVALUATIONS = 2.0  # minimum seconds between evaluation lines during training; short epochs would flood the screen
@@ -27,17 +27,48 @@ def time_left(seconds: float) -> str:
     return f"{round(seconds)} s left" if seconds < 60 else f"{duration(seconds)} left"
 
 
+def time_since(seconds: float) -> str:
+    """A time in the past in whole seconds: `12 s ago`."""
+    return f"{round(seconds)} s ago" if seconds < 60 else f"{duration(seconds)} ago"
+
+
 def step_line(event: Step) -> str:
     """The training progress on one line."""
-    return (
-        f"epoch {event.epoch}/{event.epochs} · loss {event.loss:.4g} · "
-        f"{event.examples_per_second:,.0f} {event.unit}/s · {time_left(event.eta_seconds)}"
-    )
+    speed = f"{event.examples_per_second:,.0f} {event.unit}/s"
+    line = f"epoch {event.epoch}/{event.epochs} · loss {event.loss:.4g} · {speed}"
+    if event.eta_seconds is not None:
+        line += f" · {time_left(event.eta_seconds)}"
+    if event.checkpoint_age is not None:
+        line += f" · saved {time_since(event.checkpoint_age)}"
+    return line
+
+
+def expectation(event: PhaseRunning) -> str:
+    """How long the plan expected a phase to take: `about 30 s expected`; empty if unknown or short.
+
+    After that time: `longer than the 30 s expected`.
+    """
+    expected = event.expected_seconds
+    if expected is None:
+        return ""
+    if event.seconds > expected:
+        return f"longer than the {human_seconds(expected)} expected" if expected >= 1 else "longer than expected"
+    return f"about {human_seconds(expected)} expected" if expected >= 2 else ""
+
+
+def elapsed(event: PhaseRunning) -> str:
+    """How long a phase has been running: `12.0 s so far, about 30 s expected`. See `expectation`."""
+    return ", ".join(filter(None, (f"{duration(event.seconds)} so far", expectation(event))))
 
 
 def when(event: Evaluated) -> str:
     """`epoch 12`, or `final` for the evaluation of the stored model after training."""
     return f"epoch {event.epoch}" if event.epoch else "final"
+
+
+def best_so_far(event: Evaluated) -> str:
+    """`best so far`, with the criterion unless it is the metric that is printed."""
+    return f"best so far by {event.criterion}" if event.criterion else "best so far"
 
 
 def metrics_of(name: str) -> tuple[Metric, ...]:

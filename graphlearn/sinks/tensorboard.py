@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+import os
+import socket
+import time
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from graphlearn.events import Evaluated, Event, JobFinished, JobStarted, Step
 
@@ -15,6 +18,7 @@ class TensorBoardSink:
     def __init__(self, folder: Path | None = None) -> None:
         self._folder = folder
         self._writer: Any = None
+        self._file: BinaryIO | None = None
         self._step = 0
 
     def __call__(self, event: Event) -> None:
@@ -25,7 +29,7 @@ class TensorBoardSink:
             case Step():
                 self._step = (event.epoch - 1) * event.steps + event.step
                 self._scalar("train/loss", event.loss, event)
-                self._scalar(f"train/{event.unit}_per_second", event.examples_per_second, event)
+                self._scalar("train/examples_per_second", event.examples_per_second, event)
             case Evaluated():
                 for name, value in event.metrics.items():
                     self._scalar(f"{event.split}/{name}", value, event)
@@ -35,16 +39,31 @@ class TensorBoardSink:
                 pass
 
     def _open(self, folder: Path) -> None:
-        from torch.utils.tensorboard import SummaryWriter
+        from tensorboard.compat.proto.event_pb2 import Event as Record
+        from tensorboard.summary.writer.record_writer import RecordWriter
 
-        self._writer = SummaryWriter(str(folder))
+        from graphlearn.storage.files import open_regular, own_folder
+
+        if self._folder is None:
+            own_folder(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        name = f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}.{os.getpid()}"
+        # not SummaryWriter: its thread prints a traceback when the folder is removed, and opens the file at every write
+        self._file = open(open_regular(folder / name, os.O_WRONLY | os.O_APPEND | os.O_CREAT), "ab")  # noqa: SIM115
+        self._writer = RecordWriter(self._file)
+        self._writer.write(Record(wall_time=time.time(), file_version="brain.Event:2").SerializeToString())
 
     def _scalar(self, name: str, value: float, event: Event) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event as Record
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
         if self._writer is not None and math.isfinite(value):
-            self._writer.add_scalar(name, value, self._step, walltime=event.time)
+            summary = Summary(value=[Summary.Value(tag=name, simple_value=value)])
+            self._writer.write(Record(wall_time=event.time, step=self._step, summary=summary).SerializeToString())
+            self._writer.flush()
 
     def close(self) -> None:
         """Flush and close the file."""
-        if self._writer is not None:
-            self._writer.close()
-        self._writer = None
+        if self._file is not None:
+            self._file.close()
+        self._writer = self._file = None

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import duckdb
+import pyarrow as pa
 
 from graphlearn.errors import (
     GraphLearnError,
@@ -22,20 +23,22 @@ from graphlearn.errors import (
     UserError,
     did_you_mean,
 )
-from graphlearn.jobs.registry import takes_keys
+from graphlearn.jobs.registry import table_functions, takes_keys
 from graphlearn.sql import engine
 from graphlearn.sql.calls import Call, calls_inside, find_calls
 from graphlearn.sql.diagnose import Fault, around
-from graphlearn.sql.options import constant, read_options
+from graphlearn.sql.options import constant, override_place, read_options
 from graphlearn.sql.rewrite import Rewritten
 from graphlearn.sql.source import Token
 from graphlearn.sql.statements import CreateModel, InputText, Passthrough, Statement
-from graphlearn.sql.words import NO_ALIAS
+from graphlearn.sql.words import CATALOG, NO_ALIAS
 from graphlearn.storage.artifacts import fold
 from graphlearn.storage.columns import literal, quoted
 from graphlearn.storage.interrupt import INTERRUPTED, interruption
+from graphlearn.storage.memory import check_address_space
 
 if TYPE_CHECKING:
+    from graphlearn.catalog import LiveTable
     from graphlearn.jobs.family import Role
     from graphlearn.jobs.functions import ModelReader
     from graphlearn.jobs.request import ModelRequest
@@ -54,7 +57,8 @@ class BoundModel:
 
 @dataclass
 class Binder:
-    """Binds statements on the user's connection. `tables` are the system tables, `scope` the user's Python variables,
+    """Binds statements on the user's connection. `tables` makes the system tables, also with
+    the columns of the TYPE names that it is called with. `scope` the user's Python variables,
     `variables` the values that replace those of SET VARIABLE (a str is text if the statement sets a text). `warn` is
     called with warnings about the rows of a call and the place of the call.
 
@@ -64,7 +68,7 @@ class Binder:
 
     workspace: Workspace
     reader: ModelReader
-    tables: Mapping[str, object]
+    tables: Callable[[Collection[str]], Mapping[str, LiveTable]]
     scope: Mapping[str, object] = field(default_factory=dict)
     variables: Mapping[str, object] = field(default_factory=dict)
     warn: Callable[[str, Place], None] = lambda _, __: None
@@ -82,9 +86,14 @@ class Binder:
         words = {t.value for t in tokens if t.kind in ("name", "quoted")}
         return {word: self.scope[word] for word in words if word in self.scope}
 
-    def offer_tables(self, words: Iterable[str]) -> None:
-        """Register the system tables among `words` as temporary views, unless the user has a table of that name."""
-        for name in {word.lower() for word in words} & set(self.tables):
+    def offer_tables(self, words: Iterable[str], also: Collection[str] = ()) -> None:
+        """Register the system tables among `words` as temporary views, unless the user has a table of that name.
+
+        `also`: the TYPE names of models that are not stored yet.
+        """
+        wanted = {word.lower() for word in words} & set(CATALOG)
+        tables = self.tables(also) if wanted else {}
+        for name in wanted:
             found = self.connection.execute(
                 "SELECT temporary, false FROM duckdb_tables() WHERE lower(table_name) = $1 AND (temporary OR "
                 "(database_name, schema_name) = (current_database(), current_schema())) UNION ALL "
@@ -95,8 +104,17 @@ class Binder:
             ours, users = any(mine for _, mine in found), any(not mine for _, mine in found)
             if ours and users:
                 self.connection.unregister(name)
-            elif not ours and not users:
-                self.connection.register(name, self.tables[name])
+            elif not users and not (ours and self._keeps(name, tables[name].schema.names)):
+                self.connection.register(name, tables[name])
+
+    def _keeps(self, view: str, columns: list[str]) -> bool:
+        """Whether a registered table has these columns, or cannot be replaced because a transaction is open."""
+        found = self.connection.execute(
+            "SELECT column_name FROM duckdb_columns() WHERE database_name = 'temp' AND lower(table_name) = $1 "
+            "ORDER BY column_index",
+            [view],
+        ).fetchall()
+        return [name for (name,) in found] == columns or engine.in_transaction(self.connection)
 
     def statement(self, statement: Passthrough) -> tuple[Rewritten, dict[str, object]]:
         """One of DuckDB's statements with its table functions resolved, and the objects it reads."""
@@ -109,6 +127,8 @@ class Binder:
                 place=statement.place(calls[0].span[0], len(name)),
                 help="store the rows in a table: CREATE TABLE … AS FROM " + name + "(…)",
             )
+        if calls:  # a mistake in the text comes before one in a call
+            engine.statement_type(self.connection, statement.verbatim())
         query, names = self.resolve(statement.verbatim(), calls)
         name, value = set_variable(statement)
         if name in self.variables:
@@ -135,6 +155,7 @@ class Binder:
         self._check_name(create)
         with placed(create.at(create.family_span)):
             kind = family(create.family)
+            check_address_space()
         options = read_options(self.connection, create, kind.options_type, overrides)
         roles = _roles(create, kind.roles(options, [text.role for text in create.inputs if text.role]))
         inputs: dict[str, str] = {}
@@ -143,9 +164,13 @@ class Binder:
         names: dict[str, object] = {}
         for role, text in roles.items():
             calls = find_calls(Passthrough(create.source, *text.span, "SELECT"))
+            if calls:
+                engine.statement_type(self.connection, create.verbatim(text.span))
             query, read = self.resolve(create.verbatim(text.span), calls, f"__{role}")
             columns[role] = engine.columns(self.connection, query, read)
-            names |= self._used(query, read)
+            used = self._used(query, read)
+            _check_rereadable(query, used)
+            names |= used
             inputs[role], queries[role] = query.text, query
         for role, query in queries.items():
             try:
@@ -154,6 +179,15 @@ class Binder:
                 raise error.at(_column_place(query, columns[role], error.message)) from None
             except OptionError as error:
                 raise error.at(_option_place(create, error)) from None
+        try:
+            for name, reason in kind.unused(columns, options).items():
+                options.refuse([name], reason, "leave it out")
+            if getattr(options, "device", None) == "cuda":
+                from graphlearn.models.core.device import choose_device
+
+                choose_device("cuda")  # raises without a GPU; only this case pays for importing torch
+        except OptionError as error:
+            raise error.at(_option_place(create, error, overrides)) from None
         request = ModelRequest(
             name=create.name, family=create.family, options=options, inputs=inputs, statement=create.text
         )
@@ -184,7 +218,7 @@ class Binder:
         }
 
     def _check_name(self, create: CreateModel) -> None:
-        if create.name.lower() in self.tables:
+        if create.name.lower() in CATALOG:
             raise UserError(
                 f"{create.name} is the name of a system table",
                 place=create.at(create.name_span),
@@ -216,7 +250,11 @@ class Binder:
             key: constant(self.connection, Rewritten.verbatim(call.source, *value))
             for key, (_, value) in call.named.items()
         }
-        argument, cursor = self._argument(call)
+        try:
+            argument, cursor = self._argument(call)
+        except SqlError:
+            self._check_function(call)
+            raise
         with placed(place(call.span[0], len(call.function))):
             try:
                 at = place(*_span(call.span))
@@ -225,7 +263,7 @@ class Binder:
                 if planned is not None:
                     request = planned.request
                     shape = family(request.family).shape(request, planned.columns)
-                    source = functions.planned(request.family.lower(), shape, asked)
+                    source = functions.planned(request, shape, asked)
                 elif fold(call.model) in self.planned:
                     raise ModelNotFound(f'model "{call.model}" is dropped by an earlier statement')
                 else:
@@ -239,6 +277,22 @@ class Binder:
                 about_model = not isinstance(error, UserError) or isinstance(error, ModelNotFound)
                 raise error.at(place(*_span(call.model_span)) if about_model else None) from None
         return engine.Watched(source, place(*_span(call.span)))
+
+    def _check_function(self, call: Call) -> None:
+        """Raise UserError if the model exists and has no such function, whatever its argument."""
+        from graphlearn.jobs import functions
+
+        planned = self.planned.get(fold(call.model))
+        family_name, options = "", {}
+        if planned is not None:
+            family_name, options = planned.request.family.lower(), asdict(planned.request.options)
+        else:
+            with suppress(GraphLearnError):
+                artifact = self.reader.store.load(call.model)
+                family_name, options = functions.family_of(artifact), dict(functions.options_of(artifact))
+        if family_name:
+            with placed(call.source.place(call.span[0], len(call.function))):
+                functions.function_of(family_name, call.function, options)
 
     def _argument(self, call: Call) -> tuple[str | None, Callable[[], duckdb.DuckDBPyConnection]]:
         """The SQL of the relation that a call reads, and a factory of cursors that can run it."""
@@ -292,20 +346,31 @@ class Binder:
         return cursor
 
     def look(self, statement: Statement) -> None:
-        """Before each statement: register the system tables that it names, and save the state for new cursors."""
+        """Before each statement: register the system tables that it names, and save the state for new cursors.
+
+        Only the relation of a table function is read by a cursor of its own, so other statements save no state.
+        """
+        self._state = []
+        if engine.is_aborted(self.connection):
+            return
+        words = {token.value.lower() for token in statement.tokens}
+        self.offer_tables(words)
+        if words & set(table_functions()):
+            self._state = self._settings()
+
+    def _settings(self) -> list[str]:
+        """Statements that give a new cursor the search path, time zone and variables of the user's connection."""
         found: list[str] = []
-        if not engine.is_aborted(self.connection):
-            self.offer_tables(token.value for token in statement.tokens)
-            path = self.connection.execute("SELECT current_setting('search_path')").fetchall()[0][0]
-            if path:
-                found.append(f"SET search_path = {literal(path)}")
-            zone = self.connection.execute("SELECT current_setting('TimeZone')").fetchall()[0][0]
-            found.append(f"SET SESSION TimeZone = {literal(zone)}")
-            variables = self.connection.execute("SELECT name, value, type FROM duckdb_variables()").fetchall()
-            for name, value, type_name in variables:
-                typed = "NULL" if type_name == '"NULL"' else f"{literal(value)}::{type_name}"
-                found.append(f"SET VARIABLE {quoted(name)} = {typed}")
-        self._state = found
+        path = self.connection.execute("SELECT current_setting('search_path')").fetchall()[0][0]
+        if path:
+            found.append(f"SET search_path = {literal(path)}")
+        zone = self.connection.execute("SELECT current_setting('TimeZone')").fetchall()[0][0]
+        found.append(f"SET SESSION TimeZone = {literal(zone)}")
+        variables = self.connection.execute("SELECT name, value, type FROM duckdb_variables()").fetchall()
+        for name, value, type_name in variables:
+            typed = "NULL" if type_name == '"NULL"' else f"{literal(value)}::{type_name}"
+            found.append(f"SET VARIABLE {quoted(name)} = {typed}")
+        return found
 
 
 def set_variable(statement: Passthrough) -> tuple[str, list[Token]]:
@@ -383,6 +448,17 @@ def _roles(create: CreateModel, roles: tuple[Role, ...]) -> dict[str, InputText]
     return found
 
 
+def _check_rereadable(query: Rewritten, names: Mapping[str, object]) -> None:
+    """Raise InputError for an Arrow reader: the rows of a model's input are read more than once."""
+    for token in query.tokens:
+        if isinstance(names.get(token.value), pa.RecordBatchReader):
+            raise InputError(
+                f"{token.value} is an Arrow reader, which can be read only once",
+                place=query.source.place(token.start, len(token.text)),
+                help=f"read it into a table before: {token.value} = {token.value}.read_all()",
+            )
+
+
 def _column_place(query: Rewritten, columns: dict[str, str], message: str) -> Place:
     """The place for a message about columns: the first column that it names and the query writes, else the query."""
     required = ("head", "relation", "tail", "split")
@@ -396,8 +472,10 @@ def _column_place(query: Rewritten, columns: dict[str, str], message: str) -> Pl
     return query.place()
 
 
-def _option_place(create: CreateModel, error: OptionError) -> Place:
+def _option_place(create: CreateModel, error: OptionError, overrides: Mapping[str, object] | None = None) -> Place:
     """The place of the option's value, else of the family."""
+    if overrides and error.key is not None and error.key in overrides:
+        return override_place(error.key, overrides[error.key])
     spans = [option.value_span for option in create.options if option.key == error.key]
     return create.at(spans[0] if spans else create.family_span)
 
@@ -432,7 +510,8 @@ def _keys(call: Call) -> Rewritten | None:
         return None
     argument = Rewritten.verbatim(call.source, *call.argument)
     first, *rest = argument.tokens
-    if first.text == "(" or (first.kind in ("name", "quoted") and all(t.text == "." for t in rest[::2])):
+    named = first.kind in ("name", "quoted") and first.word != "NULL" and all(t.text == "." for t in rest[::2])
+    if first.text == "(" or named:
         return call.question()
     if first.text == "[":
         return "SELECT unnest(" + argument + ") AS key"

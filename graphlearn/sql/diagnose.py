@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import json
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from difflib import get_close_matches
 from itertools import pairwise
 from pathlib import Path
 
 from graphlearn.errors import GraphLearnError, Place, SqlError, WorkspaceError, nearest
-from graphlearn.jobs.registry import table_functions
+from graphlearn.jobs.registry import measured_by, table_functions
 from graphlearn.sql.rewrite import Rewritten
+from graphlearn.sql.semicolon import missing_semicolon, next_statement
 from graphlearn.sql.source import Token
-from graphlearn.sql.words import BEFORE_TABLE, CATALOG, KEYWORDS, RENAMED_COLUMNS, STARTERS
+from graphlearn.sql.words import BEFORE_TABLE, CATALOG, CLAUSES, KEYWORDS, NO_ALIAS, RENAMED_COLUMNS
 from graphlearn.types import Json
 
+_FILE = re.compile(r'file "(.*)"')
 _OFFERS = ("Candidate bindings", "Candidate tables", "Candidate extensions", "Did you mean")
 _PYTHON_STREAM = re.compile(r"failed: (?:Unknown error: )?(?:[\w.]+: )?(.*?)(?:\. Detail: |$)", re.DOTALL)
 _PARAMETERS = re.compile(r"Values were not provided for the following parameters: ([^,\s]+)")
+_COLUMN = re.compile(r'(?:Referenced column|column named) "(\w+)"')
 _PYTHON_OBJECT = re.compile(r'Python Object "(.*?)" of type "(.*?)"')
 
 
@@ -61,7 +65,11 @@ class Fault:
     @classmethod
     def from_record(cls, record: Json) -> Fault:
         """Parse DuckDB's JSON record of an error."""
-        headline, _, details = str(record["exception_message"]).strip().partition("\n")
+        message = str(record["exception_message"])
+        if (brace := message.find('{"exception_type"')) >= 0:  # an error of a thread that writes
+            with suppress(ValueError, KeyError):
+                message = json.loads(message[brace:])["exception_message"]
+        headline, _, details = str(message).strip().partition("\n")
         start, length = None, 0
         if found := re.fullmatch(r"\[(\d+), *(\d+)\]", str(record.get("location", ""))):
             start, length = int(found[1]), int(found[2])
@@ -89,10 +97,16 @@ class Fault:
         if found := _PARAMETERS.match(self.message):
             return _parameter(query, found[1])
         place = query.source.place(*self._span(query))
+        if self.message.startswith("syntax error") and self.start is not None:
+            following = next_statement(query.source, query.tokens, place.start)
+            if following is not None:
+                return missing_semicolon(query.source, following)
         message, help = self._words(query, place.start)
-        if "No space left on device" in self.message:
-            return WorkspaceError(self.message, place=place, help="free some disk space, then run again")
-        unknown = self.kind == "Catalog" and "does not exist" in self.message
+        if "No space left on device" in self.message or "File too large" in self.message:
+            file = _FILE.search(self.message)
+            message = f"the disk is full: could not write to {file[1]}" if file else self.message
+            return WorkspaceError(message, place=place, help="free some disk space, then run again")
+        unknown = self.kind == "Catalog" and ("does not exist" in message or "No catalog + schema" in message)
         missing = unknown or "No such file" in message or message.startswith("No files found")
         return (MissingError if missing else SqlError)(message, place=place, help=help)
 
@@ -123,7 +137,8 @@ class Fault:
                 f'there is no table "{found[1]}", and the Python variable of that name is a {found[2]}',
                 "only data frames, Arrow tables, relations and NumPy arrays can be read as tables",
             )
-        if "of the Python object" in message and (found := _PYTHON_STREAM.search(message)):
+        ours = "of the Python object" in message or "from the object registered as" in message
+        if ours and (found := _PYTHON_STREAM.search(message)):
             return found[1].strip().splitlines()[0], None
         if message.startswith("syntax error"):
             if self.start is not None and query.is_after_end(self.start):
@@ -136,6 +151,8 @@ class Fault:
             return message, _file_help(found[1])
         if (found := re.match(r'Referenced column "(\w+)"', message)) and found[1].lower() in RENAMED_COLUMNS:
             return f"`{found[1]}` is now `{RENAMED_COLUMNS[found[1].lower()]}`", None
+        if (missing := _COLUMN.search(message)) and (help := _kind_help(missing[1], query.tokens)):
+            return message, help
         words = self._candidates()
         if self.entry == "Table" and self.subtype == "MISSING_ENTRY":
             words = [*nearest(self.name, list(CATALOG)), *(w for w in words if nearest(self.name, [w]))]
@@ -173,8 +190,12 @@ class Fault:
         token = next((t for t in query.tokens if t.start == start), None)
         if token is None:
             return None
-        if before and token.word in STARTERS and "\n" in query.source.sql[before[-1].end : token.start]:
-            return f"is a semicolon missing before {token.word}?"
+        if token.text == ")" and token.kind == "operator":
+            return "something is missing before )"
+        if token.text == "." and before and before[-1].word in NO_ALIAS:
+            return f'{before[-1].text} is a keyword; put a name in double quotes: "{before[-1].text}"'
+        if token.word in NO_ALIAS - CLAUSES and before and (before[-1].kind != "operator" or before[-1].text == ")"):
+            return f'{token.text} is a keyword; put a name in double quotes: "{token.text}"'
         for word in (token.word, before[-1].word if before else ""):
             near = get_close_matches(word, KEYWORDS, 1, 0.7) if len(word) > 2 and word not in KEYWORDS else []
             if near:
@@ -210,6 +231,14 @@ def around(function: str, name: str, place: Place) -> SqlError:
         place=place,
         help=f"query all rows at once: {table_functions()[function].call(function)}",
     )
+
+
+def _kind_help(column: str, tokens: list[Token]) -> str | None:
+    """Why a system table lacks the column of a kind of model; None if it is no such column."""
+    tables = {token.value.lower() for token in tokens} & set(CATALOG)
+    types = measured_by(column, counts=bool(tables & {"models", "model_versions"})) if tables else []
+    shown = ", ".join(types[:3]) + (", …" if len(types) > 3 else "")
+    return f"{column} is a column of models of TYPE {shown}, and this workspace has none" if types else None
 
 
 def _file_help(pattern: str) -> str | None:

@@ -4,6 +4,9 @@ The statements are bound in order, inside a transaction that is rolled back: tab
 settings normally; queries and changes of data are only explained; models are checked and recorded. Settings are
 restored at the end. What is unknown before the file runs (a file that COPY will write, a table in a database that
 ATTACH will open) is left to the run.
+
+A workspace that is open read-only can be planned too: tables and views are then created in an empty database that comes
+first in the search path. What a file alters in the workspace's own tables is left to the run.
 """
 
 from __future__ import annotations
@@ -11,37 +14,56 @@ from __future__ import annotations
 import json
 import os
 import shlex
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, replace
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import duckdb
 
-from graphlearn.errors import GraphLearnError, ModelExists, ModelNotFound, SqlError, raise_all
+from graphlearn.errors import (
+    ArtifactError,
+    GraphLearnError,
+    InputError,
+    ModelExists,
+    ModelNotFound,
+    Place,
+    SqlError,
+    UserError,
+    raise_all,
+)
 from graphlearn.sql import engine
-from graphlearn.sql.binding import Binder, BoundModel, in_transaction, placed, taken
+from graphlearn.sql.binding import Binder, BoundModel, errors_of, in_transaction, placed, taken
+from graphlearn.sql.calls import find_calls
+from graphlearn.sql.copies import SEVERAL_FILES, local_path, target_of
 from graphlearn.sql.diagnose import MissingError
-from graphlearn.sql.options import constant
-from graphlearn.sql.reader import Reader
+from graphlearn.sql.options import OUTSIDE
 from graphlearn.sql.rewrite import Rewritten
+from graphlearn.sql.scratch import REFUSED, has_table, scratch
+from graphlearn.sql.semicolon import SemicolonError
 from graphlearn.sql.source import Token
 from graphlearn.sql.statements import CreateModel, DropModel, ExplainModel, Passthrough, Statement
-from graphlearn.sql.words import CATALOG
-from graphlearn.storage.artifacts import fold
+from graphlearn.sql.words import CATALOG, RESERVED
+from graphlearn.storage.artifacts import ArtifactStore, fold
 from graphlearn.storage.columns import literal, quoted
+from graphlearn.storage.interrupt import to_the_end
 
 if TYPE_CHECKING:
     from graphlearn.jobs.dataflow import Dataflow
 
+_CHANGES_COLUMNS = frozenset(("ALTER", "DROP", "CREATE"))
+"""First words of statements after which a table may have other columns, or none."""
 _EXPLAINED = frozenset(("SELECT", "INSERT", "UPDATE", "DELETE", "MERGE_INTO", "COPY"))
 _EXECUTED = frozenset(("CREATE", "DROP", "ALTER"))
 _SETTINGS = frozenset(("SET", "VARIABLE_SET"))
-_SEVERAL_FILES = frozenset(("PARTITION_BY", "PER_THREAD_OUTPUT", "FILE_SIZE_BYTES"))
-"""Options with which COPY writes a folder."""
 _OPENING = frozenset(("COPY", "ATTACH", "LOAD", "INSTALL", "CALL", "EXECUTE", "PREPARE", "EXPORT", "PRAGMA"))
 """Kinds of statements whose effects, unknown to a dry run, later statements may need."""
+
+_FILLING = frozenset(("INSERT", "UPDATE", "DELETE", "MERGE", "TRUNCATE", "ALTER", "WITH"))
+"""First words of statements that may change data; a plan does not execute them."""
 
 Overrides = Callable[[str], Mapping[str, object]]
 """From a model's name to the options given for it outside the file."""
@@ -51,10 +73,13 @@ Step = tuple[Rewritten, dict[str, object]]
 """A statement that a dry run has executed, and the objects it read."""
 
 
-def dry_run(binder: Binder, statements: list[Statement], overrides: Overrides) -> list[BoundModel]:
+def dry_run(
+    binder: Binder, statements: list[Statement], overrides: Overrides, *, read_only: bool = False
+) -> list[BoundModel]:
     """Bind all statements without changing anything. Returns the models that they create.
 
-    Raises the first error, with the rest in its `others`.
+    `read_only`: the database is, although the file may change it. Raises the first error, with the rest in its
+    `others`.
     """
     bound: list[BoundModel] = []
     errors: list[GraphLearnError] = []
@@ -63,29 +88,72 @@ def dry_run(binder: Binder, statements: list[Statement], overrides: Overrides) -
     idle: dict[str, CreateModel] = {}
     made: list[Path] = []
     blind = False  # an earlier statement has effects that only the run will show
-    broken: set[str] = set()  # models whose CREATE MODEL has an error; calls of them would only repeat it
+    broken: set[str] = set()  # names in statements with an error; what they would create is missing only for that
+    altered = False  # an earlier statement would change stored tables
     transaction = False
-    with _rolled_back(binder.connection):
+    _offer_tables(binder, statements)
+    with _rolled_back(binder.connection, read_only=read_only) as follow:
         for statement in statements:
             try:
                 transaction = _in_transaction(statement, transaction)
                 _check_used(binder, statement, overrides, idle)
                 blind |= _one(binder, statement, overrides, bound, done)
                 _check_target(binder, statement, made)
-            except (MissingError, ModelNotFound) as error:
-                if isinstance(statement, CreateModel):
-                    broken.add(fold(statement.name))
-                asked = {fold(token.value) for token in statement.tokens if token.kind == "string"}
-                if not blind and not (isinstance(error, ModelNotFound) and asked & broken):
-                    errors.append(error)
             except GraphLearnError as error:
-                errors.append(error)
-                if isinstance(statement, CreateModel):
-                    broken.add(fold(statement.name))
+                refused = read_only and REFUSED in error.message  # it binds, but must change nothing here
+                altered |= refused and isinstance(statement, Passthrough) and statement.kind in _CHANGES_COLUMNS
+                blind |= altered
+                follows = altered and isinstance(error, SqlError | InputError)
+                if isinstance(error, MissingError | ModelNotFound):
+                    follows |= blind or _missing(error) in broken
+                if not refused and not follows:
+                    errors.append(error)
+                if not refused:
+                    broken |= _made(statement, error)
             if engine.is_aborted(binder.connection):
                 _again(binder.connection, done)
-    raise_all(errors)
+            follow()
+    raise_all(_once(errors))
     return bound
+
+
+def _once(errors: list[GraphLearnError]) -> list[GraphLearnError]:
+    """The errors, but only one for each option given outside the file, which may be wrong for every model."""
+    seen: set[Place] = set()
+    found = []
+    for error in errors:
+        outside = error.place is not None and error.place.file == OUTSIDE
+        if error.place is None or not outside or error.place not in seen:
+            found.append(error)
+        if error.place is not None:
+            seen.add(error.place)
+    return found
+
+
+def _offer_tables(binder: Binder, statements: list[Statement]) -> None:
+    """Register the system tables with the columns that they will have when the statements have run."""
+    words = {token.value.lower() for statement in statements for token in statement.tokens} & set(CATALOG)
+    binder.offer_tables(words, [s.family for s in statements if isinstance(s, CreateModel)])
+
+
+def _made(statement: Statement, error: GraphLearnError) -> set[str]:
+    """The folded names that a statement with an error would have created."""
+    if isinstance(statement, CreateModel):
+        return {fold(statement.name)}
+    tokens = statement.tokens
+    if isinstance(error, SemicolonError) or tokens[0].word in ("COPY", "ATTACH"):
+        made = tokens
+    elif tokens[0].word == "CREATE":
+        made = list(takewhile(lambda token: token.word != "AS" and token.text != "(", tokens))
+    else:
+        made = []
+    return _names(made)
+
+
+def _missing(error: GraphLearnError) -> str:
+    """The folded name at the place of an error about something missing."""
+    place = error.place
+    return "" if place is None else fold(place.text[place.start : place.start + place.length].strip("\"'"))
 
 
 def _again(connection: duckdb.DuckDBPyConnection, done: list[Step]) -> None:
@@ -110,66 +178,114 @@ class PlannedModel:
     plan: Dataflow | None
 
 
-def plan(binder: Binder, statements: list[Statement], overrides: Overrides) -> list[PlannedModel]:
+def plan(
+    binder: Binder, statements: list[Statement], overrides: Overrides, *, read_only: bool = False
+) -> list[PlannedModel]:
     """The plans of the models in a file that `dry_run` has accepted. Inputs are counted; nothing is changed.
 
     Tables that the file creates from queries become views, so that their rows are counted without being stored.
+    `read_only`: the database is, although the file may change it. Raises the error that a run would raise for a model
+    and its inputs, unless they depend on data that only the run creates.
     """
     found: list[PlannedModel] = []
+    done: list[Step] = []
+    unknown: set[str] = set()  # folded names of tables whose rows only the run will know
+    blind = False  # an earlier statement may have any effect
     binder = replace(binder, dry_run=True, planned={})
-    with _rolled_back(binder.connection):
+    _offer_tables(binder, statements)
+    with _rolled_back(binder.connection, read_only=read_only) as follow:
         for statement in statements:
             if isinstance(statement, Passthrough):
-                with suppress(GraphLearnError):  # it passed the dry run, so this error depends on data
-                    _preview(binder, statement)
-                if engine.is_aborted(binder.connection):
-                    break
+                blind |= statement.kind in _OPENING
+                derived = bool(find_calls(statement)) or not unknown.isdisjoint(_names(statement.tokens))
+                if statement.kind in _FILLING or (derived and statement.kind in ("CREATE", "SET")):
+                    unknown |= _changed(statement)
+                try:
+                    done += _preview(binder, statement, read_only)
+                except GraphLearnError:  # it passed the dry run, so this error depends on data
+                    unknown |= _changed(statement)
             elif isinstance(statement, CreateModel):
-                found.append(_planned(binder, statement, overrides(statement.name)))
+                read = (token for text in statement.inputs for token in statement.verbatim(text.span).tokens)
+                settled = not blind and unknown.isdisjoint(_names(read))
+                found.append(_planned(binder, statement, overrides(statement.name), settled=settled))
+            if engine.is_aborted(binder.connection):
+                _again(binder.connection, done)
+            follow()
     return found
 
 
-def _planned(binder: Binder, create: CreateModel, overrides: Mapping[str, object]) -> PlannedModel:
+def _names(tokens: Iterable[Token]) -> set[str]:
+    """The folded names, and strings, among the tokens."""
+    words = RESERVED | {"REPLACE", "EXISTS"}
+    return {fold(t.value) for t in tokens if t.kind in ("name", "quoted", "string") and t.word not in words}
+
+
+def _changed(statement: Passthrough) -> set[str]:
+    """The folded names of what the statement may create or change: those before its query or values."""
+    query = {"AS", "SELECT", "VALUES", "SET", "USING"} | ({"FROM"} if statement.kind != "DELETE" else set())
+    if statement.kind == "WITH":
+        return _names(statement.tokens)
+    return _names(takewhile(lambda token: token.word not in query and token.text != "(", statement.tokens[1:]))
+
+
+def _planned(binder: Binder, create: CreateModel, overrides: Mapping[str, object], *, settled: bool) -> PlannedModel:
+    """See `plan`. `settled`: what statements before have created is known, as far as the inputs name it."""
     from graphlearn.jobs.create import measure
     from graphlearn.jobs.registry import family
 
     binder.look(create)
-    store, dataflow, unchanged = binder.reader.store, None, False
-    with suppress(GraphLearnError, duckdb.Error):
+    store, dataflow, fingerprint = binder.reader.store, None, None
+    stored = store.exists(create.name)
+    kept = create.if_not_exists and stored
+    try:
         bound = binder.model(create, overrides)
-        with binder.registered(bound):
-            request = bound.request
+        with binder.registered(bound), errors_of(bound):
+            request, kind = bound.request, family(create.family)
             sizes = measure(binder.connection, request)
-            dataflow = family(request.family).plan(request, sizes)
-            if store.exists(create.name):
-                kept = store.versions(create.name) if create.or_replace else [store.current(create.name)]
-                fingerprint = request.fingerprint(sizes.fingerprints)
-                unchanged = create.if_not_exists or any(
-                    a.damage is None and a.manifest.get("fingerprint") == fingerprint for a in kept
-                )
+            if settled:  # what does not fit into the memory is still planned
+                kind.fits(request, sizes, sys.maxsize)
+            dataflow = kind.plan(request, sizes)
+            fingerprint = request.fingerprint(sizes.fingerprints)
         binder.planned[fold(create.name)] = bound
+    except UserError:
+        computed = any(find_calls(Passthrough(create.source, *text.span, "SELECT")) for text in create.inputs)
+        if settled and not computed and not kept:  # a run does not read the inputs of a model that it keeps
+            raise
+    unchanged = kept or (dataflow is not None and stored and _is_stored(store, create, fingerprint))
     return PlannedModel(create.name, create.family, create.text, unchanged, dataflow)
 
 
-def _preview(binder: Binder, statement: Passthrough) -> None:
+def _is_stored(store: ArtifactStore, create: CreateModel, fingerprint: str | None) -> bool:
+    """Whether a version that can be used has this fingerprint; without OR REPLACE, it must be the current one."""
+    with suppress(ArtifactError):
+        versions = store.versions(create.name) if create.or_replace else [store.current(create.name)]
+        return any(a.damage is None and a.manifest.get("fingerprint") == fingerprint for a in versions)
+    return False
+
+
+def _preview(binder: Binder, statement: Passthrough, read_only: bool) -> list[Step]:
     """Run a statement that creates tables or changes settings; a table from a query becomes a view."""
     binder.look(statement)
     query, names = binder.statement(statement)
     tokens = statement.tokens
     words = [t.word for t in tokens]
     kind = engine.statement_type(binder.connection, query)
+    steps: list[Step] = []
     if _creates_from_query(words):
         table = tokens[words.index("TABLE")]
         name = words.index("TABLE") + (4 if words[words.index("TABLE") + 1 :][:3] == ["IF", "NOT", "EXISTS"] else 1)
         last = name
         while last + 2 < len(tokens) and tokens[last + 1].text == ".":
             last += 2
-        if "REPLACE" in words[:3]:
+        if "REPLACE" in words[:3] and (not read_only or has_table(binder.connection, tokens[last].value)):
             old = statement.verbatim((tokens[name].start, tokens[last].end))
-            engine.rows(binder.connection, "DROP TABLE IF EXISTS " + old)
+            steps.append(("DROP TABLE IF EXISTS " + old, {}))
         query = query.replace(table.start, table.end, "VIEW")
     if kind in _SETTINGS or (kind in _EXECUTED and "SECRET" not in words[:6]):
-        engine.rows(binder.connection, query, names)
+        steps.append((query, names))
+    for step in steps:
+        engine.rows(binder.connection, *step)
+    return steps
 
 
 def _in_transaction(statement: Statement, before: bool) -> bool:
@@ -258,12 +374,12 @@ def _check_target(binder: Binder, statement: Statement, made: list[Path]) -> Non
     """
     if not isinstance(statement, Passthrough) or statement.kind != "COPY":
         return
-    target = _target(binder, statement)
-    if target is None or "://" in target[1]:
+    target = target_of(binder.connection, statement)
+    path = local_path(binder.connection, target[1]) if target is not None else None
+    if target is None or path is None:
         return
     tokens, name = target
-    path = Path(name).expanduser()
-    folder, several = path.parent, {t.word for t in statement.tokens} & _SEVERAL_FILES
+    folder, several = path.parent, {t.word for t in statement.tokens} & SEVERAL_FILES
     problem, help = "", None
     if not folder.is_dir() and folder not in made:
         problem = f"there is no folder {folder}"
@@ -278,24 +394,6 @@ def _check_target(binder: Binder, statement: Statement, made: list[Path]) -> Non
     if problem:
         place = statement.at((tokens[0].start, tokens[-1].end))
         raise SqlError(f"COPY cannot write {name}: {problem}", place=place, help=help)
-
-
-def _target(binder: Binder, statement: Passthrough) -> tuple[list[Token], str] | None:
-    """The tokens after TO in COPY … TO, a string or a constant in parentheses, and their value."""
-    reader = Reader(statement.source, statement.tokens)
-    while reader.peek() is not None and reader.words(1) != ["TO"]:
-        reader.skip_group()
-    start = reader.position + 1
-    reader.position = start
-    token = reader.peek()
-    if token is None or (token.kind != "string" and token.text != "("):
-        return None
-    reader.skip_group()
-    tokens = reader.tokens[start : reader.position]
-    value = None
-    with suppress(GraphLearnError):
-        value = constant(binder.connection, statement.verbatim((tokens[0].start, tokens[-1].end)))
-    return (tokens, value) if isinstance(value, str) else None
 
 
 def _plain(options: dict[str, object]) -> object:
@@ -326,22 +424,38 @@ def _creates_from_query(words: list[str]) -> bool:
 
 
 @contextmanager
-def _rolled_back(connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
-    """A transaction that is rolled back, and with it the settings and variables, which DuckDB does not roll back."""
+def _rolled_back(connection: duckdb.DuckDBPyConnection, *, read_only: bool) -> Iterator[Callable[[], None]]:
+    """A transaction that is rolled back, and with it the settings and variables, which DuckDB does not roll back.
+
+    With a scratch database if the stored one is `read_only`. Yields a function to call after each statement.
+    """
+    with scratch(connection) if read_only else nullcontext(lambda: None) as follow, _transaction(connection):
+        yield follow
+
+
+@contextmanager
+def _transaction(connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
     settings = dict(connection.execute("SELECT name, value FROM duckdb_settings()").fetchall())
     variables = connection.execute("SELECT name, value, type FROM duckdb_variables()").fetchall()
     connection.execute("BEGIN")
     try:
         yield
     finally:
+        to_the_end(lambda: _roll_back(connection, settings, variables))
+
+
+def _roll_back(
+    connection: duckdb.DuckDBPyConnection, settings: Mapping[str, str | None], variables: list[tuple[str, ...]]
+) -> None:
+    with suppress(duckdb.TransactionException):  # rolled back already
         connection.execute("ROLLBACK")
-        now = dict(connection.execute("SELECT name, value FROM duckdb_settings()").fetchall())
-        for name, value in settings.items():
-            if now.get(name) != value:
-                with suppress(duckdb.Error):  # a setting that cannot be changed while the database is open
-                    connection.execute(f"SET {name} = {literal(value)}" if value is not None else f"RESET {name}")
-        for (name,) in connection.execute("SELECT name FROM duckdb_variables()").fetchall():
-            connection.execute(f"RESET VARIABLE {quoted(name)}")
-        for name, value, type_name in variables:
-            typed = "NULL" if type_name == '"NULL"' else f"{literal(value)}::{type_name}"
-            connection.execute(f"SET VARIABLE {quoted(name)} = {typed}")
+    now = dict(connection.execute("SELECT name, value FROM duckdb_settings()").fetchall())
+    for name, value in settings.items():
+        if now.get(name) != value:
+            with suppress(duckdb.Error):  # a setting that cannot be changed while the database is open
+                connection.execute(f"SET {name} = {literal(value)}" if value is not None else f"RESET {name}")
+    for (name,) in connection.execute("SELECT name FROM duckdb_variables()").fetchall():
+        connection.execute(f"RESET VARIABLE {quoted(name)}")
+    for name, value, type_name in variables:
+        typed = "NULL" if type_name == '"NULL"' else f"{literal(value)}::{type_name}"
+        connection.execute(f"SET VARIABLE {quoted(name)} = {typed}")

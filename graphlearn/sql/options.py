@@ -21,6 +21,8 @@ from graphlearn.sql.statements import CreateModel, OptionText
 from graphlearn.types import Json
 
 T = TypeVar("T")
+OUTSIDE = "--set"
+"""The file of a place in an option that is given outside the SQL."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ def read_options(
         _check_key(option.key, options_type, create.family, key_place)
         given[option.key] = _Given(_constant(connection, create, option), key_place, value_place, option.value_sql)
     for key, value in (overrides or {}).items():
-        _check_key(key, options_type, create.family, _override_place(key, value))
+        _check_key(key, options_type, create.family, override_place(key, value), ", and the SQL sets no such variable")
         given[key] = _overridden(connection, key, value)
     return build_options(given, options_type, create.at(create.family_span))
 
@@ -186,17 +188,19 @@ def _hint(value: object, hint: Any) -> str | None:
         except ValueError:
             return None
     if hint is int and isinstance(value, (float, Decimal)) and math.isfinite(value) and value == int(value):
-        return f"write {int(value)}"
+        return f"write {int(value)}" if abs(float(value)) < 1 << 53 else None
     return None
 
 
-def _check_key(key: str, options_type: type[Any], family: str, place: Place) -> None:
+def _check_key(key: str, options_type: type[Any], family: str, place: Place, otherwise: str = "") -> None:
     known = [field.name for field in fields(options_type) if field.init]
     renamed: Mapping[str, str] = getattr(options_type, "renamed", {})
     if key in renamed:
         raise OptionError(f"`{key}` is now `{renamed[key]}`", key=key, place=place)
     if key not in known:
-        raise OptionError(f"{family} has no option {key}", key=key, place=place, help=did_you_mean(key, known))
+        raise OptionError(
+            f"{family} has no option {key}{otherwise}", key=key, place=place, help=did_you_mean(key, known)
+        )
 
 
 def _constant(connection: duckdb.DuckDBPyConnection, create: CreateModel, option: OptionText) -> object:
@@ -214,13 +218,14 @@ def _constant(connection: duckdb.DuckDBPyConnection, create: CreateModel, option
         raise OptionError(error.message, key=option.key, place=error.place or place, help=error.help) from None
 
 
-def _override_place(key: str, value: object) -> Place:
+def override_place(key: str, value: object) -> Place:
+    """The place of an option that is given outside the SQL."""
     text = f"{key}={value}"
-    return Place(file="--set", text=text, start=0, length=len(key))
+    return Place(file=OUTSIDE, text=text, start=0, length=len(key))
 
 
 def _overridden(connection: duckdb.DuckDBPyConnection, key: str, value: object) -> _Given:
-    source = Source("--set", f"{key}={value}")
+    source = Source(OUTSIDE, f"{key}={value}")
     key_place, value_place = source.place(0, len(key)), source.place(len(key) + 1, len(str(value)))
     if isinstance(value, str):
         expression = Rewritten.verbatim(source, len(key) + 1, len(source.text))

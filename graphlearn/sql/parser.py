@@ -7,6 +7,7 @@ from difflib import get_close_matches
 from graphlearn.errors import GraphLearnError, SqlError, raise_all
 from graphlearn.sql.diagnose import suggest
 from graphlearn.sql.reader import Reader
+from graphlearn.sql.semicolon import begins_statement, missing_semicolon
 from graphlearn.sql.source import Source, Token
 from graphlearn.sql.statements import (
     CreateModel,
@@ -115,6 +116,8 @@ def _drop(source: Source, tokens: list[Token]) -> DropModel:
     if_exists = reader.accept("IF", "EXISTS")
     name, span = reader.name("")
     if token := reader.peek():
+        if begins_statement(token):
+            raise missing_semicolon(source, token)
         reader.fail(f'unexpected "{token.text}" after the name', token, "DROP MODEL [IF EXISTS] name")
     return DropModel(source, tokens[0].start, tokens[-1].end, name, span, if_exists)
 
@@ -241,6 +244,8 @@ class _CreateReader(Reader):
             self.fail('this "(" is never closed', opening)
         self.symbol(")")
         if extra := self.peek():
+            if begins_statement(extra):
+                raise missing_semicolon(self.source, extra)
             self.fail(f'unexpected "{extra.text}" after the inputs', extra)
         return tuple(found)
 

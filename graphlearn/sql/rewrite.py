@@ -65,8 +65,8 @@ class Rewritten:
     @cached_property
     def tokens(self) -> list[Token]:
         """The user's tokens in the verbatim pieces."""
-        spans = [(p.start, p.start + p.length) for p in self.pieces if p.verbatim and p.length]
-        return [t for t in self.source.tokens if any(a <= t.start < b for a, b in spans)]
+        spans = sorted((p.start, p.start + p.length) for p in self.pieces if p.verbatim and p.length)
+        return [token for span in spans for token in self.source.between(*span)]
 
     def place(self) -> Place:
         """The place of all the user's text in it, for errors about the query as a whole."""

@@ -6,6 +6,7 @@ DuckDB's tokenizer is used, so quotes, comments and dollar-quoted strings are re
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -16,8 +17,8 @@ from graphlearn.errors import Place, SqlError
 
 _UNICODE_SPACE = re.compile(r"[\u00a0\u1680\u2000-\u200b\u202f\u205f\u3000\ufeff]")
 _UNUSABLE = re.compile("[\0\ud800-\udfff]")
-_CLOSED_STRING = re.compile(r"(?:[bnxBNX]?'(?:[^']|'')*'|[eE]'(?:[^'\\]|''|\\.)*'|(\$[^$\s]*\$).*\1)", re.DOTALL)
-_CLOSED_NAME = re.compile(r'"(?:[^"]|"")*"', re.DOTALL)
+_CLOSED_STRING = re.compile(r"[bnxBNX]?'(?:[^']++|'')*+'|[eE]'(?:[^'\\]++|''|\\.)*+'|(\$[^$\s]*\$).*\1", re.DOTALL)
+_CLOSED_NAME = re.compile(r'"(?:[^"]++|"")*+"')
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +77,7 @@ class Source:
 
         Raises SqlError for unclosed quotes and comments, and for characters that SQL text cannot contain.
         """
-        self._check_characters()
+        self.check_characters()
         tokens, start, kind, piece = [], 0, "", ""
         for kind, piece in _cut(self.sql):
             if kind != "comment" and (bare := piece.rstrip()):
@@ -88,10 +89,21 @@ class Source:
             self._check_closed(tokens[-1])
         return tuple(tokens)
 
-    def _check_characters(self) -> None:
+    @cached_property
+    def _starts(self) -> list[int]:
+        return [token.start for token in self.tokens]
+
+    def between(self, start: int, end: int) -> tuple[Token, ...]:
+        """The tokens that begin at `start` or later, and before `end`."""
+        return self.tokens[bisect_left(self._starts, start) : bisect_left(self._starts, end)]
+
+    def check_characters(self) -> None:
+        """Raise SqlError for characters that SQL text cannot contain."""
         if bad := _UNUSABLE.search(self.text):
             what = "a NUL character" if bad.group() == "\0" else "half a surrogate pair"
-            raise SqlError(f"{what} in the text", place=self.place(bad.start()), help="save the file as UTF-8 text")
+            raise SqlError(
+                f"{what} in the text", place=self.place(bad.start()), help="use UTF-8 text without NUL characters"
+            )
 
     def _check_comment(self, comment: str, start: int) -> None:
         depth = 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from graphlearn.errors import Place
 from graphlearn.sql.rewrite import Rewritten
@@ -25,10 +26,10 @@ class Statement:
         """The statement as the user wrote it, including comments."""
         return self.source.sql[self.start : self.end]
 
-    @property
+    @cached_property
     def tokens(self) -> list[Token]:
         """The tokens of the statement."""
-        return self.verbatim().tokens
+        return list(self.source.between(self.start, self.end))
 
     def place(self, start: int | None = None, length: int | None = None) -> Place:
         """The place of a span of the user's text; by default, of the statement's first token."""

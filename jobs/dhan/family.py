@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from graphlearn.errors import InputError
 from graphlearn.jobs.dhan.metrics import METRICS
-from graphlearn.jobs.dhan.options import DhanJobOptions, check_names, check_nodes
+from graphlearn.jobs.dhan.options import DhanJobOptions, check_names, check_nodes, unused
 from graphlearn.jobs.family import Columns, Count, Family, ModelShape, Predictor, Role, Sizes, Summary, TableFunction
 from graphlearn.storage.hetero.roles import read_roles
 from graphlearn.storage.hetero.target import find_target
@@ -43,7 +43,7 @@ class DhanFamily(Family):
                     None,
                     "answers per node, by default 1 class (all likely ones if there can be several) or 10 links",
                 ),
-                "exclude_known": (bool, False, "links: leave out those that the model was given"),
+                "exclude_known": (bool, True, "links: leave out those it was trained on, never held-out ones"),
             },
             "'m', nodes",
             returns="it returns each node with its classes or links",
@@ -56,6 +56,10 @@ class DhanFamily(Family):
     @property
     def options_type(self) -> type[Any]:
         return DhanJobOptions
+
+    def answered(self, options: Mapping[str, Any]) -> Mapping[str, TableFunction]:
+        learns = options.get("target") is not None
+        return {name: function for name, function in self.functions.items() if learns or name != "predict"}
 
     def roles(self, options: Any, given: Sequence[str]) -> tuple[Role, ...]:  # noqa: ARG002
         columns = ("id", "features…")
@@ -77,6 +81,9 @@ class DhanFamily(Family):
         except InputError as error:
             if error.role in (role, None):  # the error of another role is raised when that role is checked
                 raise
+
+    def unused(self, columns: Mapping[str, Columns], options: Any) -> Mapping[str, str]:
+        return unused(read_roles(columns), options)
 
     def shape(self, request: ModelRequest, columns: Mapping[str, Columns]) -> ModelShape:
         from graphlearn.jobs.dhan.shape import DhanShape

@@ -7,11 +7,16 @@ from typing import Literal
 
 from graphlearn.errors import InputError, OptionError, did_you_mean
 from graphlearn.models.dhan.options import DhanOptions
+from graphlearn.models.hetero.comparisons import similar_name
 from graphlearn.storage.hetero.features import Kind, feature_kinds
 from graphlearn.storage.hetero.nodes import check_label
 from graphlearn.storage.hetero.roles import GraphRoles, NodeRole
-from graphlearn.storage.hetero.target import Target
-from graphlearn.types import Json
+from graphlearn.storage.hetero.target import Target, find_target
+
+FOR_CLASSES = ("knn", "linear", "hop_labels")
+"""Options that only node classification uses."""
+FOR_LINKS = ("candidates",)
+"""Options that only link prediction uses."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +46,8 @@ class DhanJobOptions(DhanOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.check_at_least(1, "edge_cap")
+        if not self.metapaths:
+            self.refuse(["edge_cap"], "without metapaths", "leave it out")
         if len(self.split) != 3 or min(self.split) < 0 or abs(sum(self.split) - 1) > 1e-6:
             raise OptionError(
                 f"split must be three shares that add up to 1, not {list(self.split)}",
@@ -58,11 +65,16 @@ def model_options(options: DhanJobOptions) -> DhanOptions:
     return DhanOptions(**{f.name: getattr(options, f.name) for f in fields(DhanOptions)})
 
 
-def stored_options(options: Json) -> DhanJobOptions:
-    """The options in the manifest of a version."""
-    known = {f.name for f in fields(DhanJobOptions)}
-    given: Json = {k: tuple(v) if isinstance(v, list) else v for k, v in options.items() if k in known}
-    return DhanJobOptions(**given)
+def unused(roles: GraphRoles, options: DhanJobOptions) -> dict[str, str]:
+    """The options without effect on the task that the target determines, with the reason."""
+    target = find_target(roles, options.target)
+    if options.target is None:
+        return dict.fromkeys((*FOR_CLASSES, *FOR_LINKS, "split"), "without a target")
+    table = roles.nodes[target.node] if target.node is not None else roles.edges[str(target.edges)]
+    split = {"split": f"if {table.name} has a column split"} if table.split is not None else {}
+    if target.edges is not None:
+        return dict.fromkeys(FOR_CLASSES, "when links are learnt") | split
+    return dict.fromkeys((*FOR_LINKS, "negatives"), "when classes are learnt") | split
 
 
 def check_nodes(role: NodeRole, target: Target, options: DhanJobOptions) -> dict[str, Kind]:
@@ -95,7 +107,21 @@ def check_nodes(role: NodeRole, target: Target, options: DhanJobOptions) -> dict
 
 
 def check_names(roles: GraphRoles, options: DhanJobOptions) -> None:
-    """Raise OptionError when an option names a table or column that does not exist."""
+    """Raise OptionError when an option names a table or column that does not exist, InputError for a role whose name is
+    that of the relation of option knn."""
+    for taken in (*roles.nodes, *roles.edges):
+        clashes = [node for node in roles.nodes if similar_name(node).lower() == taken.lower()]
+        if (
+            clashes
+            and options.target is not None
+            and options.knn
+            and find_target(roles, options.target).node in clashes
+        ):
+            raise InputError(
+                f"{taken} is also the name of the relation that option knn adds",
+                role=taken,
+                help="rename the role, or set knn = 0",
+            )
     tables = {name.lower() for name in roles.nodes}
     for name in options.embeddings:
         if name.lower() not in tables:

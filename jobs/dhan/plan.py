@@ -1,16 +1,19 @@
-"""The plan of a run: scan -> encode each table -> prepare -> train -> evaluate -> publish."""
+"""The plan of a run: scan -> encode each table -> prepare -> train -> baselines -> evaluate -> publish."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from graphlearn.jobs.dataflow import Dataflow, Estimate, Operator
-from graphlearn.jobs.dhan.metrics import TABLE
+from graphlearn.jobs.dhan import estimate as cost
+from graphlearn.jobs.dhan.metrics import TaskKind, metric_table, task_kind
 from graphlearn.jobs.dhan.options import DhanJobOptions, check_names, check_nodes
-from graphlearn.jobs.dhan.sizes import check_paths, edge_flops, edge_text, epoch_time, flops, memory
+from graphlearn.jobs.dhan.sizes import check_paths, edge_flops, edge_text, memory
 from graphlearn.jobs.dhan.tasks import (
+    MEASURED,
+    DhanBaselines,
     EncodeEdges,
     EncodeNodes,
     EncodePath,
@@ -24,7 +27,7 @@ from graphlearn.jobs.dhan.tasks import (
 from graphlearn.jobs.family import Sizes
 from graphlearn.jobs.machine import BASE_MEMORY
 from graphlearn.jobs.request import ModelRequest
-from graphlearn.jobs.train import PUBLISHED, Publish
+from graphlearn.jobs.train import PUBLISHED, Publish, budget_text, within_budget
 from graphlearn.models.hetero.comparisons import COMPARISONS, comparisons
 from graphlearn.storage.hetero.roles import columns_of, read_roles
 from graphlearn.storage.hetero.sizes import GraphSizes, NodeSize, measure_graph
@@ -35,6 +38,16 @@ if TYPE_CHECKING:
     import duckdb
 
 Estimator: TypeAlias = Callable[..., Estimate]
+METHODS: Mapping[TaskKind, str] = {
+    "classes": "majority, label propagation, propagated features, MLP",
+    "links": "degree, item neighbours, random walk, MLP dot product",
+}
+FIGURES: Mapping[TaskKind, str] = {
+    "classes": "macro-F1 and micro-F1, overall and by class",
+    "links": "MRR, Hits@k and AUC",
+    "clusters": "AUC of links, NMI of clusters",
+    "embeddings": "AUC of links",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,12 +79,14 @@ def plan(request: ModelRequest, sizes: DhanSizes) -> Dataflow:
     options: DhanJobOptions = request.options
     graph = sizes.graph
     target = find_target(graph.roles, options.target)
-    arrays, training, work = graph.bytes, memory(graph, options), flops(graph, options)
+    arrays, training = graph.bytes, memory(graph, options)
     rows = sum(n.rows for n in graph.nodes.values()) + sum(e.edges for e in graph.edges.values())
-    seconds, gemm = epoch_time(graph, options)
 
-    def estimate(**costs: Any) -> Estimate:
-        return Estimate(**costs) if sizes.known else Estimate()
+    def estimate(time: Callable[..., Estimate] | None = None, **costs: Any) -> Estimate:
+        if not sizes.known:
+            return Estimate()
+        found = time(graph, options, target) if time else Estimate()
+        return replace(found, **costs).by(_method(options, target))
 
     scan = Operator(
         name="scan",
@@ -82,6 +97,24 @@ def plan(request: ModelRequest, sizes: DhanSizes) -> Dataflow:
     )
     encode = [*_nodes(request, graph, target, estimate), *_edges(request, graph, estimate)]
     encode += _paths(options, graph, estimate)
+    kind = task_kind(target, learnt=options.target is not None)
+    compared = options.baselines and kind in METHODS
+    baselines = [
+        Operator(
+            name="baselines",
+            task=DhanBaselines(share=options.baseline_share, options=options, target=target),
+            inputs=("tables", "preparation_seconds", "training_seconds"),
+            outputs=("baselines", "cuts"),
+            detail=METHODS[kind] + budget_text(options.baseline_share),
+            estimate=estimate(
+                lambda *known: within_budget(
+                    cost.baselines(*known), cost.training(*known) + cost.preparation(*known), options.baseline_share
+                ),
+                memory=BASE_MEMORY + 2 * arrays + training,
+            ),
+        )
+        for _ in range(compared)
+    ]
     rest = [
         Operator(
             name="prepare",
@@ -92,44 +125,31 @@ def plan(request: ModelRequest, sizes: DhanSizes) -> Dataflow:
                 edges=(*graph.roles.edges, *(path.name for path in graph.paths)),
             ),
             inputs=tuple(name for operator in encode for name in operator.outputs),
-            outputs=("tables", "training", "baselines"),
-            detail="; ".join(
-                [
-                    "splits, standardised features",
-                    *_knn(options, graph, target),
-                    "baselines: MLP and the simplest guess",
-                ]
-            ),
-            estimate=estimate(memory=BASE_MEMORY + 3 * arrays + training, seconds=1 + 30 * arrays / 1e9),
+            outputs=("tables", "training", "preparation_seconds"),
+            detail="; ".join(["splits, standardised features", *_knn(options, graph, target)]),
+            estimate=estimate(cost.preparation, memory=BASE_MEMORY + 3 * arrays + training),
         ),
         Operator(
             name="train",
             task=TrainDhan(),
             inputs=("training",),
-            outputs=("trained",),
+            outputs=("trained", "training_seconds"),
             reports_itself=True,
-            detail=f"dhan, {_learns(options, target)}, at most {options.epochs} epochs",
-            estimate=estimate(
-                rows=options.epochs * rows,
-                flops=options.epochs * work,
-                memory=BASE_MEMORY + 2 * arrays + training,
-                seconds=options.epochs * seconds,
-                gemm=options.epochs * gemm,
-            ),
+            detail=f"dhan, {_learns(options, target)}, at most {counted(options.epochs, 'epoch')}",
+            estimate=estimate(cost.training, rows=options.epochs * rows, memory=BASE_MEMORY + 2 * arrays + training),
         ),
+        *baselines,
         Operator(
             name="evaluate",
             task=EvaluateDhan(options=options),
-            inputs=("trained", "baselines"),
+            inputs=("tables", "trained", *(name for operator in baselines for name in operator.outputs)),
             outputs=("evaluation",),
             reports_itself=True,
-            detail="macro-F1 and micro-F1, MRR or NMI, compared with the baselines",
+            detail=f"{FIGURES[kind]}{', compared with the baselines' if baselines else ''}",
             estimate=estimate(
+                lambda *known: cost.evaluation(*known) * len(MEASURED),
                 rows=rows,
-                flops=work / 3,
                 memory=BASE_MEMORY + 2 * arrays + training,
-                seconds=seconds / 3,
-                gemm=gemm / 3,
             ),
         ),
         Operator(
@@ -137,17 +157,23 @@ def plan(request: ModelRequest, sizes: DhanSizes) -> Dataflow:
             task=Publish(
                 request=request,
                 fingerprint=request.fingerprint(sizes.fingerprints),
-                table=TABLE,
+                table=metric_table(kind),
                 parts=("tables",),
                 extra={"target": asdict(target)},
             ),
-            inputs=("tables", "trained", "evaluation"),
+            inputs=("tables", "trained", "evaluation", *("cuts" for _ in baselines)),
             outputs=PUBLISHED,
             detail=f"model {request.name}",
             estimate=estimate(bytes=arrays, memory=BASE_MEMORY + 2 * arrays, seconds=arrays / 3e8),
         ),
     ]
-    return Dataflow([scan, *encode, *rest])
+    return Dataflow([scan, *encode, *rest], options)
+
+
+def _method(options: DhanJobOptions, target: Target) -> str:
+    """What is learnt, and how: tasks and sampling differ in cost."""
+    learnt = "embeddings" if options.target is None else "links" if target.edges else "classes"
+    return f"{learnt}, sampled" if options.fanout else learnt
 
 
 def _nodes(request: ModelRequest, graph: GraphSizes, target: Target, estimate: Estimator) -> Iterator[Operator]:
@@ -241,8 +267,8 @@ def _knn(options: DhanJobOptions, graph: GraphSizes, target: Target) -> Iterator
     size = graph.nodes.get(target.node or "", NodeSize())
     if options.target is None or target.edges or not options.knn or not graph.known or not size.dense + size.sparse:
         return
-    cost = comparisons(size.rows, size.dense, size.ones)
-    if cost > COMPARISONS:
-        yield f"too many nodes for a knn relation ({cost / 1e9:,.0f} G multiplications)"
+    work = comparisons(size.rows, size.dense, size.ones)
+    if work > COMPARISONS:
+        yield f"too many nodes for a knn relation ({work / 1e9:,.0f} billion multiplications)"
     else:
-        yield f"knn relation of {options.knn} neighbours per node ({cost / 1e9:,.2f} G multiplications)"
+        yield f"knn relation of {options.knn} neighbours per node ({work / 1e9:,.2f} billion multiplications)"

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from graphlearn.jobs.answers import Unknown, as_asked
-from graphlearn.jobs.dhan.options import model_options, stored_options
+from graphlearn.jobs.answers import Unknown, echo
+from graphlearn.jobs.dhan.options import DhanJobOptions, model_options
 from graphlearn.jobs.dhan.shape import DhanShape
 from graphlearn.jobs.family import Predictor, Question, Warn
 from graphlearn.jobs.metrics import read_metrics
@@ -19,6 +19,8 @@ from graphlearn.storage.artifacts import Artifact
 from graphlearn.storage.hetero.nodes import Keys
 from graphlearn.storage.hetero.tables import read_hetero
 from graphlearn.storage.hetero.target import Target
+from graphlearn.storage.stored import check_sizes, damaged_if_unreadable, read_tensors
+from graphlearn.text import counted
 from graphlearn.types import FloatArray, IdArray
 
 ROWS = 1 << 16
@@ -37,9 +39,13 @@ class DhanPredictor(Predictor):
 
     def __init__(self, artifact: Artifact) -> None:
         self.artifact = artifact
-        self.options = stored_options(artifact.manifest["options"])
+        self.options = DhanJobOptions.stored(artifact.manifest["options"])
         self.target = Target(**artifact.manifest["target"])
         self.tables = read_hetero(artifact.path)
+        options = self.options
+        features = (node.features.width for node in self.tables.nodes.values() if node.features is not None)
+        bounded = *features, options.hops, options.layers
+        check_sizes(artifact.path / WEIGHTS, ("model",), options.hidden, bounded=bounded)
         self.shape = DhanShape.of_tables(self.tables, self.target, self.options)
 
     def answer(
@@ -57,18 +63,17 @@ class DhanPredictor(Predictor):
     @cached_property
     def training(self) -> Any:
         """The model; which methods it has depends on what was learnt."""
-        from safetensors.torch import load_file
-
         from graphlearn.jobs.dhan.graph import make_graph, make_task
         from graphlearn.models.dhan.training.make import make_training
 
-        weights = load_file(self.artifact.path / WEIGHTS)
+        weights = read_tensors(self.artifact.path / WEIGHTS, "pt")
         task = make_task(self.tables, self.target, learnt=self.options.target is not None)
-        return make_training(make_graph(self.tables), task, model_options(self.options), weights)
+        with damaged_if_unreadable(self.artifact.path / WEIGHTS, "file"):
+            return make_training(make_graph(self.tables), task, model_options(self.options), weights)
 
     def classes(self, asked: _Asked, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
         """The most probable classes of each node; all likely ones if a node can have several and k is not given."""
-        from graphlearn.models.dhan.training.classes import LIKELY
+        from graphlearn.models.hetero.classes import LIKELY
 
         node = self.tables.labelled
         assert node is not None
@@ -144,12 +149,14 @@ class DhanPredictor(Predictor):
         types, places = np.array([r.neighbour_type for r in found]), np.array([r.neighbour for r in found], np.int64)
         columns = [
             keys.take(pa.array(known[first][place])),
+            pa.array([r.part for r in found], pa.string()),
             pa.array([r.kind for r in found], pa.string()),
             pa.array([r.relation for r in found], pa.string()),
             pa.array([self._side(r.relation, r.back) for r in found], pa.string()),
             pa.array(types, pa.string()),
             self._neighbours(types, places, schema.field("neighbour").type),
             pa.array([r.weight for r in found], pa.float32()),
+            pa.array([r.contribution for r in found], pa.float32()),
         ]
         yield _batch(columns, schema)
 
@@ -161,8 +168,10 @@ class DhanPredictor(Predictor):
         ids, found = asked.nodes({column(asked.schema): keys})
         return ids[0], found[0]
 
-    def _side(self, relation: str, back: bool) -> str:
+    def _side(self, relation: str | None, back: bool) -> str | None:
         """The end of the relation that the neighbours are."""
+        if relation is None:
+            return None
         table = self.tables.edges.get(relation)  # None for the relation of option knn
         if table is not None and table.hubs is not None:
             return "hub"
@@ -193,26 +202,29 @@ class _Asked:
         return k
 
     def nodes(self, ends: Mapping[str, Keys]) -> tuple[list[IdArray], list[pa.Array]]:
-        """For each column of nodes (name -> keys of its table) their positions, -1 for unknown ones, and their keys.
+        """For each column of nodes (name -> keys of its table) their positions, -1 for unknown ones, and the column.
 
-        Unknown keys are returned as they were asked, with a warning.
+        Warns about unknown keys.
         """
         assert self.schema is not None
         table = pa.Table.from_batches(self._batches, self.schema)
         asked = {column: _array(table.column(column)) for column in ends}
         ids = {column: keys.dictionary.ids(asked[column], self._zone) for column, keys in ends.items()}
-        unknown = Unknown()
-        unknown.add(asked, ids)
+        unknown = Unknown({column: keys.dictionary for column, keys in ends.items()})
+        empty = [column.is_null().to_numpy(zero_copy_only=False) for column in asked.values()]
+        missing = empty[-1] if len(ends) == 2 else np.zeros(len(empty[0]), bool)
+        unknown.add(asked, {column: np.where(missing, 0, found) for column, found in ids.items()})
+        if missing.any():
+            text = (
+                f"without a {list(ends)[1]}: {missing.sum():,} of {counted(len(missing), 'link')}; their score is NULL"
+            )
+            self._warn(f"{self.function}: {text}; leave the column out to ask for targets")
         if unknown.lost:
             what = "nodes" if len(ends) == 1 else "links"
-            self._warn(f"{self.function}: {self._model} has never seen a key of {unknown.text(what)}")
-        found = []
-        for column, keys in ends.items():
-            known = keys.dictionary.take(ids[column])
-            if known.null_count:
-                known = as_asked(known, asked[column], keys.dictionary, self._zone)
-            found.append(known)
-        return list(ids.values()), found
+            text = f"{self.function}: {self._model} has never seen a key of {unknown.text(what)}"
+            self._warn(text + unknown.suggestion())
+        found = zip(asked.values(), ends.values(), strict=True)
+        return list(ids.values()), [echo(column, keys.dictionary.field) for column, keys in found]
 
 
 def _array(column: pa.ChunkedArray) -> pa.Array:

@@ -3,11 +3,13 @@
 predict     id, label, probability FLOAT, rank INTEGER     if classes of nodes were learnt
 predict     source, target, score FLOAT, rank INTEGER      if links were learnt
 embeddings  id, embedding FLOAT[hidden]
-explain     id, kind, relation, side, type, neighbour, weight FLOAT
-            kind: 'relation' or 'neighbour'; side: the end of the relation that neighbours are, 'hub' if they share one
-evaluate    method, split, the metrics, count, protocol
+explain     id, part, kind, relation, side, type, neighbour, weight FLOAT, contribution FLOAT
+            part: 'network' or 'linear', whichever decides, or both; kind: 'features' (its own), 'relation' or
+            'neighbour'; side: the end of the relation that neighbours are, 'hub' if they share one
+evaluate    method, split, class (if classes were learnt), the metrics that the task has, count, too_few, protocol
 
-Keys and classes have the types that they have in the user's tables.
+Keys and classes have the types that they have in the user's tables; a key that was asked about keeps the type that it
+was asked with.
 """
 
 from __future__ import annotations
@@ -16,20 +18,22 @@ from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
 
-import duckdb
 import pyarrow as pa
 
 from graphlearn.errors import InputError, OptionError, UserError, did_you_mean
-from graphlearn.jobs.answers import find_field
-from graphlearn.jobs.dhan.metrics import TABLE
+from graphlearn.jobs.answers import echoed, find_field
+from graphlearn.jobs.dhan.metrics import TaskKind, metric_table
 from graphlearn.jobs.dhan.options import DhanJobOptions
 from graphlearn.jobs.family import Columns, ModelShape, Question
 from graphlearn.storage.dictionary import key_field
 from graphlearn.storage.hetero.roles import name_ends, plain, read_roles, settle_ends
 from graphlearn.storage.hetero.tables import HeteroTables
 from graphlearn.storage.hetero.target import Target, find_target
+from graphlearn.storage.scratch import scratch
 
 RANK = pa.field("rank", pa.int32())
+CHANCE = pa.field("probability", pa.float32())
+SCORE = pa.field("score", pa.float32())
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,7 @@ class DhanShape(ModelShape):
         target = find_target(roles, options.target)
         keys = {name: key_field(node.key_type) for name, node in roles.nodes.items()}
         if target.edges is not None:
-            with closing(duckdb.connect()) as connection:
+            with closing(scratch()) as connection:
                 named = name_ends(connection, roles, inputs, options.ends)
             edge = settle_ends(named).edges[target.edges]
             return cls(keys, options.hidden, source=edge.source.node, target=edge.target.node)
@@ -83,28 +87,35 @@ class DhanShape(ModelShape):
     def columns(self, question: Question) -> pa.Schema:
         function, asked = question.function, question.asked
         if function == "evaluate":
-            return TABLE.schema
+            return metric_table(self.task).schema
         if function == "embeddings":
             table = self.table(question.options["of"])
             return pa.schema([self._id(table), pa.field("embedding", pa.list_(pa.float32(), self.hidden))])
         if function == "explain":
-            schema = self._explanation()
-        elif self.label is not None:
-            chance = pa.field("probability", pa.float32())
-            schema = pa.schema([self._id(self.main), self.label.with_name("label"), chance, RANK])
-        elif self.source is not None and self.target is not None:
-            ends = self.keys[self.source].with_name("source"), self.keys[self.target].with_name("target")
-            schema = pa.schema([*ends, pa.field("score", pa.float32()), RANK])
-        else:
+            return self._explanation(self._node(asked))
+        if self.label is not None:
+            question.refuse("exclude_known", "on classes")
+            return pa.schema([self._node(asked), self.label.with_name("label"), CHANCE, RANK])
+        if self.source is None or self.target is None:
             raise UserError(
                 "the model has embeddings only, because it has no target",
                 help="FROM embeddings('m'); or train it with OPTIONS (target = 'a column or an edge table')",
             )
-        if asked is not None and function == "predict" and self.source is not None:
-            self.link_columns(asked)
-        elif asked is not None:
-            self.id_column(asked)
-        return schema
+        source, target = self.keys[self.source].with_name("source"), self.keys[self.target].with_name("target")
+        if asked is not None:
+            first, last = self.link_columns(asked)
+            source = echoed(asked, first, source)
+            target = echoed(asked, last, target) if last is not None else target
+        return pa.schema([source, target, SCORE, RANK])
+
+    @property
+    def task(self) -> TaskKind:
+        """The task that was learnt."""
+        if self.source is not None:
+            return "links"
+        if self.label is not None:
+            return "classes"
+        return "clusters" if self.node is not None else "embeddings"
 
     def table(self, name: str | None) -> str:
         """A node table by name (case-insensitive), by default the main one. Raises OptionError."""
@@ -139,7 +150,13 @@ class DhanShape(ModelShape):
         source, target = str(self.source), str(self.target)
         first = find_field(asked, "source") or find_field(asked, source.lower())
         last = find_field(asked, "target") or (find_field(asked, target.lower()) if target != source else None)
-        if first is None and last is None and len(asked) == 1:
+        if first is None and last is not None:
+            raise InputError(
+                f"links are predicted from source to target, and the relation has no column source (its columns: "
+                f"{', '.join(asked.names)})",
+                help=f"give ids of {source}, not of {target}: SELECT … AS source",
+            )
+        if first is None and len(asked) == 1:
             first = asked.names[0]
         if first is None:
             raise InputError(
@@ -151,11 +168,14 @@ class DhanShape(ModelShape):
     def _id(self, table: str) -> pa.Field:
         return self.keys[table].with_name("id")
 
-    def _explanation(self) -> pa.Schema:
+    def _node(self, asked: pa.Schema | None) -> pa.Field:
+        """The nodes that were asked about, or all of the main table."""
+        return self._id(self.main) if asked is None else echoed(asked, self.id_column(asked), self._id(self.main))
+
+    def _explanation(self, node: pa.Field) -> pa.Schema:
         """Neighbours are keys of any node table, as text if their types differ."""
         one = len({str(field.type) for field in self.keys.values()}) == 1
         neighbour = next(iter(self.keys.values())) if one else pa.field("neighbour", pa.string())
-        texts = [pa.field(name, pa.string()) for name in ("kind", "relation", "side", "type")]
-        return pa.schema(
-            [self._id(self.main), *texts, neighbour.with_name("neighbour"), pa.field("weight", pa.float32())]
-        )
+        texts = [pa.field(name, pa.string()) for name in ("part", "kind", "relation", "side", "type")]
+        figures = [pa.field(name, pa.float32()) for name in ("weight", "contribution")]
+        return pa.schema([node, *texts, neighbour.with_name("neighbour"), *figures])

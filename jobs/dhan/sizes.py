@@ -9,15 +9,9 @@ from graphlearn.storage.hetero.paths import Metapath
 from graphlearn.storage.hetero.sizes import EdgeSize, GraphSizes
 from graphlearn.text import counted, human_bytes
 
-SPEED = 1e9
-"""Multiplications and additions per second of sums over edges, which memory limits more than arithmetic."""
-GEMM_SHARE = 0.3
-"""Speed of everything else, as a share of that of a matrix product."""
 EDGE, EDGE_HEAD, NODE_STATE = 260, 90, 32
 """Measured memory of training without sampling, in float32: bytes per edge and direction, bytes for each of its heads
 and layers, and floats of the hidden width per node."""
-SAMPLED_NODE = 6e-6
-"""Seconds per node that sampling reaches."""
 SAMPLED_EDGE = 160
 """Bytes per edge and direction when neighbours are sampled: the graph, and the index of each node's edges."""
 
@@ -55,23 +49,14 @@ def flops(sizes: GraphSizes, options: DhanJobOptions) -> float:
     return wide + deep * options.layers + sum(edge_flops(e, options) for e in sizes.edges.values())
 
 
-def epoch_time(sizes: GraphSizes, options: DhanJobOptions) -> tuple[float, float]:
-    """(seconds, multiplications and additions at the speed of a matrix product) that an epoch takes together."""
-    if options.fanout:
-        steps = max(1, max(n.rows for n in sizes.nodes.values()) // options.batch_size)
-        return steps * _reached(sizes, options) * SAMPLED_NODE, 0.0
-    edges = sum(edge_flops(e, options) for e in sizes.edges.values())
-    return edges / SPEED, (flops(sizes, options) - edges) / GEMM_SHARE
-
-
 def memory(sizes: GraphSizes, options: DhanJobOptions) -> int:
     """An upper bound of the bytes that training needs in addition to the graph."""
-    states = 4 * NODE_STATE * _reached(sizes, options) * options.hidden * options.layers
+    states = 4 * (NODE_STATE * options.layers + 4 * options.hops) * reached(sizes, options) * options.hidden
     weights = 16 * sum((n.dense + n.sparse or n.rows) * options.hidden for n in sizes.nodes.values())
     return states + weights + sum(edge_memory(e, options) for e in sizes.edges.values())
 
 
-def _reached(sizes: GraphSizes, options: DhanJobOptions) -> int:
+def reached(sizes: GraphSizes, options: DhanJobOptions) -> int:
     """Nodes that a step computes: all, or those that sampling reaches from a batch."""
     rows, reached = sum(n.rows for n in sizes.nodes.values()), options.batch_size
     for fanout in options.fanout:

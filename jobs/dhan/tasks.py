@@ -1,26 +1,30 @@
-"""The tasks of a run: each table as arrays, the graph with its baselines, training, evaluation."""
+"""The tasks of a run: each table as arrays, the graph, training, baselines, evaluation."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from graphlearn.events import Evaluated, Note, PhaseStarted
 from graphlearn.jobs.dataflow import Data, Needs, Task
 from graphlearn.jobs.dhan.metrics import (
+    LINEAR,
     METHOD,
     METRICS,
-    NAMES,
+    NETWORK,
     baselines_of,
+    decided_by,
     final_metrics,
     finite,
     metric_row,
-    verdict,
+    metric_rows,
+    verdict_of,
 )
 from graphlearn.jobs.dhan.options import DhanJobOptions, model_options
 from graphlearn.jobs.metrics import metrics_line
-from graphlearn.jobs.train import ANYWHERE, Evaluation, Train, check_unchanged
+from graphlearn.jobs.train import ANYWHERE, Baselines, Evaluation, Train, check_unchanged
 from graphlearn.storage.hetero.edges import EdgeTable, read_edges
 from graphlearn.storage.hetero.features import Kind
 from graphlearn.storage.hetero.nodes import NodeTable, read_nodes
@@ -34,9 +38,11 @@ from graphlearn.text import counted
 from graphlearn.types import Split
 
 if TYPE_CHECKING:
+    from graphlearn.jobs.budget import Budget
     from graphlearn.jobs.execute import Context
     from graphlearn.jobs.loop import Loop
     from graphlearn.models.dhan.training.training import HeteroTraining
+    from graphlearn.models.hetero.measured import Measured
 
 DATABASE = Needs(database=True)
 MEASURED = (Split.VALID, Split.TEST)
@@ -136,7 +142,10 @@ def _edges(encoded: tuple[list[EdgeTable], EdgeReport]) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class PrepareGraph(Task):
-    """Compute the splits, the model before its first step, and the baselines. `nodes`, `edges`: names of the tables."""
+    """Compute the splits, and the model before its first step. `nodes`, `edges`: names of the tables.
+
+    The linear part of a classifier is fitted here; `preparation_seconds` are CPU seconds of training.
+    """
 
     needs: ClassVar[Needs] = ANYWHERE
 
@@ -149,7 +158,6 @@ class PrepareGraph(Task):
         from graphlearn.jobs.dhan.graph import divide, make_graph, make_task
         from graphlearn.models.core.device import choose_device
         from graphlearn.models.core.threads import threads
-        from graphlearn.models.dhan.baselines import baselines
         from graphlearn.models.dhan.training.make import make_training
 
         options, emit = self.options, context.emit
@@ -161,22 +169,14 @@ class PrepareGraph(Task):
         tables = divide(tables, self.target, options, emit)
         for message, level in tables.report.notes():
             emit(Note(message=message, level=level))
+        started = time.process_time()
         with threads(options.threads):
             graph, task = make_graph(tables), make_task(tables, self.target, learnt=options.target is not None)
-            settings = model_options(options)
-            training = make_training(graph, task, settings)
-            for sentence in training.skipped:
-                emit(Note(message=sentence))
-            measured = baselines(graph, task, settings, MEASURED)
-        rows = [metric_row(method, split, found[split]) for method, found in measured.items() for split in MEASURED]
-        return {"tables": tables, "training": training, "baselines": [row for row in rows if row]}
-
-    def describe(self, outputs: Data) -> str:
-        found = []
-        for row in baselines_of(outputs["baselines"]):
-            metrics = {name: row[name] for name in NAMES if row.get(name) is not None}
-            found.append(f"{row['method']}: {metrics_line(metrics, METRICS)}")
-        return "; ".join(found)
+            training = make_training(graph, task, model_options(options))
+        seconds = time.process_time() - started
+        for sentence in training.skipped:
+            emit(Note(message=sentence))
+        return {"tables": tables, "training": training, "preparation_seconds": seconds}
 
 
 @dataclass(frozen=True)
@@ -190,6 +190,32 @@ class TrainDhan(Train):
 
 
 @dataclass(frozen=True, kw_only=True)
+class DhanBaselines(Baselines):
+    """Tune, train and measure the baselines. They share the input with the model, and nothing else."""
+
+    share: float
+    options: DhanJobOptions
+    target: Target
+
+    def measure(self, data: Data, context: Context, budget: Budget) -> Any:  # noqa: ARG002
+        from graphlearn.jobs.dhan.graph import make_graph, make_task
+        from graphlearn.models.core.threads import threads
+        from graphlearn.models.dhan.baselines import baselines
+        from graphlearn.models.hetero.baselines.allowance import Allowance
+
+        options, tables = self.options, data["tables"]
+        with threads(options.threads):
+            task = make_task(tables, self.target, learnt=options.target is not None)
+            return baselines(make_graph(tables), task, model_options(options), MEASURED, Allowance(budget))
+
+    def describe(self, outputs: Data) -> str:
+        found = outputs["baselines"].items()
+        rows = [metric_row(method, split, what) for method, splits in found for split, what in splits.items()]
+        best = baselines_of([row for row in rows if row])  # a split may be empty
+        return "; ".join(f"{row['method']}: {metrics_line(row, METRICS)}" for row in best)
+
+
+@dataclass(frozen=True, kw_only=True)
 class EvaluateDhan(Task):
     """Compare the best weights with the baselines. Without a target, on all nodes and links at once."""
 
@@ -199,22 +225,44 @@ class EvaluateDhan(Task):
 
     def run(self, data: Data, context: Context) -> Data:
         from graphlearn.models.core.threads import threads
+        from graphlearn.models.dhan.training.training import WHOLE
 
         training: HeteroTraining = data["trained"]
         learnt, emit = self.options.target is not None, context.emit
         emit(PhaseStarted(phase="evaluate"))
+        names = {WHOLE: METHOD, "network": NETWORK, "linear": LINEAR}
+        classes = _classes(data["tables"]) if learnt else ()
         rows: list[dict[str, Any]] = []
         with threads(self.options.threads):
-            for split in MEASURED if learnt else MEASURED[-1:]:
-                measured = training.evaluate(split)
-                row = metric_row(METHOD, split if learnt else "all", measured)
-                if row:
-                    rows.append(row)
-                    emit(Evaluated(epoch=0, split=row["split"], metrics=finite(measured)))
-        if training.summary:
-            emit(Note(message=training.summary))
-        rows += data["baselines"]
-        wins, sentence = verdict(rows)
-        if sentence:
-            emit(Note(message=sentence, level="info" if wins else "warning"))
-        return {"evaluation": Evaluation(final_metrics(rows), rows, training.protocol, sentence)}
+            ours = {split: training.measure(split) for split in (MEASURED if learnt else MEASURED[-1:])}
+        for split, parts in ours.items():
+            if finite(parts[WHOLE].figures):
+                shown = split if learnt else "all"
+                for part, found in parts.items():
+                    measured = metric_rows(names[part], shown, found, classes)
+                    rows += measured
+                    if part == WHOLE:
+                        figures = {k: v for k, v in measured[0].items() if k not in ("method", "split", "count")}
+                        emit(Evaluated(epoch=0, split=str(shown), metrics=figures))
+        compared: Mapping[str, Mapping[Split, Measured]] = data.get("baselines", {})
+        for method, splits in compared.items():
+            for split in MEASURED:
+                if split in splits:
+                    rows += metric_rows(method, split, splits[split], classes)
+        sentences = []
+        credited, decided = decided_by(training.shares, ours[MEASURED[-1]])
+        others = {method: splits[Split.TEST] for method, splits in compared.items() if Split.TEST in splits}
+        verdict = verdict_of(credited, ours[MEASURED[-1]][WHOLE], others, cut=bool(data.get("cuts")))
+        if verdict is not None:
+            emit(Note(message=verdict.sentence, level=verdict.level))
+            sentences.append(verdict.sentence)
+        if decided:
+            emit(Note(message=decided))
+            sentences.append(decided)
+        return {"evaluation": Evaluation(final_metrics(rows), rows, training.protocol, "; ".join(sentences))}
+
+
+def _classes(tables: HeteroTables) -> Sequence[str]:
+    """The classes as text."""
+    labels = tables.labelled.labels if tables.labelled is not None else None
+    return [] if labels is None else [str(key) for key in labels.classes.dictionary.keys.to_pylist()]

@@ -12,6 +12,7 @@ from graphlearn.jobs.dhan.metrics import deciding, finite
 from graphlearn.jobs.loop import Loop
 from graphlearn.models.core.threads import threads
 from graphlearn.models.dhan.training.classes import ClassTraining
+from graphlearn.models.dhan.training.links import LinkTraining
 from graphlearn.models.dhan.training.pairs import PairTraining
 from graphlearn.models.dhan.training.training import HeteroTraining
 from graphlearn.text import number
@@ -29,9 +30,11 @@ class DhanLoop(Loop):
         self.training = training
         if isinstance(training, ClassTraining):
             self.unit, self.items = "nodes", len(training.train)
+            self.criterion = "cross entropy and F1 of the network"
         else:
             assert isinstance(training, PairTraining)
             self.unit, self.items = "edges", sum(len(edges) for edges in training.learnt.values())
+            self.criterion = "" if isinstance(training, LinkTraining) else "loss of the held-out links"
 
     def threads(self) -> AbstractContextManager[None]:
         return threads(self.training.options.threads)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from graphlearn.jobs.family import Columns, Count, Family, ModelShape, Predictor, Role, Sizes, Summary, TableFunction
 from graphlearn.jobs.kge.metrics import METRICS
 from graphlearn.models.kge.scorers.registry import SCORERS, scorer_type
-from graphlearn.storage.columns import check_columns
+from graphlearn.storage.columns import check_columns, find_column
 
 if TYPE_CHECKING:
     import duckdb
@@ -26,7 +26,7 @@ class KgeFamily(Family):
 
     names = tuple(SCORERS)
     title = "Knowledge graph embeddings"
-    measured_on = "filtered test"
+    protocol = "filtered"
     inputs = (Role("triples", ("head", "relation", "tail", "[split]")),)
     metrics = METRICS
     counts = (
@@ -41,7 +41,7 @@ class KgeFamily(Family):
             "required",
             {
                 "k": (int, 10, "answers per question"),
-                "exclude_known": (bool, False, "leave out known facts: those of the train, valid and test splits"),
+                "exclude_known": (bool, True, "leave out facts that the model was trained on, but not held-out ones"),
             },
             "'m', (SELECT head, relation FROM …)",
             returns="it returns each question with its answers",
@@ -59,6 +59,11 @@ class KgeFamily(Family):
 
     def check(self, role: str, columns: Mapping[str, Columns], options: Any) -> None:  # noqa: ARG002
         check_columns(dict(columns[role]))
+
+    def unused(self, columns: Mapping[str, Columns], options: Any) -> Mapping[str, str]:  # noqa: ARG002
+        if find_column(dict(columns["triples"]), "split") is None:
+            return {}
+        return dict.fromkeys(("valid_fraction", "test_fraction"), "if the query has a column split")
 
     def shape(self, request: ModelRequest, columns: Mapping[str, Columns]) -> ModelShape:
         from graphlearn.jobs.kge.shape import KgeShape

@@ -3,33 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import fields
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
 from graphlearn.errors import InputError
-from graphlearn.jobs.answers import Unknown, as_asked, find_field
+from graphlearn.jobs.answers import EXAMPLES, Unknown, complete, echo, find_field
 from graphlearn.jobs.family import Predictor, Question, Warn
 from graphlearn.jobs.kge.metrics import PROTOCOL, metric_rows, metrics_table
-from graphlearn.jobs.kge.shape import ENDS, KgeShape
+from graphlearn.jobs.kge.shape import ENDS, KgeShape, can_fill
 from graphlearn.jobs.kge.tasks import EVALUATION_MEMORY
 from graphlearn.jobs.metrics import read_metrics
 from graphlearn.jobs.train import WEIGHTS
 from graphlearn.models.kge.scorers.registry import scorer_type
 from graphlearn.storage.artifacts import Artifact
 from graphlearn.storage.dictionary import Dictionary
+from graphlearn.storage.stored import damaged_if_unreadable, read_tensors, tensor_shapes
 from graphlearn.storage.triples.snapshot import ENTITIES, RELATIONS, read_snapshot
-from graphlearn.types import BoolArray, IdArray, Side, Triples
+from graphlearn.types import BoolArray, IdArray, Side, Split, Triples
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from graphlearn.models.core.known import KnownAnswers
     from graphlearn.models.kge.embedding import Embedding
+    from graphlearn.models.kge.scorer import Scorer
 
 BATCH = 8192
 """Rows per batch of answers."""
@@ -44,7 +44,16 @@ class KgePredictor(Predictor):
         self.artifact = artifact
         self.entities = Dictionary(artifact.path / ENTITIES)
         self.relations = Dictionary(artifact.path / RELATIONS)
-        widths = {of: _width(artifact.path / WEIGHTS, of) for of in ("entities", "relations")}
+        self.scorer = _scorer(artifact)
+        self._dictionaries = {"head": self.entities, "relation": self.relations, "tail": self.entities}
+        widths = {"entities": self.scorer.entity_width, "relations": self.scorer.relation_width}
+        rows = {"entities": len(self.entities), "relations": len(self.relations) * (1 + self.scorer.options.reciprocal)}
+        path = artifact.path / WEIGHTS
+        with damaged_if_unreadable(path, "file"):
+            found = tensor_shapes(path)
+            wrong = [of for of in widths if found.get(of) != ("F32", (rows[of], widths[of]))]
+            if wrong:
+                raise ValueError(f"the embeddings of {wrong[0]} do not fit the options and keys of the model")
         self.shape = KgeShape(self.entities.field, self.relations.field, widths)
 
     def check(self, question: Question, batches: Iterable[pa.RecordBatch]) -> None:
@@ -72,28 +81,37 @@ class KgePredictor(Predictor):
             return self.embeddings(options["of"], schema)
         if question.asked is None:
             stored = read_metrics(self.artifact.path)
-            return iter(metrics_table(stored, self.relations, schema, PROTOCOL).to_batches())
+            protocol = str(self.artifact.manifest.get("protocol", PROTOCOL))
+            return iter(metrics_table(stored, self.relations, schema, protocol).to_batches())
         return self.evaluate(question, batches, schema, warn)
 
     @cached_property
     def embedding(self) -> Embedding:
         """The weights and scoring function, on the CPU."""
-        from safetensors.torch import load_file
+        from torch import Generator
 
+        from graphlearn.models.core.restored import check_restored
         from graphlearn.models.kge.embedding import Embedding
 
-        manifest = self.artifact.manifest
-        kind = scorer_type(manifest["family"])
-        known = {field.name for field in fields(kind.options_type)}
-        options = kind.options_type(**{k: v for k, v in manifest["options"].items() if k in known})
-        tensors = load_file(self.artifact.path / WEIGHTS)
+        path = self.artifact.path / WEIGHTS
+        tensors = read_tensors(path, "pt")
         entities, relations = tensors.pop("entities"), tensors.pop("relations")
-        return Embedding(kind(options), entities, relations, tensors, len(self.relations))
+        with damaged_if_unreadable(path, "file"):
+            check_restored(tensors, "", lambda: self.scorer.initial_dense(Generator()))
+        return Embedding(self.scorer, entities, relations, tensors, len(self.relations))
 
     @cached_property
     def known(self) -> dict[Side, KnownAnswers]:
         """All triples of the train, valid and test splits, as known answers."""
         return self._known_with([])
+
+    @cached_property
+    def learnt(self) -> dict[Side, KnownAnswers]:
+        """The triples of the train split, as known answers."""
+        from graphlearn.models.core.known import KnownAnswers
+
+        train = read_snapshot(self.artifact.path)[Split.TRAIN]
+        return {side: KnownAnswers.of([train], side, len(self.relations)) for side in Side}
 
     def _known_with(self, more: list[Triples]) -> dict[Side, KnownAnswers]:
         from graphlearn.models.core.known import KnownAnswers
@@ -127,7 +145,7 @@ class KgePredictor(Predictor):
                 found[name] = np.full(batch.num_rows, ASKED, np.int64)
                 continue
             keys = batch.column(column)
-            ids = (self.relations if name == "relation" else self.entities).ids(keys, time_zone)
+            ids = self._dictionaries[name].ids(keys, time_zone)
             found[name] = np.where(keys.is_null().to_numpy(zero_copy_only=False), ASKED, ids)
         return found
 
@@ -135,16 +153,23 @@ class KgePredictor(Predictor):
         self, question: Question, batches: Iterable[pa.RecordBatch], schema: pa.Schema, warn: Warn
     ) -> Iterator[pa.RecordBatch]:
         """The best answers to each question, in the order of the questions."""
-        unknown = Unknown()
+        unknown, asked, open_ended = Unknown(self._dictionaries), 0, 0
         for batch in batches:
             if batch.num_rows:
                 ids = self._ids(batch, question.time_zone)
+                asked += batch.num_rows
+                nothing = (ids["relation"] == ASKED) | ((ids["head"] == ASKED) & (ids["tail"] == ASKED))
+                open_ended += int(nothing.sum())
                 given = {name: batch.column(c) for name in ENDS if (c := find_field(batch.schema, name)) is not None}
                 unknown.add(given, {name: ids[name] for name in given})
                 yield self._complete(question, batch, ids, schema)
         if unknown.lost:
             name = self.artifact.model
-            warn(f"predict: {name} has never seen a key of {unknown.text('questions')}; their rank and score are NULL")
+            text = f"predict: {name} has never seen a key of {unknown.text('questions')}; their rank and score are NULL"
+            warn(text + unknown.suggestion())
+        if open_ended:
+            few = f"predict: {open_ended:,} of {asked:,} questions have no relation, or neither head nor tail"
+            warn(f"{few}; their rank and score are NULL")
 
     def _complete(
         self, question: Question, batch: pa.RecordBatch, ids: dict[str, IdArray], schema: pa.Schema
@@ -164,7 +189,7 @@ class KgePredictor(Predictor):
             rows = np.flatnonzero(usable & (anchors >= 0) & (asked == ASKED))
             if not len(rows):
                 continue
-            hidden = known[side] if exclude else None
+            hidden = self.learnt[side] if exclude else None
             found, scores = model.top_k(
                 anchors[rows], r[rows], side, k, hidden, alive=self.alive, memory_limit=EVALUATION_MEMORY
             )
@@ -194,11 +219,7 @@ class KgePredictor(Predictor):
             "score": pa.array(scores, mask=none),
             "known": pa.array(seen.astype(bool), mask=none),
         }
-        keys = {
-            "head": self.entities.take(np.where(heads < 0, -1, heads)),
-            "relation": self.relations.take(np.where(r[rows] < 0, -1, r[rows])),
-            "tail": self.entities.take(np.where(tails < 0, -1, tails)),
-        }
+        keys = {"head": heads, "tail": tails}
         taken = pa.array(rows)
         out = []
         for field in schema:
@@ -206,11 +227,14 @@ class KgePredictor(Predictor):
             column = made.get(field.name)
             if column is None and asked_as is not None:
                 column = batch.column(asked_as).take(taken)
-                if field.name in keys:
-                    dictionary = self.relations if field.name == "relation" else self.entities
-                    column = as_asked(keys[field.name], column, dictionary, question.time_zone)
+                if field.name in keys and can_fill(batch.schema, field.name):
+                    given = pa.Table.from_arrays([column], schema=pa.schema([batch.schema.field(asked_as)]))
+                    known = self.entities.take(np.maximum(keys[field.name], -1))
+                    column = complete(given, known, self.entities.field, field, question.time_zone)
+                elif field.name in ENDS:
+                    column = echo(column, field)
             elif column is None:
-                column = keys[field.name]
+                column = self.entities.take(np.maximum(keys[field.name], -1))
             out.append(column if column.type == field.type else column.cast(field.type))
         return pa.record_batch(out, schema=schema)
 
@@ -222,11 +246,13 @@ class KgePredictor(Predictor):
 
         step = max(1, EVALUATION_MEMORY // (4 * len(self.entities)))
         k = min(int(question.options["k"]), (len(self.entities) if self.alive is None else int(self.alive.sum())) - 1)
-        unknown = Unknown()
+        unknown, relations = Unknown({"key": self.entities}), list[str]()
         for batch in batches:
             asked = batch.column(0)
             every = self.entities.ids(asked, question.time_zone)
-            unknown.add({"key": asked}, {"key": every})
+            named = (every < 0) & (self.relations.ids(asked, question.time_zone) >= 0)
+            relations += [repr(asked[int(row)].as_py()) for row in np.flatnonzero(named)]
+            unknown.add({"key": asked}, {"key": np.where(named, ASKED, every)})
             for lo in range(0, batch.num_rows, step):
                 ids = every[lo : lo + step]
                 found = np.flatnonzero(ids >= 0)
@@ -245,16 +271,22 @@ class KgePredictor(Predictor):
                 ranks = np.concatenate([np.tile(np.arange(1, k + 1), len(found)), nothing])[order]
                 values = np.concatenate([best.values.numpy().ravel(), nothing.astype(np.float32)])[order]
                 missing = neighbours < 0
-                keys = as_asked(self.entities.take(ids), asked.slice(lo, step), self.entities, question.time_zone)
                 columns = [
-                    keys.take(pa.array(rows[order])),
+                    echo(asked.take(pa.array(lo + rows[order])), schema.field(0)),
                     self.entities.take(neighbours),
                     pa.array(ranks.astype(np.int32), mask=missing),
                     pa.array(values.astype(np.float32), mask=missing),
                 ]
                 yield pa.record_batch(columns, schema=schema)
         if unknown.lost:
-            warn(f"similar: {self.artifact.model} has never seen {unknown.text('keys')}; their neighbour is NULL")
+            text = f"similar: {self.artifact.model} has never seen {unknown.text('keys')}; their neighbour is NULL"
+            warn(text + unknown.suggestion())
+        if relations:
+            name, shown = self.artifact.model, ", ".join(list(dict.fromkeys(relations))[:EXAMPLES])
+            warn(
+                f"similar: {shown} in {name} is a relation, not an entity, so its neighbour is NULL; "
+                f"compare relations by FROM embeddings('{name}', of := 'relations')"
+            )
 
     def embeddings(self, of: str, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
         """The vectors of all entities, or of all relations."""
@@ -269,7 +301,7 @@ class KgePredictor(Predictor):
         self, question: Question, batches: Iterable[pa.RecordBatch], schema: pa.Schema, warn: Warn
     ) -> Iterator[pa.RecordBatch]:
         """Metrics on given triples, filtered by them and by all triples of the model."""
-        unknown, parts = Unknown(), [np.empty((3, 0), np.int64)]
+        unknown, parts = Unknown(self._dictionaries), [np.empty((3, 0), np.int64)]
         for batch in batches:
             ids = {
                 name: np.where(column == ASKED, UNKNOWN, column)
@@ -290,8 +322,10 @@ class KgePredictor(Predictor):
         if unknown.lost:
             protocol += f"; {unknown.lost:,} of {unknown.rows:,} triples left out: their keys are unknown"
             name = self.artifact.model
-            warn(f"evaluate: {name} has never seen a key of {unknown.text('triples')}; the metrics leave them out")
-        yield from metrics_table(metric_rows("given", ranks), self.relations, schema, protocol).to_batches()
+            text = f"evaluate: {name} has never seen a key of {unknown.text('triples')}; the metrics leave them out"
+            warn(text + unknown.suggestion())
+        rows = metric_rows(str(self.artifact.manifest["family"]), "given", ranks)
+        yield from metrics_table(rows, self.relations, schema, protocol).to_batches()
 
 
 def unanswerable() -> InputError:
@@ -302,8 +336,7 @@ def unanswerable() -> InputError:
     )
 
 
-def _width(weights: Path, of: str) -> int:
-    from safetensors import safe_open
-
-    with safe_open(weights, "pt") as file:
-        return int(file.get_slice(of).get_shape()[1])
+def _scorer(artifact: Artifact) -> Scorer:
+    """The scoring function with the options that a version was trained with."""
+    kind = scorer_type(artifact.manifest["family"])
+    return kind(kind.options_type.stored(artifact.manifest["options"]))

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 class KgeLoop(Loop):
     """Trains an engine on triples. Its score is the filtered MRR on the validation split."""
 
-    unit = "triples"
+    unit = "triples"  # an example is a query, which asks for one end of a triple
     diverged_help = "lower learning_rate (now {:g}) or init_scale"
 
     def __init__(
@@ -43,6 +43,7 @@ class KgeLoop(Loop):
     ) -> None:
         self.options: KgeOptions = engine.options
         super().__init__(self.options, folder, run_id, emit)
+        self.examples_per_unit = 2 if self.options.sides == "both" else 1  # queries per triple
         self.engine, self.known, self.alive, self.memory_limit = engine, known, alive, memory_limit
         sizes = engine.n_entities, engine.n_relations
         self.sampler: Sampler | DeviceSampler
@@ -68,7 +69,7 @@ class KgeLoop(Loop):
         steps = max(1, self.steps(epoch))
         batches: Iterator[Any] = self.sampler.epoch(epoch, first)
         for step, batch in enumerate(batches, first):
-            yield self.engine.step(batch, self._rate(epoch + step / steps)), batch.triples
+            yield self.engine.step(batch, self._rate(epoch + step / steps)), batch.examples
 
     def _rate(self, epochs_done: float) -> float:
         rate = self.options.learning_rate

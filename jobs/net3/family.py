@@ -47,7 +47,9 @@ class Net3Family(Family):
         "recover": TableFunction(
             named={"every": (bool, False, "also return known cells, not only missing ones"), **LEVEL}
         ),
-        "evaluate": TableFunction(),
+        "evaluate": TableFunction(
+            named={"by": (str, "step", "'step': a row per step ahead and one for all; 'series': a row per series")}
+        ),
     }
 
     @property
@@ -58,6 +60,10 @@ class Net3Family(Family):
         modes = given if options.modes is None else options.modes
         graphs = (Role(name, ("source", "target", "[weight]"), required=False) for name in modes if name != "series")
         return (Role("series", ("time", "keys…", "value")), *graphs)
+
+    def answered(self, options: Mapping[str, Any]) -> Mapping[str, TableFunction]:
+        other = "forecast" if options.get("task") == "recover" else "recover"
+        return {name: function for name, function in self.functions.items() if name != other}
 
     def check(self, role: str, columns: Mapping[str, Columns], options: Any) -> None:
         from graphlearn.storage.series.graph import check_graph_columns

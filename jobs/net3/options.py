@@ -52,6 +52,10 @@ class Net3JobOptions(Net3Options):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.check_at_least(1, "neighbours")
+        if "pearson" not in self.graphs.values():
+            self.refuse(["neighbours"], "without a graph of kind pearson", "leave it out, or name a mode in graphs")
+            if self.task == "recover":  # only the graph is built from the train split
+                self.refuse(["split"], "with task = 'recover'", "leave it out; hidden is the share of cells held out")
         for mode, kind in self.graphs.items():
             if kind not in BUILT_GRAPHS:
                 raise OptionError(

@@ -5,7 +5,7 @@ matplotlib is optional (`pip install 'graphlearn[plot]'`) and imported only insi
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from graphlearn.jobs.drawing import (
     COLOURS,
     History,
     any_script,
+    below,
     draw_loss,
     finish_curve,
     literal,
@@ -24,13 +25,14 @@ from graphlearn.jobs.drawing import (
     short,
     title,
 )
-from graphlearn.jobs.metrics import metrics_line, read_metrics
+from graphlearn.jobs.metrics import read_metrics
 from graphlearn.jobs.net3.metrics import NET3_METRICS
 from graphlearn.jobs.net3.parts import read_recovered
 from graphlearn.jobs.net3.predictor import Net3Predictor
+from graphlearn.models.net3.data.tensor import blocks
 from graphlearn.storage.artifacts import MANIFEST, Artifact
 from graphlearn.storage.files import read_json
-from graphlearn.text import number
+from graphlearn.text import counted, number
 from graphlearn.types import BoolArray, FloatArray, Split
 
 if TYPE_CHECKING:
@@ -43,21 +45,18 @@ if TYPE_CHECKING:
 PANELS = 4  # series that are drawn
 FORECAST_STEPS, CONTEXT_STEPS, RECOVER_STEPS = 200, 60, 80  # time steps that are drawn of them
 LEVEL = 0.9
-BATCH = 16
 FIRST = ("true", "known", "held out")  # in the legend
-TRUTH, MODEL, FAR, AFTER = "#33373d", COLOURS[0], COLOURS[1], COLOURS[2]
+TRUTH, MODEL, FAR, AFTER, *OTHERS = "#33373d", *COLOURS  # what is drawn; the last ones are those of the baselines
 
 
 @dataclass(frozen=True)
 class Line:
-    """Values of a series over a stretch of time, and half the width of their interval.
-
-    shape: times, values: [n]
-    """
+    """Values of a series over a stretch of time, and their interval. shape: [n] each"""
 
     times: npt.NDArray[Any]
     values: FloatArray
-    half: FloatArray | float = 0.0
+    lower: FloatArray | None = None
+    upper: FloatArray | None = None
 
 
 @dataclass(frozen=True)
@@ -83,6 +82,7 @@ class Stored:
     horizon: int
     freq: str
     value: str
+    time: str
     verdict: str
     rows: list[dict[str, Any]]
     panels: list[Panel] = field(default_factory=list)
@@ -98,6 +98,7 @@ def read_stored(version_folder: Path, panels: int = PANELS) -> Stored:
         horizon=model.options.horizon,
         freq=model.series.axis.freq_text,
         value=model.series.value_name,
+        time=model.series.time_name,
         verdict=manifest.get("verdict") or "",
         rows=read_metrics(version_folder),
         panels=make(model, panels),
@@ -143,46 +144,82 @@ def _forecast(model: Net3Predictor, panels: int) -> list[Panel]:
     shown = np.asarray(series.values[first:])
     chosen = choose_series(training.scaler.transform(shown), panels)
     at: Any = (slice(None), slice(None), *(np.array(i) for i in zip(*chosen, strict=True)))
-    starts = np.arange(lo - W - H + 1, T - W + 1)
-    predicted = np.concatenate([training.predict(starts[k : k + BATCH])[at] for k in range(0, len(starts), BATCH)])
-    half = model.intervals.half_width(LEVEL)
-    scale = training.scaler.scale[at[2:]]
+    start = max(0, lo - W - H + 1)
+    found = []
+    for _, predicted, spread in training.rolling(start, T - W + 1):
+        bounds = model.intervals.interval(predicted, spread, training.scaler.scale, LEVEL)
+        found.append(np.stack([x[at] for x in (model.intervals.clip(predicted), *bounds)]))
+    drawn = np.concatenate(found, axis=1)  # value, lower and upper bound by window, step ahead and panel
+    lo = max(lo, start + W + H - 1)
     times, tested, ahead = (times_of(series.axis, *p) for p in ((first, T - first), (lo, T - lo), (T, H)))
     steps = np.arange(lo, T)
     out = []
     for k, place in enumerate(chosen):
-        near, far = (predicted[steps - W - h - starts[0], h, k] for h in (0, H - 1))
+        near, far = (drawn[:, steps - W - h - start, h, k] for h in (0, H - 1))
         out.append(
             Panel(
                 label=label_of(series, place),
                 truth=Line(times, of_place(shown, place)),
-                near=Line(tested, near, float(half[0] * scale[k])),
-                far=Line(tested, far) if H > 1 else None,
-                ahead=Line(ahead, predicted[-1, :, k], np.asarray(half[:H] * scale[k], np.float32)),
+                near=Line(tested, *near),
+                far=Line(tested, far[0]) if H > 1 else None,
+                ahead=Line(ahead, *drawn[:, -1, :, k]),
             )
         )
     return out
 
 
 def _recovered(model: Net3Predictor, panels: int) -> list[Panel]:
+    """The series with the longest gap, around it, and others at the end of the data."""
     from graphlearn.models.net3.training.recover import hold_out
 
-    series, scale = model.series, model.scale
+    series, scale, intervals = model.series, model.scale, model.intervals
     held = hold_out(series.values, model.options.hidden, model.options.seed)[0]
-    first = max(0, len(series.values) - RECOVER_STEPS)
-    shown, seen = np.asarray(series.values[first:]), np.moveaxis(held[first:], 0, -1)
-    filled = read_recovered(model.artifact.path)[first:]
-    half = float(model.intervals.half_width(LEVEL)[0])
-    times = times_of(series.axis, first, len(shown))
-    return [
-        Panel(
-            label=label_of(series, place),
-            truth=Line(times, of_place(shown, place)),
-            near=Line(times, of_place(filled, place), half * float(scale[place])),
-            held=np.isfinite(of_place(shown, place)) & ~seen[place],
+    filled = read_recovered(model.artifact.path, series.values.shape)
+    assert intervals.spread is not None
+    T = len(series.values)
+    end = max(0, T - RECOVER_STEPS)
+    places = [(place, end) for place in choose_series(np.asarray(series.values[end:]) / scale, panels)]
+    gap = longest_gap(series.values)
+    if gap is not None:
+        place, begin, length = gap
+        around = max(0, min(begin + length // 2 - RECOVER_STEPS // 2, T - RECOVER_STEPS))
+        places = [(place, around), *((other, first) for other, first in places if other != place)][:panels]
+    out = []
+    for place, first in places:
+        steps = slice(first, min(T, first + RECOVER_STEPS))
+        truth, seen = of_place(series.values[steps], place), np.moveaxis(held[steps], 0, -1)[place]
+        found = np.asarray(filled[steps])[:, None]
+        bounds = intervals.interval(found, intervals.spread, scale, LEVEL)
+        times = times_of(series.axis, first, len(truth))
+        out.append(
+            Panel(
+                label=label_of(series, place),
+                truth=Line(times, truth),
+                near=Line(times, *(of_place(x[:, 0], place) for x in (found, *bounds))),
+                held=np.isfinite(truth) & ~seen,
+            )
         )
-        for place in choose_series(shown / scale, panels)
-    ]
+    if gap is not None:
+        out[0] = replace(out[0], label=f"{out[0].label} · the longest gap: {counted(gap[2], 'step')}")
+    return out
+
+
+def longest_gap(values: FloatArray) -> tuple[tuple[int, ...], int, int] | None:
+    """The longest run of missing cells between known ones: its series, first step and length; None without a gap.
+
+    shape: [T, N1, ..., NM]
+    """
+    shape = values.shape[1:]
+    last = np.full(int(np.prod(shape)), -1)  # the last known step of each series
+    length, series, begin = 0, 0, 0
+    for lo, block in blocks(values):
+        for t, row in enumerate(np.isfinite(block).reshape(len(block), -1), lo):
+            gaps = np.where(row & (last >= 0), t - last - 1, 0)
+            n = int(gaps.argmax())
+            if gaps[n] > length:
+                length, series, begin = int(gaps[n]), n, int(last[n]) + 1
+            last[row] = t
+    return (tuple(int(i) for i in np.unravel_index(series, shape)), begin, length) if length else None
 
 
 def times_of(axis: TimeAxis, first: int, count: int) -> npt.NDArray[Any]:
@@ -210,7 +247,7 @@ def label_of(series: SeriesTensor, place: tuple[int, ...]) -> str:
 def draw(history: History, version_folder: Path | None) -> Figure:
     """The curves and, with a stored version, some of its series and its errors."""
     stored = read_stored(version_folder) if version_folder is not None else None
-    text = title(history, f"test {metrics_line(history.final, NET3_METRICS, ', ')}" if history.final else "")
+    text = title(history, NET3_METRICS)
     if stored is None or not stored.panels:
         figure = new_figure(11, 4.2)
         axes = figure.subplot_mosaic([["loss", "valid"]])
@@ -219,7 +256,7 @@ def draw(history: History, version_folder: Path | None) -> Figure:
         left: Any = [[f"series{k}"] for k in range(len(stored.panels))]
         right: Any = [["error"], ["error"], ["loss"], ["valid"]]
         axes = figure.subplot_mosaic([[left, right]], width_ratios=[2.4, 1])
-        text += literal(f"\n{stored.verdict}") if stored.verdict else ""
+        text += below(stored.verdict)
     figure.suptitle(text, x=0.01, ha="left", fontsize=12)
     draw_loss(axes["loss"], history)
     _draw_valid(axes["valid"], history)
@@ -236,10 +273,10 @@ def _draw_valid(axes: Axes, history: History) -> None:
     axes.set_title("RMSE on the validation split", loc="left", fontsize=10)
     rmse = history.valid.get("rmse", [])
     if rmse:
-        axes.plot(*zip(*rmse, strict=True), color=COLOURS[2], marker="o", markersize=4)
+        axes.plot(*zip(*rmse, strict=True), color=MODEL, marker="o", markersize=4)
         epoch, best = min(rmse, key=lambda point: point[1])
         axes.annotate(
-            f"best: {number(best)}", (epoch, best), textcoords="offset points", xytext=(0, -14), ha="center", fontsize=9
+            f"best: {number(best)}", (epoch, best), textcoords="offset points", xytext=(0, 8), ha="center", fontsize=9
         )
         axes.margins(x=0.12, y=0.25)
     finish_curve(axes, bool(rmse), "no validation cells")
@@ -250,10 +287,7 @@ def _draw_panel(axes: Axes, panel: Panel, stored: Stored, *, last: bool) -> None
     axes.set_title(literal(panel.label), loc="left", fontsize=9.5)
     recover = panel.held is not None
     name = "recovered" if recover else "forecast one step ahead"
-    axes.fill_between(
-        near.times, near.values - near.half, near.values + near.half, color=MODEL, alpha=0.16, linewidth=0,
-        label=f"interval ({LEVEL:.0%})",
-    )  # fmt: skip
+    _draw_interval(axes, near, MODEL, 0.16, _interval_label(stored))
     if panel.far is not None:
         label = f"forecast {stored.horizon} steps ahead"
         axes.plot(panel.far.times, panel.far.values, color=FAR, linewidth=1.1, label=label)
@@ -273,8 +307,11 @@ def _draw_panel(axes: Axes, panel: Panel, stored: Stored, *, last: bool) -> None
     if panel.ahead is not None:
         _draw_ahead(axes, panel.ahead)
     plain(axes)
+    axes.set_ylabel(literal(short(stored.value, 24)), fontsize=8.5)
     _draw_dates(axes, truth.times)
-    if not last:
+    if last:
+        axes.set_xlabel(literal(short(stored.time, 24)), fontsize=8.5)
+    elif not recover:
         axes.tick_params(labelbottom=False)
 
 
@@ -282,14 +319,32 @@ def _draw_ahead(axes: Axes, ahead: Line) -> None:
     """Draw the forecast after the data: a line in its interval, or a point with a bar for a single step."""
     if len(ahead.times) == 1:
         axes.errorbar(
-            ahead.times, ahead.values, yerr=ahead.half, color=AFTER, fmt="o", markersize=4, capsize=2.5,
+            ahead.times, ahead.values, yerr=_arms(ahead), color=AFTER, fmt="o", markersize=4, capsize=2.5,
             linewidth=1.3, label="after the data",
         )  # fmt: skip
         return
     axes.plot(ahead.times, ahead.values, color=AFTER, linewidth=1.6, label="after the data")
-    axes.fill_between(
-        ahead.times, ahead.values - ahead.half, ahead.values + ahead.half, color=AFTER, alpha=0.2, linewidth=0
-    )
+    _draw_interval(axes, ahead, AFTER, 0.2)
+
+
+def _draw_interval(axes: Axes, line: Line, colour: str, alpha: float, label: str | None = None) -> None:
+    if line.lower is not None and line.upper is not None and np.isfinite(line.upper).any():
+        axes.fill_between(line.times, line.lower, line.upper, color=colour, alpha=alpha, linewidth=0, label=label)
+
+
+def _arms(line: Line) -> Any:
+    """The distances to the bounds of an interval; None where it is unbounded. shape: [2, n]"""
+    if line.lower is None or line.upper is None or not np.isfinite(line.upper).all():
+        return None
+    return np.stack([line.values - line.lower, line.upper - line.values])
+
+
+def _interval_label(stored: Stored) -> str:
+    """The nominal level and the coverage on the test split."""
+    name = f"coverage_{100 * LEVEL:g}"
+    reached = next((row[name] for row in stored.rows if row["split"] == "test" and row.get("step") is None), None)
+    contains = f" (contains {100 * reached:.1f} % of the test cells)" if reached is not None else ""
+    return f"{100 * LEVEL:g} % interval{contains}"
 
 
 def _draw_dates(axes: Axes, times: npt.NDArray[Any]) -> None:
@@ -308,14 +363,14 @@ def _draw_errors(axes: Axes, stored: Stored) -> None:
     steps = [row for row in rows if row["step"] is not None]
     total = sorted((row for row in rows if row["step"] is None), key=lambda row: float(row["rmse"] or 0))
     model = stored.rows[0]["method"] if stored.rows else ""
-    part = {"test": "test", "valid": "validation"}[split]
+    part, unit = {"test": "test", "valid": "validation"}[split], literal(short(stored.value, 24))
     plain(axes)
     if not total:
         axes.set_title("RMSE", loc="left", fontsize=10)
         axes.text(0.5, 0.5, "nothing was measured", ha="center", va="center", transform=axes.transAxes, color="#777777")
         return
     others = [row["method"] for row in total if row["method"] != model]
-    colours = {model: MODEL} | {name: COLOURS[1 + k % (len(COLOURS) - 1)] for k, name in enumerate(others)}
+    colours = {model: MODEL} | {name: OTHERS[k % len(OTHERS)] for k, name in enumerate(others)}
     if steps:
         from matplotlib.ticker import MaxNLocator
 
@@ -324,27 +379,38 @@ def _draw_errors(axes: Axes, stored: Stored) -> None:
             line = [(r["step"], r["rmse"]) for r in steps if r["method"] == row["method"]]
             ours = row["method"] == model
             axes.plot(
-                *zip(*line, strict=True), color=colours[row["method"]], linewidth=2.2 if ours else 1.3,
-                linestyle="-" if ours else ("--", "-.", ":")[k % 3],
-                marker="o" if len(line) <= 24 else None, markersize=3.5, label=row["method"], zorder=3 if ours else 2,
+                *zip(*line, strict=True), color=colours[row["method"]], linewidth=5 if ours else 1.5,
+                linestyle="-" if ours else ("--", "-.", ":")[k % 3], alpha=0.5 if ours else 1,
+                marker="o" if len(line) <= 24 else None, markersize=7 if ours else 3,
+                label=row["method"], zorder=2 if ours else 3,  # dashes on a pale line, so that equal ones are both seen
             )  # fmt: skip
         axes.set_xlabel("steps" if stored.freq.isdigit() else f"steps of {stored.freq}", fontsize=9)
+        axes.set_ylabel(f"RMSE ({unit})", fontsize=9)
         axes.set_ylim(bottom=0)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.legend(frameon=False, fontsize=8.5, loc="lower right")
+        axes.legend(frameon=False, fontsize=8.5, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)
         return
     axes.set_title(f"RMSE on the {part} split", loc="left", fontsize=10)
     names = [row["method"] for row in total]
     values = [float(row["rmse"] or 0) for row in total]
-    axes.barh(names, values, color=["#a9c3e8" if name == model else "#dfe2e7" for name in names], height=0.62)
+    arms = [
+        (v - (low if (low := row["rmse_low"]) is not None else v), (row["rmse_high"] or v) - v)
+        for v, row in zip(values, total, strict=True)
+    ]
+    axes.barh(
+        names, values, xerr=np.maximum(np.array(arms).T, 0), height=0.3,
+        color=["#a9c3e8" if name == model else "#dfe2e7" for name in names],
+        error_kw={"ecolor": "#8a8f98", "elinewidth": 1.2, "capsize": 2.5},
+    )  # fmt: skip
+    axes.set_xlabel(f"RMSE ({unit}), with 95 % interval", fontsize=9)
     axes.set_yticks(range(len(names)), [""] * len(names))
     for k, row in enumerate(total):
         text = f"{row['method']}   {number(row['rmse'])}   (z {row['z_rmse']:.3f})"
         axes.annotate(
-            text, (0, k), textcoords="offset points", xytext=(6, 0), va="center", fontsize=9,
+            text, (0, k - 0.2), textcoords="offset points", xytext=(2, 2), va="bottom", fontsize=9,
             color="#16181c", weight="bold" if row["method"] == model else "normal",
         )  # fmt: skip
-    axes.invert_yaxis()
+    axes.set_ylim(len(names) - 0.6, -0.8)
     axes.grid(visible=False, axis="y")
     axes.tick_params(axis="y", length=0)
 

@@ -1,14 +1,16 @@
-"""The plan of a run: scan -> encode -> graphs -> prepare -> train -> evaluate -> publish."""
+"""The plan of a run: scan -> encode -> graphs -> prepare -> train -> baselines -> evaluate -> publish."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from graphlearn.jobs.dataflow import Dataflow, Estimate, Operator
 from graphlearn.jobs.family import Sizes
 from graphlearn.jobs.machine import BASE_MEMORY
+from graphlearn.jobs.net3 import estimate as cost
+from graphlearn.jobs.net3.baselines import FORECAST_METHODS, RECOVERY_METHODS, MeasureBaselines
 from graphlearn.jobs.net3.options import Net3JobOptions, check_modes, resolve_columns
 from graphlearn.jobs.net3.tasks import (
     TABLE,
@@ -18,13 +20,15 @@ from graphlearn.jobs.net3.tasks import (
     ReadGraphs,
     ScanSeries,
     TrainNet3,
+    check_length,
     protocol,
 )
 from graphlearn.jobs.request import ModelRequest
-from graphlearn.jobs.train import PUBLISHED, Publish
+from graphlearn.jobs.train import PUBLISHED, Publish, budget_text, within_budget
 from graphlearn.storage import fingerprint
 from graphlearn.storage.columns import describe
 from graphlearn.storage.series.sizes import SeriesSizes, measure_series
+from graphlearn.text import counted
 
 if TYPE_CHECKING:
     import duckdb
@@ -58,30 +62,49 @@ def measure(cursor: duckdb.DuckDBPyConnection, request: ModelRequest) -> Net3Siz
 
 
 def plan(request: ModelRequest, sizes: Net3Sizes) -> Dataflow:
-    """The operators of a run, with what each will cost."""
+    """The operators of a run, with what each will cost.
+
+    Raises InputError, OptionError if no window fits into a split.
+    """
     options: Net3JobOptions = request.options
+    if sizes.known:
+        check_length(sizes.series.steps, options)
     series, prints = sizes.series, dict(sizes.fingerprints)
     columns = (series.time, tuple(series.modes), series.value)
     graphs = {role: sql for role, sql in request.inputs.items() if role != ROLE}
     rows, steps, array = series.rows, series.steps, series.bytes
     cells = series.cells // max(1, steps)
     recover = options.task == "recover"
-    windows = max(0, steps if recover else round(steps * options.split[0]) - options.window)
+    windows, *_ = cost.windows(steps, options)
     length = 2 * options.window + 1 if recover else options.window
-    width = sum(min(options.core_limit, int(options.core * n) + 1) for n in series.modes.values())
-    flops_window = 6.0 * length * cells * options.dim * (2 * options.dim + 2 * width + 16)
-    training = windows * flops_window * options.epochs
-    evaluation = steps * flops_window / 3
-    share = 0.15  # of the speed of a matrix product
     batch = 4 * options.batch_size * length * cells * options.dim * 12
-    copies = 8 if recover and options.recovery == "smooth" else 1
+    smooth = recover and options.recovery == "smooth"
+    copies = 8 if smooth else 1
     advice = "choose a longer freq, fewer keys, a smaller dim or batch_size, or a larger machine"
 
-    def estimate(**costs: Any) -> Estimate:
+    def estimate(time: Estimate | None = None, **costs: Any) -> Estimate:
         if not sizes.known:
             return Estimate()
-        return Estimate(**{name: min(cost, LARGEST) if isinstance(cost, int) else cost for name, cost in costs.items()})
+        bounded: dict[str, Any] = {
+            k: min(cost, LARGEST) if isinstance(cost, int) else cost for k, cost in costs.items()
+        }
+        return replace(time or Estimate(), **bounded).by(options.task)
 
+    parts = ("intervals", "series_errors", *(("recovered",) if recover else ()))
+    baselines = Operator(
+        name="baselines",
+        task=MeasureBaselines(options=options, share=options.baseline_share),
+        inputs=("trained", "axis", "training_seconds"),
+        outputs=("baselines", "cuts"),
+        reports_itself=True,
+        detail=", ".join(RECOVERY_METHODS if recover else FORECAST_METHODS) + budget_text(options.baseline_share),
+        advice=advice,
+        estimate=estimate(
+            within_budget(cost.baselines(series), cost.training(series, options), options.baseline_share),
+            rows=steps,
+            memory=BASE_MEMORY + (copies + 2) * array,
+        ),
+    )
     return Dataflow(
         [
             Operator(
@@ -114,41 +137,39 @@ def plan(request: ModelRequest, sizes: Net3Sizes) -> Dataflow:
                 name="prepare",
                 task=PrepareNet3(options=options),
                 inputs=("values", "axis", "graphs"),
-                outputs=("training", "baselines"),
-                detail="scale, seasonal means, linear AR; last value, seasonal naive and the other baselines",
+                outputs=("training",),
+                reports_itself=True,
+                detail="scale, seasonal means, " + ("low-rank completion" if smooth else "linear AR"),
                 advice=advice,
-                estimate=estimate(
-                    memory=BASE_MEMORY + copies * array + 2 * batch, seconds=max(0.2, array * copies / 2e7)
-                ),
+                estimate=estimate(cost.preparation(series, options), memory=BASE_MEMORY + copies * array + 2 * batch),
             ),
             Operator(
                 name="train",
                 task=TrainNet3(),
                 inputs=("training",),
-                outputs=("trained",),
+                outputs=("trained", "training_seconds"),
                 reports_itself=True,
-                detail=f"net3, {options.task}, window {options.window}, {options.epochs} epochs at most",
+                detail=f"net3, {options.task}, window {options.window}, at most {counted(options.epochs, 'epoch')}",
                 advice=advice,
                 estimate=estimate(
+                    cost.training(series, options),
                     rows=windows * options.epochs,
-                    flops=training,
                     memory=BASE_MEMORY + copies * array + batch,
-                    gemm=training / share,
                 ),
             ),
+            *((baselines,) if options.baselines else ()),
             Operator(
                 name="evaluate",
                 task=EvaluateNet3(options=options),
-                inputs=("trained", "baselines"),
-                outputs=("evaluation", "intervals", *(("recovered",) if recover else ())),
+                inputs=("trained", "axis", *(baselines.outputs if options.baselines else ())),
+                outputs=("evaluation", *parts),
                 reports_itself=True,
                 detail=protocol(options),
                 advice=advice,
                 estimate=estimate(
+                    cost.evaluation(series, options),
                     rows=steps,
-                    flops=evaluation,
                     memory=BASE_MEMORY + (copies + recover) * array + batch,
-                    gemm=evaluation / share,
                 ),
             ),
             Operator(
@@ -157,13 +178,14 @@ def plan(request: ModelRequest, sizes: Net3Sizes) -> Dataflow:
                     request=request,
                     fingerprint=request.fingerprint(prints),
                     table=TABLE,
-                    parts=("series", "graphs", "intervals", *(("recovered",) if recover else ())),
+                    parts=("series", "graphs", *parts),
                 ),
-                inputs=("series", "graphs", "trained", "evaluation", "intervals", *(("recovered",) if recover else ())),
+                inputs=("series", "graphs", "trained", "evaluation", *parts, *(("cuts",) if options.baselines else ())),
                 outputs=PUBLISHED,
                 detail=f"model {request.name}",
                 advice=advice,
                 estimate=estimate(bytes=array, memory=BASE_MEMORY + copies * array, seconds=array / 5e8),
             ),
-        ]
+        ],
+        options,
     )

@@ -2,7 +2,8 @@
 
 forecast    time, keys…, value, lower, upper, step INTEGER
 recover     time, keys…, value, lower, upper, observed BOOLEAN
-evaluate    method, split, step, rmse, mae, mape, z_rmse, z_mae, cells, protocol
+evaluate    method, split, step, metrics with their intervals, cells, too_few, protocol; no step for a recovery
+            by := 'series': method, split, keys…, metrics, cells, too_few, protocol
 
 Times and keys have the names and types of the series. Where it has a column with one of our names, ours is prefixed
 with the name of the function.
@@ -10,19 +11,21 @@ with the name of the function.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
-import duckdb
 import pyarrow as pa
 
-from graphlearn.errors import OptionError, UserError
+from graphlearn.errors import OptionError, UserError, did_you_mean
 from graphlearn.jobs.family import Columns, ModelShape, Question
 from graphlearn.jobs.machine import memory_available
+from graphlearn.jobs.net3.metrics import NET3_METRICS
 from graphlearn.jobs.net3.options import Net3JobOptions, resolve_columns
 from graphlearn.jobs.net3.tasks import TABLE
 from graphlearn.storage.dictionary import key_field
+from graphlearn.storage.scratch import scratch
 from graphlearn.storage.series.axis import TimeAxis
 from graphlearn.storage.series.steps import axis_type, read_freq
 from graphlearn.storage.series.tensor import SeriesTensor
@@ -50,7 +53,7 @@ class Net3Shape(ModelShape):
         time, modes, value = resolve_columns(dict(columns), options)
         stamps = columns[time]
         if options.freq is not None:
-            with closing(duckdb.connect()) as connection:
+            with closing(scratch()) as connection:
                 stamps = axis_type(stamps, read_freq(connection, options.freq, stamps))
         keys = [key_field(columns[mode]).with_name(mode) for mode in modes]
         fields = (key_field(stamps).with_name(time), *keys, pa.field(value, pa.float32()))
@@ -66,7 +69,7 @@ class Net3Shape(ModelShape):
 
     def columns(self, question: Question) -> pa.Schema:
         if question.function == "evaluate":
-            return TABLE.schema
+            return self._of_metrics(str(question.options["by"]))
         _check_level(question.options["level"])
         if question.function != self.task:
             raise UserError(
@@ -76,14 +79,20 @@ class Net3Shape(ModelShape):
         if question.function == "forecast" and self.axis is not None:
             self._check_steps(self.axis, self.last_step(question.options["at"]), self.steps(question))
         last = pa.field("step", pa.int32()) if question.function == "forecast" else pa.field("observed", pa.bool_())
-        taken, named = {field.name.lower() for field in self.fields}, []
-        for field in (pa.field("lower", pa.float32()), pa.field("upper", pa.float32()), last):
-            name = field.name
-            while name in taken:
-                name = f"{question.function}_{name}"
-            taken.add(name)
-            named.append(field.with_name(name))
-        return pa.schema([field.with_nullable(True) for field in (*self.fields, *named)])
+        ours = [pa.field("lower", pa.float32()), pa.field("upper", pa.float32()), last]
+        return _distinct([], self.fields, ours, prefix=question.function)
+
+    def _of_metrics(self, by: str) -> pa.Schema:
+        """The columns of evaluate."""
+        if by not in ("step", "series"):
+            raise OptionError(
+                f"by must be 'step' or 'series', not {by!r}", key="by", help=did_you_mean(by, ["step", "series"])
+            )
+        if by == "series":
+            known = [pa.field(metric.name, pa.float64()) for metric in NET3_METRICS]
+            last = [TABLE.schema.field(name) for name in (TABLE.count, "too_few", "protocol")]
+            return _distinct([*TABLE.keys[:2]], self.fields[1:-1], [*known, *last], prefix="evaluate")
+        return TABLE.schema if self.task == "forecast" else TABLE.schema.remove(2)
 
     def steps(self, question: Question) -> int:
         """The steps ahead that a forecast is asked for."""
@@ -121,3 +130,20 @@ class Net3Shape(ModelShape):
 def _check_level(level: Any) -> None:
     if not 0 < float(level) < 1:
         raise OptionError(f"level must lie between 0 and 1, not {level}", key="level", help="for example level := 0.9")
+
+
+def _distinct(
+    first: Sequence[pa.Field], theirs: Sequence[pa.Field], last: Sequence[pa.Field], prefix: str
+) -> pa.Schema:
+    """The columns of the series between ours, of which those with a name of theirs get the prefix."""
+    taken = {field.name.lower() for field in theirs}
+
+    def named(field: pa.Field) -> pa.Field:
+        name = field.name
+        while name in taken:
+            name = f"{prefix}_{name}"
+        taken.add(name)
+        return field.with_name(name)
+
+    found = [*(named(field) for field in first), *theirs, *(named(field) for field in last)]
+    return pa.schema([field.with_nullable(True) for field in found])

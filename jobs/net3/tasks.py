@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import count
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 import numpy as np
 import pyarrow as pa
 
-from graphlearn.errors import InputError
-from graphlearn.events import Emit, Evaluated, Note, PhaseStarted
+from graphlearn.errors import InputError, OptionError
+from graphlearn.events import Emit, Evaluated, Note, PhaseAdvanced, PhaseStarted
 from graphlearn.jobs.dataflow import Data, Needs, Task
 from graphlearn.jobs.machine import memory_available
-from graphlearn.jobs.metrics import MetricTable
-from graphlearn.jobs.net3.metrics import FIGURES, METHOD, headline, metric_rows, verdict
+from graphlearn.jobs.metrics import TOO_FEW, MetricTable
+from graphlearn.jobs.net3.baselines import MEASURED, block_of
+from graphlearn.jobs.net3.calendar import season_lengths
+from graphlearn.jobs.net3.metrics import METHOD, NET3_METRICS, BySplit, compared, headline, metric_rows
 from graphlearn.jobs.net3.options import Net3JobOptions, model_options
-from graphlearn.jobs.net3.parts import Intervals, ModeGraphs, Recovered
+from graphlearn.jobs.net3.parts import Intervals, ModeGraphs, Recovered, SeriesErrors
 from graphlearn.jobs.train import ANYWHERE, Evaluation, Train, check_unchanged
 from graphlearn.models.net3.data.graphs import chain, identity, pearson
 from graphlearn.models.net3.data.tensor import blocks
@@ -27,24 +31,26 @@ from graphlearn.storage.series.graph import encode_mode_graph
 from graphlearn.storage.series.ingest import encode_series
 from graphlearn.storage.series.source import check_series_columns
 from graphlearn.text import counted
-from graphlearn.types import FloatArray
+from graphlearn.types import FloatArray, Split
 
 if TYPE_CHECKING:
     from graphlearn.jobs.execute import Context
     from graphlearn.jobs.loop import Loop
     from graphlearn.models.net3.network.mode_products import Graph
     from graphlearn.models.net3.training.training import SeriesTraining
+    from graphlearn.storage.series.axis import TimeAxis
     from graphlearn.storage.series.tensor import SeriesTensor
 
 TABLE = MetricTable(
     keys=(pa.field("method", pa.string()), pa.field("split", pa.string()), pa.field("step", pa.int32())),
-    metrics=FIGURES,
+    metrics=NET3_METRICS,
     count="cells",
 )
 """Metrics of the model and of every baseline by split and step ahead; step NULL is all steps together."""
 SeriesColumns: TypeAlias = tuple[str, tuple[str, ...], str]
 """Columns of a series: its time, its modes, its value."""
-_SHORT = "shorten window or horizon, give more time steps, or change split"
+LONGEST = 200
+"""Steps of the longest window that is recommended."""
 
 
 def protocol(options: Net3Options) -> str:
@@ -94,7 +100,6 @@ class EncodeSeries(Task):
             emit=context.emit,
         )
         check_unchanged(series.fingerprint, self.fingerprint, "series")
-        _check_length(len(series.axis), options)
         if options.task == "forecast":
             split = TimeSplit.of(len(series.axis), options.split)
             series = replace(series, borders=(split.train_end, split.valid_end))
@@ -147,7 +152,7 @@ class ReadGraphs(Task):
 
 @dataclass(frozen=True, kw_only=True)
 class PrepareNet3(Task):
-    """Everything that is fitted in closed form, and the metrics of the baselines."""
+    """Everything that is fitted in closed form: scale, seasonal means, linear AR or low-rank completion."""
 
     needs: ClassVar[Needs] = ANYWHERE
 
@@ -155,26 +160,28 @@ class PrepareNet3(Task):
 
     def run(self, data: Data, context: Context) -> Data:
         from graphlearn.jobs.net3.calendar import calendar_of
-        from graphlearn.jobs.net3.training import measure_baselines
         from graphlearn.models.core.device import choose_device
         from graphlearn.models.core.threads import threads
-        from graphlearn.models.net3.training.make import make_training
+        from graphlearn.models.net3.training.make import make_training, number_of_fits
 
         choose_device(self.options.device)  # raises before anything is fitted
         values, axis = data["values"], data["axis"]
+        calendar, options = calendar_of(axis, self.options), model_options(self.options)
+        context.emit(PhaseStarted(phase="prepare", total=number_of_fits(options, values.shape, calendar), unit="fits"))
         if not np.isfinite(values).any():
             raise InputError("the series has no known value", role="series", help="check the value column for NULLs")
         self._warn_of_unseen(values, context.emit)
+        done = count(1)
+
+        def fitted() -> None:
+            context.emit(PhaseAdvanced(phase="prepare", done=next(done)))
+
         with threads(self.options.threads):
-            calendar = calendar_of(axis, self.options)
-            training = make_training(values, data["graphs"].edges, model_options(self.options), calendar)
-            if not training.steps_per_epoch:
-                raise InputError("the train split has no window to learn from", role="series", help=_SHORT)
-            rows = measure_baselines(training, axis)
-        if not rows:
-            message = "the validation and test splits have no known cell, so nothing is measured"
+            training = make_training(values, data["graphs"].edges, options, calendar, advance=fitted)
+        if not any(training.windows(split) for split in MEASURED):
+            message = "the validation and test splits have no window, so nothing is measured"
             context.emit(Note(message=message, level="warning"))
-        return {"training": training, "baselines": rows}
+        return {"training": training}
 
     def _warn_of_unseen(self, values: FloatArray, emit: Emit) -> None:
         """Warn about series without readings in the train split, whose forecasts will be poor."""
@@ -189,11 +196,9 @@ class PrepareNet3(Task):
             message = f"{counted(missing, 'series')} without readings in the train split: their forecasts will be poor"
             emit(Note(message=message, level="warning"))
         elif missing:
-            raise InputError("the train split has no readings", role="series", help=_SHORT)
-
-    def describe(self, outputs: Data) -> str:
-        total = [row for row in outputs["baselines"] if row["split"] == "test" and row["step"] is None]
-        return ", ".join(f"{row['method']}: RMSE {row['rmse']:.4g}" for row in sorted(total, key=lambda r: r["rmse"]))
+            raise InputError(
+                "the train split has no readings", role="series", help="enlarge the first fraction of split"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,46 +213,77 @@ class TrainNet3(Train):
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateNet3(Task):
-    """Compare the best weights with the baselines; compute residuals for intervals and, in a recovery, all cells."""
+    """Compare the best weights with the baselines; calibrate intervals and, in a recovery, compute all cells."""
 
     needs: ClassVar[Needs] = ANYWHERE
 
     options: Net3JobOptions
 
     def run(self, data: Data, context: Context) -> Data:
-        from graphlearn.jobs.net3.training import MEASURED
         from graphlearn.models.core.threads import threads
 
         training: SeriesTraining = data["trained"]
+        baselines: Mapping[str, BySplit] = data.get("baselines", {})
         context.emit(PhaseStarted(phase="evaluate"))
         rows: list[dict[str, Any]] = []
         outputs: Data = {}
         with threads(self.options.threads):
-            for split in MEASURED:
-                found = metric_rows(METHOD, str(split), training.evaluate(split))
-                rows += found
-                if found:
-                    figures = {k: v for k, v in headline(found, METHOD).items() if k != "count"}
-                    context.emit(Evaluated(epoch=0, split=str(split), metrics=figures))
-            outputs["intervals"] = Intervals(training.conformal())
+            intervals = training.conformal()
+            blocks = {split: block_of(training, data["axis"], split) for split in MEASURED}
+            ours = {split: training.evaluate(split, intervals, blocks[split]) for split in MEASURED}
+            outputs["intervals"] = Intervals(intervals)
             if self.options.task == "recover":
                 outputs["recovered"] = Recovered.by(training)
-        rows += data["baselines"]
-        wins, sentence = verdict(rows, METHOD)
-        if sentence:
-            context.emit(Note(message=sentence, level="info" if wins else "warning"))
+        for split, metrics in ours.items():
+            found = metric_rows(METHOD, str(split), metrics)
+            rows += found
+            if found:
+                figures = {k: v for k, v in headline(found, METHOD).items() if k != "count"}
+                context.emit(Evaluated(epoch=0, split=str(split), metrics=figures))
+        rows += [row for name, by in baselines.items() for s, m in by.items() for row in metric_rows(name, str(s), m)]
+        verdict = compared(ours, baselines, advice(data["axis"], self.options), cut=bool(data.get("cuts")))
+        if verdict is not None:
+            context.emit(Note(message=verdict.sentence, level=verdict.level))
+        split = Split.TEST if ours[Split.TEST].total["cells"] else Split.VALID
+        best = {verdict.best: baselines[verdict.best][split]} if verdict is not None else {}
+        sums = {name: metrics.series for name, metrics in ({METHOD: ours[split]} | best).items()}
+        outputs["series_errors"] = SeriesErrors(str(split), sums)
+        few = int(np.count_nonzero(sums[METHOD][:, 0] < TOO_FEW))
+        if few:
+            what = "test" if split == Split.TEST else "validation"
+            message = f"{few:,} of {counted(len(sums[METHOD]), 'series')} have fewer than {TOO_FEW} {what} readings: "
+            context.emit(Note(message=message + "judge them together, not one by one"))
+        sentence = verdict.sentence if verdict is not None else ""
         return {**outputs, "evaluation": Evaluation(headline(rows, METHOD), rows, protocol(self.options), sentence)}
 
 
-def _check_length(steps: int, options: Net3JobOptions) -> None:
-    """Raise InputError if no window fits into the train split."""
+def advice(axis: TimeAxis, options: Net3JobOptions) -> str:
+    """What to try when a baseline is as good."""
+    train = round(len(axis) * (1.0 if options.task == "recover" else options.split[0]))
+    longer = [n for n in season_lengths(axis) if options.window < n <= LONGEST and 4 * n <= train]
+    window = f"window = {max(longer)}, which is a whole season" if longer else "another window"
+    return f"use the baseline, or try {window}, other graphs or more epochs"
+
+
+def check_length(steps: int, options: Net3JobOptions) -> None:
+    """Raise InputError if no window fits into the train split, OptionError if no horizon fits into the test split."""
     if options.task == "recover":
         return
-    train = round(steps * options.split[0])
-    if train < options.window + options.horizon:
+    split = TimeSplit.of(steps, options.split)
+    needed, train = options.window + options.horizon, split.train_end
+    if train < needed:
         raise InputError(
             f"the train split has {train:,} of {steps:,} time steps, but a window of {options.window} with a horizon "
-            f"of {options.horizon} needs {options.window + options.horizon}",
+            f"of {options.horizon} needs {needed}",
             role="series",
-            help=_SHORT,
+            help="shorten window or horizon, give more time steps, or change split",
+        )
+    test = split.length - split.valid_end
+    if options.split[2] and test < options.horizon:
+        share = math.ceil(100 * options.horizon / steps + 0.5) / 100
+        enlarged = f", or enlarge the test split, e.g. split = [{0.9 - share:.2f}, 0.10, {share:.2f}]"
+        raise OptionError(
+            f"horizon = {options.horizon} is longer than the test split, which has {test:,} of {steps:,} time steps",
+            key="horizon",
+            help=f"use horizon = {max(1, test)} or less{enlarged if share < 0.5 else ''}",
         )

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import pyarrow.parquet as pq
-
 from graphlearn.jobs.family import Summary, SummaryTable
 from graphlearn.jobs.metrics import read_metrics
-from graphlearn.jobs.net3.metrics import FIGURES, NET3_METRICS
-from graphlearn.jobs.net3.parts import graph_file
+from graphlearn.jobs.net3.metrics import COVERAGE, ERRORS, Z_RMSE
+from graphlearn.jobs.net3.parts import graph_file, modes_with_graphs
 from graphlearn.storage.artifacts import Artifact
 from graphlearn.storage.series.report import SeriesReport
+from graphlearn.storage.stored import parquet_metadata
 from graphlearn.text import counted, number
 from graphlearn.types import Json
 
@@ -27,15 +26,17 @@ def summary(artifact: Artifact) -> Summary:
     task = options.get("task")
     does = f"{options.get('recovery')}, " if task == "recover" else ""
     ahead = "" if task == "recover" else f", horizon {options.get('horizon')}"
+    split = _split(rows)
+    on = "" if split == "test" else f"{split} "
     return Summary(
         listed={
             "task": task,
             "series": counts.get("series"),
             "steps": counts.get("steps"),
             "of": counts.get("freq"),
-            "RMSE": metrics.get("rmse"),
-            "RMSE (z)": metrics.get("z_rmse"),
-            "best baseline": _best_baseline(rows),
+            f"{on}RMSE": metrics.get("rmse"),
+            f"{on}RMSE (z)": metrics.get("z_rmse"),
+            "best baseline": _best_baseline(rows, split),
         },
         fields={
             "task": f"{task}, {does}window {options.get('window')}{ahead}",
@@ -43,6 +44,7 @@ def summary(artifact: Artifact) -> Summary:
             "time": f"{report.first} to {report.last}",
             "counted": "\n".join(message for message, _ in report.notes()) or None,
             "graphs": ", ".join(_graphs(artifact, list(report.modes))) or "none given",
+            "coverage": _coverage(metrics, split),
             "verdict": manifest.get("verdict") or None,
         },
         tables=_tables(rows, manifest.get("protocol")),
@@ -53,9 +55,9 @@ def _graphs(artifact: Artifact, modes: Sequence[str]) -> list[str]:
     """The graphs of a version, with how they were generated."""
     made = {name.lower(): kind for name, kind in artifact.manifest.get("options", {}).get("graphs", {}).items()}
     found = []
-    for mode in artifact.manifest.get("graphs", []):
+    for mode in modes_with_graphs(artifact):
         name = modes[mode] if mode < len(modes) else "series"
-        edges = pq.read_metadata(artifact.path / graph_file(mode)).num_rows
+        edges = parquet_metadata(artifact.path / graph_file(mode), "graph").num_rows
         found.append(f"{name}: {counted(edges, 'edge')}{f' ({made[name.lower()]})' if name.lower() in made else ''}")
     return found
 
@@ -68,8 +70,11 @@ def _tables(rows: Sequence[Json], protocol: str | None) -> list[SummaryTable]:
     found = [
         SummaryTable(
             f"metrics ({protocol})" if protocol else "metrics",
-            ("method", "split", *(metric.title for metric in NET3_METRICS), "cells"),
-            [(row["method"], row["split"], *(row[name] for name in FIGURES), row["cells"]) for row in total],
+            ("method", "split", *(metric.title for metric in ERRORS), "95 % interval of RMSE (z)", "cells"),
+            [
+                (row["method"], row["split"], *(row[metric.name] for metric in ERRORS), _interval(row), row["cells"])
+                for row in total
+            ],
         )
     ]
     split = total[0]["split"]
@@ -87,6 +92,17 @@ def _tables(rows: Sequence[Json], protocol: str | None) -> list[SummaryTable]:
     return found
 
 
+def _interval(row: Json) -> str:
+    low, high = (row.get(bound) for bound in Z_RMSE.bounds)
+    return f"{number(low)} to {number(high)}" if low is not None and high is not None else ""
+
+
+def _coverage(metrics: Json, split: str) -> str | None:
+    """The share of the cells of a split inside the intervals of each level."""
+    found = [f"{metrics[m.name]:.1%} {m.label}".replace("%", " %", 1) for m in COVERAGE if m.name in metrics]
+    return f"{', '.join(found)}, of the {split} cells" if found else None
+
+
 def _spread(steps: list[int]) -> list[int]:
     """Some of the steps, evenly, with the first and the last."""
     last = len(steps) - 1
@@ -95,9 +111,13 @@ def _spread(steps: list[int]) -> list[int]:
     return sorted({steps[round(k * last / (STEPS_SHOWN - 1))] for k in range(STEPS_SHOWN)})
 
 
-def _best_baseline(rows: Sequence[Json]) -> str:
-    """The best baseline and its RMSE, on the split that the model is measured on; empty without one."""
-    split = "test" if any(row["split"] == "test" for row in rows) else "valid"
+def _split(rows: Sequence[Json]) -> str:
+    """The split that the metrics of a version describe: the test split or, if that is empty, the validation split."""
+    return "valid" if rows and not any(row["split"] == "test" for row in rows) else "test"
+
+
+def _best_baseline(rows: Sequence[Json], split: str) -> str:
+    """The best baseline and its RMSE on a split; empty without one."""
     # the model's own rows come first
     others = [r for r in rows if r["split"] == split and r["step"] is None and r["method"] != rows[0]["method"]]
     best = min(others, key=lambda row: row["z_rmse"], default=None)

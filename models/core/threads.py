@@ -7,14 +7,15 @@ from contextlib import contextmanager
 
 import torch
 
+from graphlearn.processors import cores
+
 
 @contextmanager
 def threads(wanted: int) -> Iterator[None]:
-    """Inside the block, torch uses this many threads; 0 leaves the number unchanged."""
+    """Inside the block, torch uses this many threads; 0 keeps the number, but for processors that it may not use."""
     before = torch.get_num_threads()
     try:
-        if wanted:
-            torch.set_num_threads(wanted)
+        torch.set_num_threads(wanted or min(before, cores()))
         yield
     finally:
         torch.set_num_threads(before)

@@ -1,9 +1,13 @@
-"""Explanations: the share of each relation in a prediction, and its neighbours with the largest weights."""
+"""Explanations: what the part of the model that decides reads.
+
+The network: the attention to each relation, and to its neighbours. The linear model: what the node's own features, each
+relation and each neighbour add to the score of the predicted class.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -14,25 +18,33 @@ from torch import Tensor
 from graphlearn.models.dhan.graph.edges import Block
 from graphlearn.models.dhan.network.attention import Attention
 from graphlearn.models.dhan.training.classes import ClassTraining
-from graphlearn.models.dhan.training.training import HeteroTraining
-from graphlearn.types import IdArray
+from graphlearn.models.dhan.training.training import LINEAR, NETWORK, HeteroTraining
+from graphlearn.types import FloatArray, IdArray
 
 
 @dataclass(frozen=True)
 class Reason:
-    """One row of an explanation. relation: its share in the prediction. neighbour: its share in the relation.
+    """One row of an explanation.
 
-    neighbour is a position in its node type, -1 in a row of a relation. Neighbours of a hub relation are the nodes that
-    share hubs with the node, itself included. back: the relation is followed against its edges.
+    part: the part of the model, `network` or `linear`. kind: `features`, its own; `relation`; or `neighbour`, a
+    position in its node type, else -1. Neighbours of a hub relation are the nodes that share hubs with the node, itself
+    included. back: the relation is followed against its edges.
+
+    weight: of a relation, its share in the prediction, of all relations and parts; of a neighbour, its share in the
+    relation; of the own features None. contribution: in the linear model, what is added to the logit of its most
+    probable class, relative to the mean over classes if a node has one class; with the bias, the contributions of the
+    own features and of all relations add up to it, and those of all neighbours to that of their relation.
     """
 
     node: int
-    kind: Literal["relation", "neighbour"]
-    relation: str
+    part: str
+    kind: Literal["features", "relation", "neighbour"]
+    relation: str | None
     back: bool
     neighbour_type: str
     neighbour: int
-    weight: float
+    weight: float | None
+    contribution: float | None = None
 
 
 @dataclass(frozen=True)
@@ -41,47 +53,109 @@ class _View:
 
     block: Block
     weights: Attention
-    linear: bool
 
 
-Relations = dict[tuple[str, bool, str], tuple[float, dict[int, float]]]
-"""(relation, back, type of the neighbours): share, and the weights of the neighbours, which sum to the share."""
+@dataclass
+class _Relation:
+    """Its share, and the share and contribution of its neighbours."""
+
+    share: float = 0.0
+    neighbours: dict[int, float] = field(default_factory=dict)
+    contributions: dict[int, float] = field(default_factory=dict)
+
+
+Relations = dict[tuple[str, bool, str], _Relation]
+"""By (relation, back, type of the neighbours). The shares of neighbours add up to that of their relation."""
 
 
 def explain(training: HeteroTraining, kind: str, nodes: IdArray, top: int = 5) -> list[Reason]:
-    """Explain predictions by the attention of the network, averaged over heads and layers, and by the weights of the
-    linear model's channels, each in proportion to its contribution to the prediction.
+    """Explain predictions by the parts that decide, in proportion to what they contribute to the prediction.
 
-    Shares of all relations of a node sum to 1; a node without neighbours has no rows. Both levels (within a type,
-    between types) have the same weight. Averaging before the attention (option hops) is not included.
+    The shares of all relations of a node sum to 1; a node without neighbours has none. Attention is averaged over heads
+    and layers; both levels (within a type, between types) have the same weight, and averaging before the attention
+    (option hops) is not included.
     """
-    nodes = np.asarray(nodes, np.int64)
-    trace, batch, found = training.traced(kind, nodes)
+    nodes, shares = np.asarray(nodes, np.int64), training.shares
+    trace, _, found = training.traced(kind, nodes)
     place = np.full(training.counts[kind], -1)
     place[found[kind]] = np.arange(len(found[kind]))
-    views = [_View(trace.blocks[key], s, False) for key, s in trace.attention.items() if key[2] == kind]
-    share = 0.0
-    head = training.head if isinstance(training, ClassTraining) else None
-    if head is not None and head.linear is not None and ("all", kind) in batch.blocks:
-        share = float(head.share)
-        views.append(
-            _View(batch.blocks["all", kind], _averages(head.linear.mix[kind], batch.blocks["all", kind]), True)
-        )
+    network = [_View(trace.blocks[key], weights) for key, weights in trace.attention.items() if key[2] == kind]
+    linear = _Linear(training, kind, nodes) if shares.get(LINEAR) else None
     out: list[Reason] = []
-    for node in nodes.tolist():
+    for i, node in enumerate(nodes.tolist()):
         row = int(place[node])
-        rows: Relations = {}
-        for linear, counts in ((False, 1 - share), (True, share)):
-            if counts:
-                _add(rows, _shares([v for v in views if v.linear == linear], row, found), counts)
-        for (relation, back, source), (weight, others) in sorted(rows.items(), key=lambda i: -i[1][0]):
-            if not weight:
-                continue
-            out.append(Reason(node, "relation", relation, back, source, -1, weight))
-            mass = sum(others.values())
-            best = sorted(others.items(), key=lambda i: (-i[1], i[0]))[:top]
-            out += [Reason(node, "neighbour", relation, back, source, o, w / mass) for o, w in best if mass]
+        if shares[NETWORK]:
+            relations = _shares(network, row, found)
+            out += _rows(node, NETWORK, relations, shares[NETWORK], top)
+        if linear is not None:
+            out.append(Reason(node, LINEAR, "features", None, False, kind, -1, None, linear.own(i)))
+            out += _rows(node, LINEAR, linear.relations(i, row, found), shares[LINEAR], top)
     return out
+
+
+def _rows(node: int, part: str, relations: Relations, share: float, top: int) -> Iterator[Reason]:
+    """The relations of a node, the largest share first, each with the neighbours of the largest effect."""
+    for (relation, back, source), found in sorted(relations.items(), key=lambda item: -item[1].share):
+        if not found.share:
+            continue
+        added = sum(found.contributions.values()) if part == LINEAR else None
+        yield Reason(node, part, "relation", relation, back, source, -1, share * found.share, added)
+        effect = {o: abs(c) for o, c in found.contributions.items()} if part == LINEAR else found.neighbours
+        best = sorted(effect.items(), key=lambda item: (-item[1], item[0]))[:top]
+        mass = sum(found.neighbours.values())
+        for other, _ in best if mass else ():
+            weight, contribution = found.neighbours[other] / mass, found.contributions.get(other)
+            yield Reason(node, part, "neighbour", relation, back, source, other, weight, contribution)
+
+
+class _Linear:
+    """The linear model's logits for its most probable class, as sums over the node's own features and its neighbours.
+
+    After its last step of averaging, the logit of a node is restart * (that of its own features) + (1 - restart) * the
+    weighted mean of its neighbours' logits before that step.
+    """
+
+    def __init__(self, training: HeteroTraining, kind: str, nodes: IdArray) -> None:
+        assert isinstance(training, ClassTraining)
+        linear = training.head.linear
+        assert linear is not None
+        batch, rows = training.full_batch(), torch.from_numpy(nodes)
+        with torch.no_grad():
+            own, before = linear.last_step(batch)
+            logits = linear(batch)[rows.to(training.device)]
+        self.best = logits.argmax(1).cpu().numpy()
+        centred = training.single
+        self.before = {t: self._centred(x, centred) for t, x in before.items()}
+        self.start = self._centred(own[kind], centred)[nodes]
+        self.restart = float(linear.restart)
+        block = batch.blocks.get(("all", kind))
+        self.view = None if block is None else _View(block, _averages(linear.mix[kind], block))
+        self.unlinked = None if block is None else ~block.present.any(1).cpu().numpy()
+        self.alone = self._centred(before[kind], centred)[nodes]
+        self.nodes = nodes
+
+    @staticmethod
+    def _centred(logits: Tensor, centred: bool) -> FloatArray:
+        found: FloatArray = (logits - logits.mean(1, keepdim=True) if centred else logits).cpu().numpy()
+        return found
+
+    def own(self, i: int) -> float:
+        """What its own features add to the logit of a node."""
+        found = self.restart * float(self.start[i, self.best[i]])
+        if self.unlinked is None or self.unlinked[self.nodes[i]]:  # a node without neighbours keeps its own
+            found += (1 - self.restart) * float(self.alone[i, self.best[i]])
+        return found
+
+    def relations(self, i: int, row: int, found: Mapping[str, IdArray]) -> Relations:
+        """What its relations add."""
+        if self.view is None:
+            return {}
+        out = _shares([self.view], row, found)
+        for (_, _, source), relation in out.items():
+            for other, share in relation.neighbours.items():
+                logit = float(self.before[source][other, self.best[i]])
+                relation.contributions[other] = (1 - self.restart) * share * logit
+        return out
 
 
 def _averages(mix: Tensor, block: Block) -> Attention:
@@ -92,29 +166,21 @@ def _averages(mix: Tensor, block: Block) -> Attention:
 
 def _shares(views: list[_View], row: int, found: Mapping[str, IdArray]) -> Relations:
     """Shares of a row over all views; they sum to 1."""
-    rows: Relations = {}
+    out: Relations = {}
     for view in views:
         mix, present = view.weights.mix[row].cpu().numpy(), view.block.present[row].cpu().numpy()
         for r, c in enumerate(view.block.channels):
             weight = float(mix[r] * present[r])
-            others: dict[int, float] = {}
-            if present[r]:
-                for at, alpha in _neighbours(view.block, view.weights, row, r):
-                    other = int(found[c.source][at])
-                    others[other] = others.get(other, 0.0) + weight * alpha
-            _add(rows, {(c.relation, c.back, c.source): (weight, others)}, 1.0)
-    total = sum(weight for weight, _ in rows.values())
-    scaled: Relations = {}
-    _add(scaled, rows, 1 / total if total else 0.0)
-    return scaled
-
-
-def _add(rows: Relations, more: Relations, counts: float) -> None:
-    for key, (weight, others) in more.items():
-        share, mine = rows.get(key, (0.0, {}))
-        for other, value in others.items():
-            mine[other] = mine.get(other, 0.0) + counts * value
-        rows[key] = (share + counts * weight, mine)
+            relation = out.setdefault((c.relation, c.back, c.source), _Relation())
+            relation.share += weight
+            for at, alpha in _neighbours(view.block, view.weights, row, r) if present[r] else ():
+                other = int(found[c.source][at])
+                relation.neighbours[other] = relation.neighbours.get(other, 0.0) + weight * alpha
+    total = sum(relation.share for relation in out.values()) or 1.0
+    for relation in out.values():
+        relation.share /= total
+        relation.neighbours = {other: share / total for other, share in relation.neighbours.items()}
+    return out
 
 
 def _neighbours(block: Block, weights: Attention, row: int, r: int) -> Iterator[tuple[int, float]]:

@@ -9,6 +9,9 @@ from typing import ClassVar, Literal
 from graphlearn.errors import OptionError
 from graphlearn.models.core.options import Options
 
+DEEPEST = 100
+"""Layers or hops of a network. After far fewer of them, all connected nodes have nearly the same state."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class DhanOptions(Options):
@@ -84,6 +87,9 @@ class DhanOptions(Options):
         super().__post_init__()
         self.check_at_least(1, "hidden", "heads", "layers", "batch_size", "negatives")
         self.check_at_least(0, "hops", "candidates", "weight_decay", "knn")
+        for name in ("layers", "hops"):
+            if getattr(self, name) > DEEPEST:
+                raise OptionError(f"{name} must be at most {DEEPEST}, not {getattr(self, name)}", key=name)
         self.check_fractions("restart", "input_dropout", "attention_dropout", "ema")
         if self.dropout != -1 and not 0 <= self.dropout < 1:
             raise OptionError(f"dropout must lie in [0, 1) or be -1, not {self.dropout}", key="dropout")
@@ -93,6 +99,12 @@ class DhanOptions(Options):
             )
         if self.variant == "paper":
             self._use_paper()
+        if not self.fanout:
+            self.refuse(["batch_size"], "without fanout", "leave it out, or set fanout")
+        elif self.linear:
+            self.refuse(["linear"], "with fanout", "leave it out: a sampled model has no linear part")
+        if not self.hops:
+            self.refuse(["restart"], "with hops = 0", "leave it out, or set hops")
         if self.hidden % self.heads:
             raise OptionError(f"hidden must be a multiple of heads ({self.heads}), not {self.hidden}", key="hidden")
 

@@ -76,3 +76,24 @@ class FeatureTable:
             places = np.arange(offset[-1]) + np.repeat(features.indptr[ids] - offset[:-1], lengths)
             indices, values = features.indices[places].astype(np.int64), self.values[places]
         return FeatureBatch(dense, put(offset), put(indices), put(values), put(ids), features.sparse_width)
+
+
+def width_of(columns: FeatureBatch) -> int:
+    """Columns of a type's features."""
+    return (0 if columns.dense is None else columns.dense.shape[1]) + columns.width
+
+
+def dense_columns(columns: FeatureBatch, lo: int, hi: int) -> Tensor:
+    """Columns lo .. hi - 1 of features, the dense part first. shape: [N, hi - lo]"""
+    out = torch.zeros(len(columns.nodes), hi - lo, device=columns.nodes.device)
+    first = 0 if columns.dense is None else columns.dense.shape[1]
+    if columns.dense is not None and lo < first:
+        out[:, : min(hi, first) - lo] = columns.dense[:, lo:hi]
+    if columns.indices is not None:
+        assert columns.offset is not None
+        assert columns.values is not None
+        at = columns.indices + (first - lo)
+        inside = (at >= 0) & (at < hi - lo)
+        row = torch.repeat_interleave(columns.offset.diff())
+        out[row[inside], at[inside]] = columns.values[inside]
+    return out

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from graphlearn.models.hetero.comparisons import COMPARISONS, comparisons
+from graphlearn.models.hetero.comparisons import COMPARISONS, comparisons, similar_name
 from graphlearn.models.hetero.features import FeatureBatch, FeatureTable
 from graphlearn.models.hetero.graph import HeteroGraph, NodeType, Relation
 from graphlearn.types import IdArray
@@ -26,18 +26,13 @@ def affordable(node: NodeType) -> bool:
     return comparisons(node.count, f.width - f.sparse_width, ones) <= COMPARISONS
 
 
-def name_of(node: str) -> str:
-    """The name of the relation."""
-    return f"similar {node}"
-
-
 def with_knn(graph: HeteroGraph, name: str, k: int, device: torch.device) -> HeteroGraph:
     """The graph with edges, in both directions, between each node of a type and its k nearest, if affordable."""
     node = graph.node(name)
     if k == 0 or not affordable(node):
         return graph
     src, dst = nearest(node, k, device)
-    return replace(graph, relations=(*graph.relations, Relation(name_of(name), name, name, src, dst)))
+    return replace(graph, relations=(*graph.relations, Relation(similar_name(name), name, name, src, dst)))
 
 
 def nearest(node: NodeType, k: int, device: torch.device) -> tuple[IdArray, IdArray]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
+from graphlearn.models.core.bootstrap import Sample
 from graphlearn.types import BoolArray, FloatArray, IdArray
 
 Double: TypeAlias = npt.NDArray[np.float64]
@@ -25,42 +27,70 @@ def f1_scores(actual: BoolArray, predicted: BoolArray) -> dict[str, float]:
     return {"macro_f1": macro, "micro_f1": float(2 * both.sum() / max(1, int(total.sum())))}
 
 
+def class_figures(sums: Double) -> dict[str, Double]:
+    """macro_f1, micro_f1 and accuracy from sums over nodes, as in `ClassQueries.sample`. shape: [..., 3 C + 2]
+
+    The sums: correct, actual and predicted nodes of each class, nodes with all classes correct, nodes.
+    """
+    C = sums.shape[-1] // 3
+    both, total = sums[..., :C], sums[..., C : 2 * C] + sums[..., 2 * C : 3 * C]
+    each, seen = 2 * both / np.maximum(total, 1), (total > 0).sum(-1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return {
+            "macro_f1": each.sum(-1) / seen,
+            "micro_f1": 2 * both.sum(-1) / np.maximum(total.sum(-1), 1),
+            "accuracy": sums[..., -2] / sums[..., -1],
+        }
+
+
 def one_hot(labels: IdArray, classes: int) -> BoolArray:
     """shape: [N] -> [N, C]"""
     out: BoolArray = np.arange(classes) == np.asarray(labels)[:, None]
     return out
 
 
-def contingency(a: IdArray, b: IdArray) -> Double:
-    """How often value i of a occurs with value j of b. shape: [N], [N] -> [A, B]"""
+def _entropy(counts: Double) -> Double:
+    """Entropy of the last axis. shape: [..., n] -> [...]"""
+    p = counts / np.maximum(counts.sum(-1, keepdims=True), 1)
+    return np.asarray(-np.where(counts > 0, p * np.log(np.where(counts > 0, p, 1)), 0).sum(-1))
+
+
+@dataclass(frozen=True)
+class ClusterFigures:
+    """Agreement of clusters with labels, from a contingency table of this shape. shape: [..., rows * columns]
+
+    nmi: mutual information, normalised by the arithmetic mean of the entropies; 1 if both have a single value. ari: the
+    adjusted Rand index (Hubert and Arabie 1985): agreement on pairs, with 0 for chance.
+    """
+
+    rows: int
+    columns: int
+
+    def __call__(self, sums: Double) -> dict[str, Double]:
+        table = sums.reshape(*sums.shape[:-1], self.rows, self.columns)
+        a, b, count = table.sum(-1), table.sum(-2), sums.sum(-1)
+        first, second, joint = _entropy(a), _entropy(b), _entropy(sums)
+        spread = first + second
+        shared = np.maximum(0, 2 * (spread - joint) / np.where(spread > 0, spread, 1))
+
+        def pairs(counts: Double) -> Double:
+            return np.asarray((counts * (counts - 1) / 2).sum(-1))
+
+        same, rows, columns = pairs(sums), pairs(a), pairs(b)
+        expected, most = rows * columns / np.maximum(count * (count - 1) / 2, 1), (rows + columns) / 2
+        flat = most == expected
+        index = np.where(flat, 1.0, (same - expected) / np.where(flat, 1.0, most - expected))
+        return {"nmi": np.where(spread > 0, shared, 1.0), "ari": index}
+
+
+def cluster_sample(a: IdArray, b: IdArray) -> Sample:
+    """Agreement of two labellings of some nodes; see `ClusterFigures`. shape: [N], [N]"""
     x, y = np.unique(a, return_inverse=True)[1].reshape(-1), np.unique(b, return_inverse=True)[1].reshape(-1)
-    table = np.zeros((x.max(initial=-1) + 1, y.max(initial=-1) + 1))
-    np.add.at(table, (x, y), 1)
-    return table
-
-
-def _entropy(counts: Double) -> float:
-    p = counts[counts > 0] / counts.sum()
-    return float(-(p * np.log(p)).sum())
-
-
-def normalised_mutual_information(a: IdArray, b: IdArray) -> float:
-    """NMI, normalised by the arithmetic mean of the entropies; 1 if both have a single value."""
-    table = contingency(a, b)
-    first, second, joint = _entropy(table.sum(1)), _entropy(table.sum(0)), _entropy(table.ravel())
-    return 1.0 if first + second == 0 else max(0.0, 2 * (first + second - joint) / (first + second))
-
-
-def adjusted_rand_index(a: IdArray, b: IdArray) -> float:
-    """The adjusted Rand index (Hubert and Arabie 1985): agreement on pairs, with 0 for chance."""
-    table = contingency(a, b)
-
-    def pairs(counts: Double) -> float:
-        return float((counts * (counts - 1) / 2).sum())
-
-    rows, columns, total = pairs(table.sum(1)), pairs(table.sum(0)), len(a) * (len(a) - 1) / 2
-    expected, most = rows * columns / max(total, 1), (rows + columns) / 2
-    return 1.0 if most == expected else (pairs(table) - expected) / (most - expected)
+    rows, columns = int(x.max(initial=-1)) + 1, int(y.max(initial=-1)) + 1
+    figures = ClusterFigures(rows, columns)
+    of_row = (one_hot(np.where(x == i, y, -1), columns).astype(np.float64) for i in range(rows))
+    cells = [Sample.of(found, figures).sums for found in of_row]
+    return Sample(np.concatenate(cells, axis=1), figures)
 
 
 def k_means(x: FloatArray, clusters: int, seed: int, starts: int = 10, rounds: int = 100) -> IdArray:

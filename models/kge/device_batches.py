@@ -68,8 +68,8 @@ class DeviceBatch:
     filter: DeviceFilter | None
 
     @property
-    def triples(self) -> int:
-        """Training examples in the step."""
+    def examples(self) -> int:
+        """Queries of the step, each with one answer; with `sides = 'both'` a triple is two."""
         return len(self.targets)
 
 

@@ -5,7 +5,6 @@ Shapes: B queries, E entities, D entity width.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,8 +16,9 @@ from torch import Tensor
 
 from graphlearn.models.core import ranking
 from graphlearn.models.core.known import KnownAnswers
-from graphlearn.models.kge.ranks import Ranks
+from graphlearn.models.core.ranks import Ranks
 from graphlearn.models.kge.scorer import EUCLID, Scorer
+from graphlearn.processors import default_threads
 from graphlearn.types import BoolArray, FloatArray, IdArray, Side, Triples
 
 MEMORY_LIMIT = 1 << 28
@@ -108,7 +108,7 @@ class Embedding:
         cores. `progress` gets the number of triples done so far, where a side counts half.
         Raises TrainingDiverged when a score is not finite.
         """
-        threads = threads or os.cpu_count() or 1
+        threads = threads or default_threads()
         n, before = len(triples), torch.get_num_threads()
         torch.set_num_threads(threads)
         try:

@@ -24,7 +24,7 @@ class KgeOptions(Options):
     negatives: int = 200
     """Shared negatives per chunk, drawn with replacement; 0 scores every query against all entities."""
     negative_sampling: Literal["shared", "independent"] = "shared"
-    """shared: one draw per chunk, scored by matrix product. independent: a draw per query (slow, for comparisons)."""
+    """shared: one draw per chunk, scored by matrix product. independent: a draw per query, which costs more."""
     degree_exponent: float = 0.0
     """Draw negatives with probability proportional to degree ** exponent; 0 is uniform."""
     filter_negatives: bool = False
@@ -65,7 +65,10 @@ class KgeOptions(Options):
     evaluate_every: int = 5
     """Epochs between evaluations on the validation triples; 0 evaluates at the end only."""
     evaluate_at_most: int = 5000
-    """Validation triples used while training (a fixed random part; all of them when fewer). The report uses all."""
+    """Validation triples used while training: a fixed random part, or all of them when fewer."""
+    evaluate_all: bool = False
+    """Rank all validation and test triples for the final report; by default at most 20,000 of each split, drawn at
+    random."""
     patience: int = 3
     """Stop after this many evaluations without a better validation MRR; 0 never stops early."""
     test_fraction: float = 0.05
@@ -90,32 +93,28 @@ class KgeOptions(Options):
                 help="set negatives to 200, say, or use loss = 'softmax'",
             )
         if self.loss != "logistic":
-            self._drop_default("adversarial_temperature")
+            self.replace_default("adversarial_temperature", 0.0)  # a model's default belongs to its default loss
         if self.loss == "softmax":
-            self._drop_default("margin")
-        if self.adversarial_temperature and self.loss != "logistic":
-            raise OptionError(
-                "adversarial_temperature belongs to loss = 'logistic'",
-                key="adversarial_temperature",
-                help=f"leave it out with loss = '{self.loss}'",
-            )
-        if self.margin and self.loss == "softmax":
-            raise OptionError(
-                "margin has no effect on loss = 'softmax'", key="margin", help="leave it out, or choose another loss"
-            )
+            self.replace_default("margin", 0.0)
+        if self.loss != "logistic":
+            without = f"with loss = '{self.loss}'"
+            self.refuse(["adversarial_temperature"], without, "leave it out, or use loss = 'logistic'")
+        if self.loss == "softmax":
+            self.refuse(["margin"], "with loss = 'softmax'", "leave it out, or choose another loss")
         if self.negative_sampling == "independent" and self.negatives == 0:
             raise OptionError("independent sampling needs a number of negatives", key="negatives")
+        if self.negatives == 0:
+            self.refuse(
+                ["degree_exponent", "negative_sampling"], "with negatives = 0", "leave it out, or set negatives"
+            )
+        if self.regularization == 0:
+            self.refuse(["regularizer"], "with regularization = 0", "leave it out, or set regularization")
         if self.reciprocal and self.sides in ("tail", "head"):
             raise OptionError(
                 f"with reciprocal relations, sides = '{self.sides}' would leave half of the relations untrained",
                 key="sides",
                 help="add reciprocal = false, or leave sides out",
             )
-
-    def _drop_default(self, name: str) -> None:
-        """A model's default belongs to its default loss; with another loss it is zero."""
-        if self.is_default(name):
-            object.__setattr__(self, name, 0.0)
 
     def check_even_dim(self, why: str) -> None:
         if self.dim % 2:

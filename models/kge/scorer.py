@@ -17,6 +17,7 @@ from typing import Any, ClassVar, Literal, TypeAlias
 import torch
 from torch import Tensor
 
+from graphlearn.models.kge.kernels import independent
 from graphlearn.models.kge.kernels import score as score_kernels
 from graphlearn.models.kge.options import KgeOptions
 from graphlearn.types import Side
@@ -30,13 +31,14 @@ class Similarity:
     """Compares query vectors with candidates. `rows`: [B, D], [B, D] -> [B]. `pairs`: [B, D], [N, D] -> [B, N].
 
     `row_kernel` and `pair_kernel` are their compiled forms, each with its gradient. Similarities that are matrix
-    products need no pair kernel.
+    products need no pair kernel. `independent_kernels` compare each query with candidates of its own.
     """
 
     name: str
     rows: Callable[[Tensor, Tensor], Tensor]
     pairs: Callable[[Tensor, Tensor], Tensor]
     row_kernel: tuple[Kernel, Kernel]
+    independent_kernels: independent.IndependentKernels
     pair_kernel: tuple[Kernel, Kernel] | None = None
 
 
@@ -60,18 +62,21 @@ DOT = Similarity(
     lambda q, c: (q * c).sum(-1),
     lambda q, c: q @ c.T,
     (score_kernels.dot_rows, score_kernels.dot_rows_vjp),
+    independent.DOT,
 )
 EUCLID = Similarity(
     "l2",
     lambda q, c: -torch.sqrt((q - c).square().sum(-1).clamp_min(1e-12)),
     _euclid_pairs,
     (score_kernels.euclid_rows, score_kernels.euclid_rows_vjp),
+    independent.EUCLID,
 )
 MANHATTAN = Similarity(
     "l1",
     lambda q, c: -(q - c).abs().sum(-1),
     lambda q, c: -torch.cdist(q, c, p=1.0),
     (score_kernels.manhattan_rows, score_kernels.manhattan_rows_vjp),
+    independent.MANHATTAN,
     (score_kernels.manhattan, score_kernels.manhattan_vjp),
 )
 MODULUS = Similarity(
@@ -79,6 +84,7 @@ MODULUS = Similarity(
     _modulus_rows,
     _modulus_pairs,
     (score_kernels.modulus_rows, score_kernels.modulus_rows_vjp),
+    independent.MODULUS,
     (score_kernels.modulus, score_kernels.modulus_vjp),
 )
 

@@ -112,20 +112,19 @@ class Net3Options(Options):
                 key="split",
                 help="for example split = [0.8, 0.1, 0.1]",
             )
-        if self.task == "recover" and self.horizon != 1:
-            raise OptionError(
-                "task = 'recover' has no horizon", key="horizon", help="leave it out, or use task = 'forecast'"
-            )
-        if self.task == "forecast":
-            for name in ("recovery", "hidden", "rank"):
-                if not self.is_default(name):
-                    raise OptionError(
-                        f"{name} is an option of task = 'recover'",
-                        key=name,
-                        help="leave it out, or use task = 'recover'",
-                    )
+        if self.task == "recover":
+            self.refuse(["horizon"], "with task = 'recover'", "leave it out, or use task = 'forecast'")
+        else:
+            for_recovery = ("recovery", "hidden", "rank")
+            self.refuse(for_recovery, "with task = 'forecast'", "leave it out, or use task = 'recover'")
         if self.variant == "paper":
             self._use_paper()
+        if self.orthonormal == "hard":
+            self.refuse(["orthonormality"], "with orthonormal = 'hard'", "leave it out, or use orthonormal = 'soft'")
+        if self.linear_skip == "none":
+            self.refuse(["ridge"], "with linear_skip = 'none'", "leave it out")
+        if not self.calendar:
+            self.refuse(["season", "season_rank"], "with calendar = false", "leave it out")
 
     def _use_paper(self) -> None:
         if self.task == "recover" and self.recovery == "smooth":

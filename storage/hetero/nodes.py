@@ -322,6 +322,8 @@ class _NodeIngest:
         found = self.ask(f"SELECT node, id FROM {rows} JOIN ({numbers}) k ON class = k.key")
         nodes, ids = (found.column(c).to_numpy().astype(np.int64) for c in ("node", "id"))
         if kind == "multi":
+            nulls = f"SELECT count(*) AS n FROM (SELECT {value} AS class FROM {self.table}) WHERE class IS NULL"
+            self.report.null_classes = self.ask(nulls)["n"][0].as_py()
             matrix = np.zeros((count, len(classes)), np.bool_)
             matrix[nodes, ids] = True
             return Labels(name, kind, classes, matrix=matrix)

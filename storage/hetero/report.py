@@ -12,15 +12,17 @@ from graphlearn.types import Json
 class NodeReport:
     """Counts of a node table.
 
-    `null_values`: NULL features, used as 0. `empty_nodes` have no feature, `unlinked` nodes no edge. In the target's
-    table, `unlabelled` nodes have a split but no label. Compared with earlier versions, `vanished` nodes (counted in
-    `nodes`) are no longer in the table, and `kept_split` nodes keep their split although the table now gives another.
+    `null_values`: NULL features, used as 0. `null_classes`: NULLs in lists of classes, ignored. `empty_nodes` have no
+    feature, `unlinked` nodes no edge. In the target's table, `unlabelled` nodes have a split but no label. Compared
+    with earlier versions, `vanished` nodes (counted in `nodes`) are no longer in the table, and `kept_split` nodes keep
+    their split although the table now gives another.
     """
 
     nodes: int = 0
     dense: int = 0
     sparse: int = 0
     null_values: int = 0
+    null_classes: int = 0
     empty_nodes: int = 0
     unlinked: int = 0
     unlabelled: int = 0
@@ -105,6 +107,7 @@ class HeteroReport:
 def _node_notes(n: NodeReport) -> list[tuple[str, str]]:
     rows = [
         (n.null_values, "{n}: used as 0", "NULL feature", "info"),
+        (n.null_classes, "ignored {n} in lists of classes", "NULL", "warning"),
         (n.empty_nodes, "{n} without features", "node", "info"),
         (n.unlinked, "{n} without an edge", "node", "info"),
         (n.unlabelled, "{n} with a split but without a label: not used", "node", "warning"),

@@ -7,6 +7,7 @@ classes.parquet    classes by position
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from graphlearn.storage.hetero.edges import EdgeParts, EdgeTable
 from graphlearn.storage.hetero.features import FeatureArrays
 from graphlearn.storage.hetero.nodes import Keys, Labels, NodeTable
 from graphlearn.storage.hetero.report import EdgeReport, HeteroReport, NodeReport
+from graphlearn.storage.stored import check_array, check_ids, damaged_if_unreadable, read_tensors
 from graphlearn.types import Json, SplitCodes
 
 GRAPH, ARRAYS, CLASSES = "graph.json", "graph.safetensors", "classes.parquet"
@@ -107,15 +109,13 @@ class HeteroTables:
 
 def read_hetero(folder: Path) -> HeteroTables:
     """Read a graph written by `HeteroTables.write`. Raises ArtifactError if it is missing, damaged or newer."""
-    from safetensors.numpy import load_file
-
-    try:
+    with damaged_if_unreadable(folder / GRAPH, "graph"):
         stored = read_json(folder / GRAPH)
         if stored["format_version"] > FORMAT_VERSION:
             raise ArtifactError(
                 f"the graph in {folder} is from a newer GraphLearn", help="upgrade: pip install -U graphlearn"
             )
-        arrays = load_file(folder / ARRAYS)
+        arrays = read_tensors(folder / ARRAYS, "np")
         report = HeteroReport.from_json(stored["report"])
         nodes, edges = {}, {}
         for i, node in enumerate(stored["nodes"]):
@@ -134,6 +134,8 @@ def read_hetero(folder: Path) -> HeteroTables:
             )
         for i, edge in enumerate(stored["edges"]):
             place = edge.pop("hubs")
+            if place is not None and type(place) is not int:  # part of a file name
+                raise ValueError("a hub table has no number")
             hubs = None if place is None else Keys(Dictionary(folder / f"hub_{place}.parquet"))
             src, dst = arrays[f"edge_{i}.src"], arrays[f"edge_{i}.dst"]
             weight, split = arrays.get(f"edge_{i}.weight"), arrays.get(f"edge_{i}.split")
@@ -143,8 +145,56 @@ def read_hetero(folder: Path) -> HeteroTables:
             edges[edge["name"]] = EdgeTable(
                 **edge, src=src, dst=dst, weight=weight, hubs=hubs, split=split, assigned=known
             )
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ArtifactError(
-            f"the graph in {folder} is missing or damaged: {error}", help="train the model again with --force"
-        ) from error
-    return HeteroTables(nodes, edges, report)
+        for node_table in nodes.values():
+            _check_node(node_table)
+        for edge_table in edges.values():
+            _check_edge(edge_table, nodes)
+        return HeteroTables(nodes, edges, report)
+
+
+def _check_node(node: NodeTable) -> None:
+    """Raise ValueError, KeyError, TypeError for a node type whose parts do not fit together."""
+    count, features, labels = len(node), node.features, node.labels
+    if not isinstance(node.name, str):
+        raise ValueError("a node type has no name")
+    for name in _NODES:
+        array = getattr(node, name)
+        if array is not None:
+            check_array(array, name, np.bool_ if name == "present" else np.int8, count)
+    if features is not None:
+        if features.dense is not None:
+            check_array(features.dense, "features", np.float32, count, None)
+        if type(features.sparse_width) is not int or features.sparse_width < 0:
+            raise ValueError("sparse_width is not a number of columns")
+        if features.indptr is not None:
+            assert features.indices is not None
+            check_array(features.indptr, "indptr", np.int64, count + 1)
+            if features.indptr[0] != 0 or (np.diff(features.indptr) < 0).any():
+                raise ValueError("indptr does not ascend from 0")
+            if features.indptr[-1] != len(features.indices):
+                raise ValueError("indptr does not end at the number of indices")
+            check_ids(features.indices, "indices", features.sparse_width)
+    if labels is not None:
+        if labels.ids is not None:
+            check_array(labels.ids, "labels", np.int64, count)
+            check_ids(labels.ids, "labels", len(labels.classes), lowest=-1)
+        else:
+            check_array(np.asarray(labels.matrix), "labels", np.bool_, count, len(labels.classes))
+
+
+def _check_edge(edge: EdgeTable, nodes: Mapping[str, NodeTable]) -> None:
+    """Raise ValueError, KeyError, TypeError for a relation whose parts do not fit together or to its node types."""
+    if not all(isinstance(name, str) for name in (edge.name, edge.role, edge.source, edge.target)):
+        raise ValueError("a relation has no name")
+    ends = len(nodes[edge.source]), len(edge.hubs if edge.hubs is not None else nodes[edge.target])
+    for name, ids, count in (("source", edge.src, ends[0]), ("target", edge.dst, ends[1])):
+        check_ids(ids, name, count)
+        check_array(ids, name, ids.dtype, len(edge.src))
+    if edge.weight is not None:
+        check_array(edge.weight, "weight", np.float32, len(edge.src))
+    if edge.split is not None:
+        check_array(edge.split, "split", np.int8, len(edge.src))
+    if edge.assigned is not None:
+        known, count = edge.assigned, len(edge.assigned.src)
+        for name in _PARTS:
+            check_array(getattr(known, name), name, np.int8 if name == "part" else np.int64, count)

@@ -8,6 +8,7 @@ month axis that is anchored at day 31 has its steps on the last day of shorter m
 
 from __future__ import annotations
 
+import re
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from typing import Any, TypeAlias
@@ -19,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from graphlearn.errors import OptionError
-from graphlearn.storage.columns import literal
+from graphlearn.storage.scratch import ask, scratch
 from graphlearn.types import Json
 
 Ticks: TypeAlias = npt.NDArray[np.int64]
@@ -44,6 +45,7 @@ _ARROW = {
     "UINTEGER": pa.uint32(),
 }
 _TICKS_PER_UNIT = {"DATE": DAY, "TIMESTAMP_S": 1_000_000, "TIMESTAMP_MS": 1_000}
+_ZONE = re.compile(r"[A-Za-z0-9_+:/-]{1,64}")
 _MONDAY = 4  # 1970-01-05, in days
 
 
@@ -220,10 +222,8 @@ class TimeAxis:
             f"FROM (SELECT CAST($1 AS {self.type}) AS stamp)"
         )
         try:
-            with closing(duckdb.connect()) as connection:
-                if self.zone is not None:
-                    connection.execute(f"SET TimeZone = {literal(self.zone)}")
-                row = connection.execute(query, [stamp]).fetchall()[0]
+            with closing(scratch(time_zone=self.zone)) as connection:
+                row = ask(connection, query, [stamp]).fetchall()[0]
         except (duckdb.ConversionException, duckdb.BinderException, duckdb.NotImplementedException) as error:
             last = self.stamps(max(0, self.steps - 1), 1)[0].as_py()
             example = str(last) if self.type in INTEGERS else f"{self.type} '{last}'"
@@ -241,8 +241,26 @@ class TimeAxis:
 
     @classmethod
     def from_json(cls, value: Json) -> TimeAxis:
-        """The axis that `to_json` wrote."""
-        return cls(**{**value, "freq": Freq(**value["freq"])})
+        """The axis that `to_json` wrote. Raises ValueError, TypeError, KeyError, OptionError for any other value."""
+        axis = cls(**{**value, "freq": Freq(**value["freq"])})
+        numbers = (axis.freq.months, axis.freq.ticks, axis.start, axis.steps, axis.day, axis.time)
+        if not all(type(number) is int and abs(number) < 1 << 62 for number in numbers):  # they become part of SQL
+            raise ValueError("the numbers of the axis are not whole numbers")
+        if axis.type not in (*_ARROW, WITH_ZONE) or type(axis.local) is not bool:
+            raise ValueError("the axis has a type that times do not have")
+        if sorted((axis.freq.months > 0, axis.freq.ticks > 0)) != [False, True] or axis.steps < 1:
+            raise ValueError("the axis has no steps")
+        if not 1 <= axis.day <= 31 or not 0 <= axis.time < axis.per_day:
+            raise ValueError("the axis has steps outside of their month")
+        if axis.zone is not None and not _ZONE.fullmatch(axis.zone):
+            raise ValueError("the axis has no valid time zone")
+        if axis.zone is None and axis.type == WITH_ZONE:
+            raise ValueError("the axis has no time zone")
+        for step in (0, axis.steps - 1):
+            stamp = axis.stamps(step, 1)
+            if axis.zone is not None:
+                pc.local_timestamp(stamp)  # raises ArrowInvalid for a zone that does not exist
+        return axis
 
 
 def days_of_month(months: npt.NDArray[np.datetime64]) -> Ticks:

@@ -33,6 +33,7 @@ from graphlearn.storage.files import disk_errors
 from graphlearn.storage.interrupt import interruptible
 from graphlearn.storage.memory import bounded_memory
 from graphlearn.storage.series.axis import TimeAxis
+from graphlearn.storage.series.extremes import find_extremes
 from graphlearn.storage.series.sizes import sizes_of
 from graphlearn.storage.series.source import SeriesSource, check_series_columns
 from graphlearn.storage.series.tensor import Mode, SeriesTensor, read_series
@@ -57,6 +58,8 @@ _FEW = 1 << 20
 """Up to this many repeated cells are looked up one by one, above that all rows are grouped."""
 FEW_ROWS = 50
 """With fewer rows, a key may have about as many values as there are rows."""
+ENDED = 10
+"""A series has ended if so many of its usual distances between readings have passed since its last one."""
 _BLOCK = 1 << 20
 BATCH_ROWS = 1 << 18
 
@@ -291,7 +294,7 @@ class _Ingest:
         interruptible(self.cursor, read)
 
     def survey(self, values: FloatArray) -> None:
-        """Count observed cells, gaps, constant series and late starts. shape: [T, series]"""
+        """Count observed cells, gaps, constant, late and ended series, and suspicious values. shape: [T, series]"""
         steps, series = values.shape
         report = self.report
         counts, firsts, lasts = np.zeros(series, np.int64), np.full(series, steps), np.full(series, -1)
@@ -316,6 +319,9 @@ class _Ingest:
         report.constant_series = int(np.count_nonzero(there & (least == most)))
         report.late_series = int(np.count_nonzero(there & (firsts > 0)))
         report.gap_cells = int((lasts - firsts + 1 - counts)[there].sum())
+        usual = np.maximum(1, (lasts - firsts) / np.maximum(1, counts - 1))  # steps between readings
+        report.ended_series = int(np.count_nonzero(there & (steps - 1 - lasts >= ENDED * usual)))
+        report.extremes = {f"{value:.6g}": count for value, count in find_extremes(values).items()}
 
 
 def _scatter(

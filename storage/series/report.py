@@ -9,6 +9,8 @@ from graphlearn.types import Json
 
 SPARSE = 0.9
 """If a larger share of the steps than this is empty, a time stamp or freq is probably wrong."""
+EXTREMES = 5
+"""The number of suspicious values that are named."""
 
 
 @dataclass(kw_only=True)
@@ -20,8 +22,10 @@ class SeriesReport:
     `nonfinite_values` (NaN, infinite) are cells without a reading; `duplicate_rows` are readings merged into another of
     their cell. `moved_rows` were not at the start of a step. Of the `series` (cells of one step): `empty_series`
     have no reading at all, `constant_series` have one value, `late_series` begin after the first step, and `gap_cells`
-    are unobserved between the first and last reading of their series. `empty_steps` have no reading of any
-    series. `vanished_keys` (counted in `modes`) occur only in earlier versions.
+    are unobserved between the first and last reading of their series, and `ended_series` have their last reading long
+    before the end. `empty_steps` have no reading of any series. `vanished_keys` (counted in `modes`) occur only in
+    earlier versions. `extremes`: suspicious values, and how often they occur. `usual_freq`: the most common distance
+    between stamps, if a declared freq is much shorter.
     """
 
     rows: int = 0
@@ -38,9 +42,12 @@ class SeriesReport:
     constant_series: int = 0
     late_series: int = 0
     gap_cells: int = 0
+    ended_series: int = 0
     empty_steps: int = 0
     vanished_keys: int = 0
     modes: dict[str, int] = field(default_factory=dict)
+    extremes: dict[str, int] = field(default_factory=dict)
+    usual_freq: str = ""
     aggregate: str = "mean"
     freq: str = ""
     freq_inferred: bool = False
@@ -79,7 +86,7 @@ class SeriesReport:
     def notes(self) -> list[tuple[str, str]]:
         """(message, level) of what is worth a look."""
         step = f"inferred freq = {self.freq}, the most common distance between time stamps"
-        sparse = self.empty_steps > SPARSE * self.steps
+        sparse = self.empty_steps > SPARSE * self.steps and not self.usual_freq
         whose = "its" if self.moved_rows == 1 else "their"
         found = [
             (self.null_rows, "dropped {n} with a NULL time or key", "row", "warning"),
@@ -97,6 +104,12 @@ class SeriesReport:
             (self.constant_series, "{n} with a constant value", "series", "info"),
             (self.late_series, "{n} starting after the first step", "series", "info"),
             (self.gap_cells, "{n} missing between the first and last of a series", "reading", "info"),
+            (
+                self.ended_series,
+                "{n} with a last reading long before the end: forecasts of them read no recent value",
+                "series",
+                "warning",
+            ),
             (self.vanished_keys, "{n} of earlier versions no longer in the input: kept", "key", "info"),
             (
                 self.empty_steps,
@@ -107,6 +120,25 @@ class SeriesReport:
             ),
         ]
         texts = [(text.format(n=counted(n, noun)), level) for n, text, noun, level in found if n]
+        if self.extremes:
+            shown = [f"{value} ({counted(count, 'time')})" for value, count in list(self.extremes.items())[:EXTREMES]]
+            more = f" and {len(self.extremes) - EXTREMES:,} more" if len(self.extremes) > EXTREMES else ""
+            first = next(iter(self.extremes))
+            texts.append(
+                (
+                    f"values far from all others of their series: {', '.join(shown)}{more}; if they stand for missing "
+                    f"readings, make them NULL, e.g. nullif(value, {first})",
+                    "warning",
+                )
+            )
+        if self.usual_freq:
+            texts.append(
+                (
+                    f"freq = {self.freq} is much finer than the data, in which the most common distance is "
+                    f"{self.usual_freq}: {self.empty_steps:,} of {self.steps:,} steps have no reading",
+                    "warning",
+                )
+            )
         return [(step, "info"), *texts] if self.freq_inferred else texts
 
 

@@ -15,7 +15,7 @@ from graphlearn.storage.fingerprint import measure
 from graphlearn.storage.interrupt import interruptible
 from graphlearn.storage.series.axis import INTEGERS, WITH_ZONE, Freq, TimeAxis, tick_sql
 from graphlearn.storage.series.report import SeriesReport
-from graphlearn.storage.series.steps import Stamps, continue_axis, infer_freq, make_axis, read_freq
+from graphlearn.storage.series.steps import Stamps, coarser_freq, continue_axis, infer_freq, make_axis, read_freq
 from graphlearn.text import counted
 
 TIMES = ("date", "timestamp", "timestamp with time zone")
@@ -223,6 +223,7 @@ class SeriesSource:
                     help="a model needs at least two; check the WHERE clause",
                 )
             axis = make_axis(stamps, step or infer_freq(stamps), given=given, inferred=step is None)
+            self.report.usual_freq = coarser_freq(stamps, step) if step is not None else ""
         if axis.steps > _STEPS:  # before SQL counts in 64 bits
             raise ResourceError(
                 f"the series would have {axis.steps:,} steps of {axis.freq_text}, from {stamps.shown[0]} to "

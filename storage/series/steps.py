@@ -18,6 +18,9 @@ REGULAR = 0.5
 OCCUPIED = 0.05
 """The share of its steps that must have a stamp."""
 
+COARSER = 3
+"""A declared step is too fine if the usual distance between stamps is so many times as long."""
+
 _WEEK = 7 * DAY
 
 
@@ -89,6 +92,17 @@ def infer_freq(stamps: Stamps) -> Freq:
     return Freq(ticks=step)
 
 
+def coarser_freq(stamps: Stamps, declared: Freq) -> str:
+    """The most common distance between neighbouring stamps, if it is several declared steps; otherwise empty."""
+    try:
+        usual = infer_freq(stamps)
+    except InputError:  # a single stamp, or stamps too far apart
+        return ""
+    day = DAY * (1000 if stamps.type == "TIMESTAMP_NS" else 1)
+    long, short = (step.ticks or step.months * 30 * day for step in (usual, declared))
+    return usual.text(stamps.type) if long >= COARSER * short else ""
+
+
 def axis_type(type_name: str, freq: Freq) -> str:
     """The type of the steps: that of the stamps, or TIMESTAMP if that type is too coarse for the step."""
     unit = {"DATE": DAY, "TIMESTAMP_S": 1_000_000, "TIMESTAMP_MS": 1000}.get(type_name, 1)
@@ -126,6 +140,8 @@ def make_axis(stamps: Stamps, freq: Freq, *, given: tuple[int, int] | None, infe
         origin -= (origin - phase) % freq.ticks
         on = ticks % freq.ticks == phase
         axis = replace(axis, start=origin, steps=(last - origin) // freq.ticks + 1)
+    if given is not None:
+        _check_start(axis, stamps, on, inferred, given[local])
     _check_axis(axis, stamps, on, inferred)
     return axis
 
@@ -154,6 +170,24 @@ def continue_axis(base: TimeAxis, stamps: Stamps) -> TimeAxis:
         message = f"the last reading ({stamps.shown[1]}) is before the second step of the model, {base.stamps(1, 1)[0]}"
         raise InputError(message, role="series", help=f"check the WHERE clause, {or_replace}")
     return replace(base, steps=steps)
+
+
+def _check_start(axis: TimeAxis, stamps: Stamps, on: np.ndarray[Any, Any], inferred: bool, start: int) -> None:
+    """Raise OptionError for a start between the stamps of a series that is regular without it."""
+    if not inferred or axis.steps < 2 or float(np.mean(on)) >= REGULAR:
+        return
+    try:
+        make_axis(stamps, axis.freq, given=None, inferred=True)
+    except (InputError, OptionError):  # the stamps are irregular whatever the start
+        return
+    ticks = stamps.local if axis.local else stamps.ticks
+    nearest = int(np.abs(ticks - start).argmin())
+    moment = replace(axis, freq=Freq(ticks=1), start=int(ticks[nearest]), steps=1, day=1, time=0).stamps(0, 1)[0]
+    raise OptionError(
+        f"start lies between the stamps, which are {axis.freq_text} apart",
+        key="start",
+        help=f"use the next stamp, start = '{moment}', or declare freq",
+    )
 
 
 def _check_axis(axis: TimeAxis, stamps: Stamps, on: np.ndarray[Any, Any], inferred: bool) -> None:

@@ -21,6 +21,7 @@ from graphlearn.storage.dictionary import Dictionary
 from graphlearn.storage.files import disk_errors, read_json, write_json
 from graphlearn.storage.series.axis import TimeAxis
 from graphlearn.storage.series.report import SeriesReport
+from graphlearn.storage.stored import damaged_if_unreadable, read_array
 from graphlearn.types import FloatArray, Json
 
 VALUES = "series.npy"
@@ -115,20 +116,23 @@ def read_series(folder: Path) -> SeriesTensor:
 
     Raises ArtifactError if a file is missing, damaged or of a newer version.
     """
-    try:
+    with damaged_if_unreadable(folder / SERIES, "series"):
         stored = read_json(folder / SERIES)
         if stored["format_version"] > FORMAT_VERSION:
             raise ArtifactError(
                 f"the series in {folder} is from a newer GraphLearn", help="upgrade: pip install -U graphlearn"
             )
-        values = np.load(folder / VALUES, mmap_mode="r")
         modes = tuple(Mode(name, Dictionary(folder / _mode_file(i))) for i, name in enumerate(stored["modes"]))
         axis = TimeAxis.from_json(stored["axis"])
-        if values.dtype != np.float32 or values.shape != (len(axis), *(len(mode) for mode in modes)):
-            raise ValueError(f"{VALUES} holds {values.dtype} {values.shape}")
+        values = read_array(folder / VALUES, np.float32, (len(axis), *(len(mode) for mode in modes)))
         borders = stored["borders"]
-        if borders is not None and len(borders) != 2:
+        if borders is not None and not (
+            [type(border) for border in borders] == [int, int] and 0 <= borders[0] <= borders[1] <= len(axis)
+        ):
             raise ValueError(f"borders are {borders}")
+        names = [stored["time"], stored["value"], *(mode.name for mode in modes if mode.name is not None)]
+        if not modes or not all(isinstance(name, str) for name in (*names, stored["fingerprint"])):
+            raise ValueError("a column has no name")
         return SeriesTensor(
             values=values,
             axis=axis,
@@ -137,12 +141,8 @@ def read_series(folder: Path) -> SeriesTensor:
             value_name=stored["value"],
             report=SeriesReport.from_json(stored["report"]),
             fingerprint=stored["fingerprint"],
-            borders=None if borders is None else (int(borders[0]), int(borders[1])),
+            borders=None if borders is None else (borders[0], borders[1]),
         )
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ArtifactError(
-            f"the series in {folder} is missing or damaged: {error}", help="train the model again with --force"
-        ) from error
 
 
 def _mode_file(i: int) -> str:

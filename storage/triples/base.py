@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from graphlearn.errors import ArtifactError
 from graphlearn.storage.dictionary import Dictionary
 from graphlearn.storage.triples.snapshot import ENTITIES, RELATIONS, Codes, read_facts
 from graphlearn.types import IdArray, Split, Triples
@@ -28,13 +27,6 @@ class TripleBase:
         """Read the base from a version's folder. Raises ArtifactError if a file is missing or damaged."""
         entities, relations = Dictionary(folder / ENTITIES), Dictionary(folder / RELATIONS)
         facts, codes, _ = read_facts(folder)
-        bounds = ((facts.heads, len(entities)), (facts.tails, len(entities)), (facts.relations, len(relations)))
-        sound = all(not len(ids) or 0 <= ids.min() <= ids.max() < count for ids, count in bounds)
-        if not sound or (codes >= len(Split)).any():
-            raise ArtifactError(
-                f"the snapshot in {folder} contains ids that are not in its dictionaries",
-                help="train the model again with --force",
-            )
         return cls(entities, relations, facts, codes)
 
     def table(self) -> pa.Table:

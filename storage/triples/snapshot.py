@@ -17,8 +17,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from graphlearn.errors import ArtifactError
+from graphlearn.storage.dictionary import Dictionary
 from graphlearn.storage.files import disk_errors
+from graphlearn.storage.stored import check_array, damaged_if_unreadable, ids_of, read_parquet
 from graphlearn.types import BoolArray, IdArray, Split, Triples
 
 ENTITIES = "entities.parquet"
@@ -75,14 +76,17 @@ def read_snapshot(folder: Path) -> dict[Split, Triples]:
 def read_facts(folder: Path) -> tuple[Triples, Codes, BoolArray]:
     """All triples of the snapshot, their split codes, and whether they are present. shape: [n] each
 
-    Raises ArtifactError if the file is missing or damaged.
+    Raises ArtifactError if the file is missing or damaged, or has ids that the dictionaries next to it lack.
     """
     path = folder / SNAPSHOT
-    try:
-        table = pq.read_table(path)
-        columns: list[IdArray] = [table.column(name).to_numpy() for name in ("head", "relation", "tail")]
-        return Triples(*columns), table.column("split").to_numpy(), table.column("present").to_numpy()
-    except (OSError, KeyError, pa.ArrowException) as error:
-        raise ArtifactError(
-            f"the snapshot {path} is missing or damaged: {error}", help="train the model again with --force"
-        ) from error
+    table = read_parquet(path, "snapshot", ("head", "relation", "tail", "split", "present"))
+    with damaged_if_unreadable(path, "snapshot"):
+        entities, relations = (len(Dictionary(folder / name)) for name in (ENTITIES, RELATIONS))
+        counts = {"head": entities, "relation": relations, "tail": entities}
+        columns: list[IdArray] = [ids_of(table, name, count) for name, count in counts.items()]
+        codes, present = ids_of(table, "split", len(Split)), table.column("present").to_numpy()
+        check_array(present, "present", np.bool_, None)
+        order = np.where(present, 0, len(Split)) + codes  # splits one after another, then what is no longer present
+        if (np.diff(order) < 0).any():
+            raise ValueError("its rows are not ordered by split")
+        return Triples(*columns), codes.astype(np.uint8), present

@@ -18,7 +18,7 @@ from cases.scans import CountedScans, count_scans
 from cases.spawned import spawned
 from graphlearn.cli import main
 from graphlearn.errors import Interrupted, OptionError, UserError
-from graphlearn.events import CheckpointSaved, Evaluated, Event, JobFinished, Note, PhaseFinished, Step
+from graphlearn.events import CheckpointSaved, Evaluated, Event, JobFinished, JobStarted, Note, PhaseFinished, Step
 from graphlearn.jobs.create import create_model, measure
 from graphlearn.jobs.family import Family
 from graphlearn.jobs.machine import Machine
@@ -71,14 +71,15 @@ class FamilyCase:
     def family(self) -> Family:
         return family(self.name)
 
-    def statement(self, variant: str, *, force: bool = False, model: str = "m") -> str:
-        """CREATE MODEL with the options of a variant."""
+    def statement(self, variant: str, *, force: bool = False, model: str = "m", more: str = "") -> str:
+        """CREATE MODEL with the options of a variant and `more` options."""
         chosen = self.variants[variant]
         inputs = chosen.inputs or self.inputs
         query = next(iter(inputs.values())) if len(inputs) == 1 else None
         roles = ", ".join(f"{role} AS ({sql})" for role, sql in inputs.items())
         again = "OR REPLACE " if force else ""
-        options = [f"epochs = {EPOCHS}, evaluate_every = 1, checkpoint_seconds = 0, threads = 1", chosen.options]
+        fixed = f"epochs = {EPOCHS}, evaluate_every = 1, checkpoint_seconds = 0, threads = 1, baseline_share = 0"
+        options = [fixed, chosen.options, more]  # without a limit, baselines do not depend on how fast they are
         head = f"CREATE {again}MODEL {model} TYPE {self.name} OPTIONS ({', '.join(filter(None, options))})"
         return f"{head} AS {query or f'({roles})'}"
 
@@ -210,27 +211,56 @@ class FamilyCase:
             case _:
                 return None
 
-    def test_a_resumed_run_ends_with_the_same_numbers(self, tmp_path: Path, variant: str) -> None:
-        (tmp_path / "whole").mkdir()
-        (tmp_path / "stopped").mkdir()
-        with self.open(tmp_path / "whole") as session:
-            session.sql(self.statement(variant))
-            whole = self.artifact(session, "m").manifest
+    def stopped(self, path: Path, variant: str, last: Callable[[Event], bool]) -> str:
+        """The id of a run that is interrupted after an event."""
 
         def stop(event: Event) -> None:
-            if isinstance(event, CheckpointSaved) and event.epoch == 2:
+            if last(event):
                 raise KeyboardInterrupt
 
-        with self.open(tmp_path / "stopped", stop) as session:
+        with self.open(path, stop) as session:
             with pytest.raises(Interrupted) as caught:
                 session.sql(self.statement(variant))
             assert session.sql("SELECT status, resumable FROM runs").fetchall() == [("interrupted", True)]  # type: ignore[union-attr]
-        with connect(tmp_path / "stopped" / "kg.duckdb", emit=lambda _: None) as session:
-            session.sql(self.statement(variant), resume=caught.value.run)
-            resumed = self.artifact(session, "m").manifest
-        assert resumed["run"] == caught.value.run
+        return str(caught.value.run)
+
+    @pytest.mark.parametrize("when", ["in epoch 3", "trained"])
+    def test_a_resumed_run_ends_with_the_same_numbers(
+        self, tmp_path: Path, trained: Session, variant: str, when: str
+    ) -> None:
+        def last(event: Event) -> bool:
+            if when == "trained":
+                return isinstance(event, PhaseFinished) and event.phase == "train"
+            return isinstance(event, CheckpointSaved) and event.epoch == 2
+
+        run = self.stopped(tmp_path, variant, last)
+        with connect(tmp_path / "kg.duckdb", emit=lambda _: None) as session:
+            session.sql(self.statement(variant), resume=run)
+            resumed, whole = self.artifact(session, "m").manifest, self.artifact(trained, variant).manifest
+        assert resumed["run"] == run
         assert resumed["metrics"] == whole["metrics"]
         assert resumed["files"]["weights.safetensors"] == whole["files"]["weights.safetensors"]
+
+    def test_threads_are_not_part_of_the_job(self, tmp_path: Path, trained: Session, variant: str) -> None:
+        """A model is up to date, and a run can be resumed, with another number of threads."""
+
+        def other(model: str) -> str:
+            found = self.statement(variant, model=model)
+            return found.replace("threads = 1", "threads = 2").replace("checkpoint_seconds = 0, ", "")
+
+        assert trained.sql(other(variant)).status == "unchanged"  # type: ignore[union-attr]
+        run = self.stopped(tmp_path, variant, lambda event: isinstance(event, CheckpointSaved))
+        accepted: list[int | None] = []
+
+        def stop(event: Event) -> None:
+            if isinstance(event, JobStarted):
+                accepted.append(event.resumed_at)
+                raise KeyboardInterrupt
+
+        with connect(tmp_path / "kg.duckdb", emit=stop) as session, pytest.raises(Interrupted):
+            session.sql(other("m"), resume=run)
+        assert accepted != [None]
+        assert len(accepted) == 1
 
     def test_the_order_of_rows_does_not_matter(self, tmp_path: Path, variant: str) -> None:
         found = []
@@ -260,6 +290,27 @@ class FamilyCase:
             session.sql(statement)
             assert self.artifact(session, "m").version == 2
 
+    def test_baselines_can_be_left_out(self, tmp_path: Path, trained: Session) -> None:
+        """The metric table names the method of each row; the verdict and the baselines' rows come from one operator."""
+        from graphlearn.jobs.metrics import read_metrics
+
+        with self.open(tmp_path) as session:
+            for variant in self.variants:
+                sizes = measure(session.connection, request := self.request(session, variant))
+                if "baselines" not in {operator.name for operator in self.family.plan(request, sizes).operators}:
+                    continue
+                stored = self.artifact(trained, variant)
+                methods = {row["method"] for row in read_metrics(stored.path)}
+                assert self.name in methods
+                assert "baseline" in stored.manifest["verdict"]
+                left_out = self.statement(variant, model=variant, more="baselines = false")
+                session.sql(left_out.replace("baseline_share = 0, ", ""))
+                alone = self.artifact(session, variant)
+                left = {row["method"] for row in read_metrics(alone.path)}
+                assert self.name in left < methods
+                assert "baseline" not in alone.manifest["verdict"]
+                assert alone.manifest["files"]["weights.safetensors"] == stored.manifest["files"]["weights.safetensors"]
+
     # answers
 
     def test_answers_have_the_predicted_columns(self, tmp_path: Path, trained: Session) -> None:
@@ -277,7 +328,7 @@ class FamilyCase:
 
                 for ask in variant.asks:
                     call = Call(ask.function, ask.relation, self.named(session, ask), binder.cursor)
-                    session.connection.register("planned", planned(self.name, shape, call))
+                    session.connection.register("planned", planned(bound.request, shape, call))
                     predicted = session.connection.execute("DESCRIBE planned").fetchall()
                     assert session.connection.execute("FROM planned").fetchall() == []
                     described = trained.sql("DESCRIBE " + ask.sql(model, ask.relation)).fetchall()  # type: ignore[union-attr]

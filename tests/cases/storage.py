@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import json
 import os
@@ -91,3 +92,34 @@ def in_child(hold: Callable[[], Any]) -> Iterator[int]:
         for handle in (ready[0], done[0], done[1]):
             os.close(handle)
         os.waitpid(child, 0)
+
+
+def give_up_rights() -> None:
+    """Make this process, if it is root's, respect the permissions of files as any other user's does.
+
+    For `preexec_fn`: takes effect when the process starts a program. Raises OSError if that is not possible.
+    """
+    if os.getuid() == 0:
+        libc = ctypes.CDLL(None, use_errno=True)
+        for capability in _OVERRIDES:
+            if libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0) != 0:
+                raise OSError(ctypes.get_errno(), "cannot give up the rights of root")
+
+
+_PR_CAPBSET_DROP = 24
+_OVERRIDES = (1, 2)
+"""CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH: to write and read whatever the permissions say."""
+
+
+@contextmanager
+def frozen(folder: Path) -> Iterator[None]:
+    """Inside the block, nothing in the folder may be written, as in a read-only mount."""
+    entries = [folder, *folder.rglob("*")]
+    modes = {entry: entry.stat().st_mode for entry in entries}
+    for entry in entries:
+        entry.chmod(modes[entry] & ~0o222)
+    try:
+        yield
+    finally:
+        for entry in entries:
+            entry.chmod(modes[entry])

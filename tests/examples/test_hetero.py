@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import pytest
@@ -47,9 +48,20 @@ UNION ALL SELECT {CLASS}, 'inherits', 'm' || i % 3 || '.Class' || (i + 3) FROM r
 def test_examples_over_shared_data_run(tmp_path: Path, name: str) -> None:
     for table, query in TABLES[name].items():
         duckdb.sql(f"COPY ({query}) TO '{tmp_path / table}.parquet'")
+    shown: list[list[tuple[Any, ...]]] = []
+
+    def show(_: object, result: object) -> None:
+        if isinstance(result, duckdb.DuckDBPyRelation):
+            shown.append(result.fetchall())
+
     with graphlearn.connect(emit=silent) as session:
-        (made,) = session.run_file(EXAMPLES / f"{name}.sql", overrides={"path": str(tmp_path), **SMALL})
+        (made,) = session.run_file(EXAMPLES / f"{name}.sql", overrides={"path": str(tmp_path), **SMALL}, show=show)
     assert 0 <= made.metrics["macro_f1"] <= 1
+    queries = [rows for rows in shown if rows and len(rows[0]) > 1]
+    measured, explained = queries[0], queries[-1]
+    assert len({row[:2] for row in measured}) == len(measured)  # a row for each method and split
+    assert None not in {value for row in (*measured, *explained) for value in row}
+    assert {row[0] for row in explained} <= {"network", "linear"}
 
 
 def test_the_example_of_packages_runs(tmp_path: Path) -> None:

@@ -160,8 +160,7 @@ def test_interrupt_saves_and_names_the_run(tmp_path: Path, undisturbed: tuple[di
         assert run is not None
         assert f"--resume {run}" in str(caught.value.help)
         assert list_runs(w.folder)[0]["status"] == "interrupted"
-        # checkpoint_seconds is part of the job's definition, so it must be the same when the run resumes
-        create_model(w, request(**options), emit=silent, resume=run)
+        create_model(w, request(**OPTIONS), emit=silent, resume=run)
     assert outcome(tmp_path)[:2] == undisturbed[:2]
 
 
@@ -320,7 +319,10 @@ def test_plan_is_a_graph_with_estimates(tmp_path: Path) -> None:
     with workspace(tmp_path) as w:
         plan = planned(w.cursor(), request())
         table = plan.table(Machine(1e9)).to_pylist()
-        assert [row["operator"] for row in table] == ["scan", "encode", "split", "train", "evaluate", "publish"]
+        names = ["scan", "encode", "split", "train", "baselines", "evaluate", "publish"]
+        assert [row["operator"] for row in table] == names
+        without = planned(w.cursor(), request(baselines=False)).table(Machine(1e9)).to_pylist()
+        assert [row["operator"] for row in without] == [name for name in names if name != "baselines"]
         assert list(plan.graph.successors("scan")) == ["encode"]
         assert all(row["rows"] is not None for row in table)
         assert table[3]["flops"] > 0

@@ -18,9 +18,10 @@ from cases.paths import ROOT
 from click.testing import CliRunner
 
 from graphlearn.cli import main
-from graphlearn.errors import ArtifactError, InputError, UserError
+from graphlearn.errors import ArtifactError, GraphLearnError, InputError, UserError
 from graphlearn.events import silent
 from graphlearn.jobs.family import Family
+from graphlearn.jobs.functions import ModelReader
 from graphlearn.jobs.registry import families, registered
 from graphlearn.session import Session, connect
 
@@ -164,6 +165,27 @@ class TestTutorial(FamilyCase):
         """The tutorial's family, registered."""
         with tutorial(tmp_path_factory.mktemp("tutorial")):
             yield
+
+    def test_an_error_in_its_answer_names_its_package(self, trained: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+        predictor = ModelReader(trained.workspace.folder).load("m")
+
+        def broken(*_: object) -> Iterator[Any]:
+            yield from ()
+            raise KeyError("missing")
+
+        monkeypatch.setattr(type(predictor), "answer", broken)
+        rows(trained, "SELECT 1")
+        with pytest.raises(GraphLearnError, match=r"TYPE mean \(package mean_family\) failed: KeyError") as caught:
+            trained.sql("CREATE TABLE answers AS FROM predict('m', 'k3')")
+        assert caught.value.help == "report this to the authors of mean_family"
+
+    def test_an_error_in_its_question_is_the_users(self, trained: Session) -> None:
+        with pytest.raises(GraphLearnError) as caught:
+            trained.sql(
+                "CREATE TABLE answers AS FROM predict('m', (SELECT error('stop: ' || i) AS key FROM range(3) t(i)))"
+            )
+        assert "stop: 0" in caught.value.message
+        assert "package" not in caught.value.message
 
     def test_it_is_not_trained_on_nothing(self, tmp_path: Path) -> None:
         with self.open(tmp_path) as session:

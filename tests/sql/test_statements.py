@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+
 import duckdb
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from graphlearn import connect
 from graphlearn.errors import SqlError
 from graphlearn.sql.parser import parse
 from graphlearn.sql.rewrite import Rewritten
@@ -191,3 +197,54 @@ def test_rewritten_maps_back_to_the_text() -> None:
     assert query.original(at("LIMIT")) == len(source.text)
     assert query.original(0) == 0
     assert query.byte_span(len("EXPLAIN SELECT 'ü' ".encode()), 4) == (11, 4)
+
+
+def calls_of(run: Callable[[], object]) -> int:
+    """The Python calls that `run` makes; a step of a generator counts as one."""
+    found = 0
+
+    def count(frame: FrameType, event: str, arg: object) -> None:
+        nonlocal found
+        found += event == "call"
+
+    sys.setprofile(count)
+    try:
+        run()
+    finally:
+        sys.setprofile(None)
+    return found
+
+
+def check_and_run(text: str, path: Path) -> int:
+    """The Python calls that it takes to check a file and run it."""
+    path.write_text(text)
+    with connect() as session:
+        return calls_of(lambda: session.run_file(path))
+
+
+def test_the_work_grows_with_the_number_of_statements_and_not_faster(tmp_path: Path) -> None:
+    def work(n: int) -> int:
+        return check_and_run(";\n".join(f"SET VARIABLE v{i} = {i} + {i}" for i in range(n)), tmp_path / "job.sql")
+
+    work(1)  # imports
+    few, some, many = work(1), work(51), work(101)
+    assert (many - few) < 2.1 * (some - few)
+
+
+def test_a_long_literal_takes_no_more_calls_than_a_short_one(tmp_path: Path) -> None:
+    def work(n: int) -> int:
+        return check_and_run(
+            f"CREATE TABLE t AS SELECT '{'ä' * n}' AS x; SELECT length(x) FROM t", tmp_path / "job.sql"
+        )
+
+    work(1)
+    assert abs(work(20_000) - work(20)) < 200
+
+
+@pytest.mark.parametrize("quote", ["'", '"'])
+@pytest.mark.parametrize("inside", ["x", "{0}{0}"])
+def test_a_long_last_literal_is_read_without_recursion(quote: str, inside: str) -> None:
+    text = f"SELECT {quote}{inside.format(quote) * 300_000}{quote}"
+    assert len(Source("<sql>", text).tokens) == 2
+    with pytest.raises(SqlError, match="never closed"):
+        _ = Source("<sql>", text[:-1] if inside == "x" else text + quote).tokens

@@ -11,10 +11,14 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from cases.storage import die_at, limited_file_size, write_format_1
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.numpy import save_file
 
 from graphlearn.errors import ArtifactError, ModelNotFound, UserError, WorkspaceError
 from graphlearn.storage import artifacts, files
@@ -39,7 +43,7 @@ def left_over(store: ArtifactStore) -> list[str]:
 
 
 def test_a_version_is_stored_listed_and_loaded(store: ArtifactStore) -> None:
-    assert store.models() == []
+    assert list(store.models()) == []
     assert not store.exists("kg.medical")
     assert not store.folder.exists()
     assert put(store) == 1
@@ -60,6 +64,22 @@ def test_a_version_is_stored_listed_and_loaded(store: ArtifactStore) -> None:
     assert [(a.model, a.version) for a in store.models()] == [("kg.medical", 2)]
     assert not (artifact.path / "model.json").exists()
     assert left_over(store) == []
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o027, 0o640), (0o002, 0o664), (0o077, 0o600)])
+def test_all_files_of_a_version_have_the_mode_of_the_umask(store: ArtifactStore, umask: int, mode: int) -> None:
+    before = os.umask(umask)
+    try:
+        with store.stage("m") as staged:
+            save_file({"x": np.zeros(3)}, staged.path / "weights.safetensors")
+            (staged.path / "index").mkdir()
+            pq.write_table(pa.table({"x": [1]}), staged.path / "index" / "keys.parquet")
+            staged.commit({})
+    finally:
+        os.umask(before)
+    entries = [entry for entry in store.load("m").path.rglob("*") if entry.is_file()]
+    assert {entry.name for entry in entries} == {"weights.safetensors", "keys.parquet", "manifest.json"}
+    assert {entry.stat().st_mode & 0o777 for entry in entries} == {mode}
 
 
 def test_staged_files_vanish_unless_committed(store: ArtifactStore) -> None:
@@ -108,7 +128,7 @@ def test_odd_names_are_kept(store: ArtifactStore, name: str) -> None:
     assert store.load(name).model == name
     assert not store.exists(name + "x")
     store.drop(name)
-    assert store.models() == []
+    assert list(store.models()) == []
 
 
 @pytest.mark.parametrize("name", ["", "a\0b"])
@@ -236,8 +256,8 @@ def test_a_version_of_an_older_format_is_refused_by_name(store: ArtifactStore) -
 def test_digests_are_computed_once_until_a_file_changes(store: ArtifactStore, monkeypatch: pytest.MonkeyPatch) -> None:
     put(store)
     asked: list[str] = []
-    real = artifacts._digest
-    monkeypatch.setattr(artifacts, "_digest", lambda path: asked.append(path.name) or real(path))
+    real = artifacts.digest
+    monkeypatch.setattr(artifacts, "digest", lambda path: asked.append(path.name) or real(path))
     store.load("kg.medical")
     store.load("kg.medical")
     assert sorted(asked) == ["manifest.json", "weights.bin"]
@@ -258,7 +278,20 @@ def test_a_lost_model_file_falls_back_to_the_newest_version(store: ArtifactStore
     assert store.load("mixed case").version == 2
     shutil.rmtree(home / "2")
     (home / "model.json").write_text('{"model": "Mixed Case", "current": 2}')
-    assert store.models()[0].version == 1
+    assert next(store.models()).version == 1
+
+
+def test_messages_name_only_the_last_versions(store: ArtifactStore) -> None:
+    put(store)
+    home = store.folder / "kg.medical"
+    for version in range(2, 3000):
+        (home / str(version)).mkdir()
+    with pytest.raises(ArtifactError) as caught:
+        store.load("kg.medical", 2999)
+    assert str(caught.value.help).endswith("; other versions of it: …, 2994, 2995, 2996, 2997, 2998")
+    with pytest.raises(ModelNotFound) as missing:
+        store.load("kg.medical", 3000)
+    assert missing.value.help == "its versions: …, 2995, 2996, 2997, 2998, 2999"
 
 
 # --- full and read-only disks -------------------------------------------------------------------------------------
@@ -273,7 +306,7 @@ def test_a_full_disk_changes_nothing(store: ArtifactStore, size: int) -> None:
     assert left_over(store) == []
     with limited_file_size(0):
         store.drop("kg.medical")  # dropping models must work, because it frees space
-    assert store.models() == []
+    assert list(store.models()) == []
 
 
 @pytest.mark.parametrize("call", range(1, 12))
@@ -345,7 +378,7 @@ def test_a_full_and_then_read_only_file_system(small_disk: Path) -> None:
     assert store.load("kg.medical").version == 1
     subprocess.run(["mount", "-o", "remount,rw", str(small_disk)], check=True)
     store.drop("kg.medical")
-    assert store.models() == []
+    assert list(store.models()) == []
 
 
 # --- killed at any moment -----------------------------------------------------------------------------------------
@@ -371,7 +404,7 @@ def test_killed_at_any_file_operation(tmp_path: Path, what: str) -> None:
         for _ in range({"first": 0, "second": 1, "drop": 1, "prune": 2}[what]):
             put(store)
         killed = die_at(step, change)
-        current = store.models()
+        current = list(store.models())
         versions = [a.version for a in store.versions("kg.medical")] if current else []
         if current:
             store.load("kg.medical")
@@ -409,6 +442,13 @@ def test_readers_see_whole_versions_while_another_process_writes(store: Artifact
     assert json.loads((store.folder / "kg.medical" / "model.json").read_text())["current"] == 30
 
 
+def test_a_version_is_read_while_its_model_file_moves(store: ArtifactStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(store)
+    walk = os.walk
+    monkeypatch.setattr(os, "walk", lambda top: ((place, a, [*b, "model.json"]) for place, a, b in walk(top)))
+    assert store.load("kg.medical").version == 1
+
+
 def test_an_older_version_becomes_current_again(store: ArtifactStore) -> None:
     put(store)
     put(store, content=b"better")
@@ -441,13 +481,13 @@ def test_a_sealed_manifest_is_still_not_believed(store: ArtifactStore, what: str
     put(store)
     path = store.folder / "kg.medical" / "1" / "manifest.json"
     manifest = json.loads(path.read_text()) | {what.partition(" ")[0]: HOSTILE[what]}
-    path.write_text(json.dumps(artifacts._sealed(manifest)))
+    path.write_text(json.dumps(artifacts.sealed(manifest)))
     (listed,) = store.models()
     assert (listed.model, listed.damage) == ("kg.medical", f"manifest.json has an invalid {what.partition(' ')[0]}")
     with pytest.raises(ArtifactError, match=r"cannot be used: manifest\.json has an invalid"):
         store.load("kg.medical")
     store.drop("kg.medical")
-    assert store.models() == []
+    assert list(store.models()) == []
 
 
 @pytest.mark.parametrize("key", ["options", "inputs", "metrics", "counts"])
@@ -462,5 +502,5 @@ def test_a_manifest_nested_without_end(store: ArtifactStore) -> None:
     put(store)
     path = store.folder / "kg.medical" / "1" / "manifest.json"
     path.write_text("[" * 200_000)
-    assert "is unreadable" in str(store.models()[0].damage)
+    assert "is unreadable" in str(next(store.models()).damage)
     store.drop("kg.medical")

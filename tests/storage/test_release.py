@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import duckdb
@@ -14,7 +15,7 @@ import pytest
 from cases.peer import Peer, peer
 
 from graphlearn.errors import WorkspaceError
-from graphlearn.storage import locks, workspace
+from graphlearn.storage import database, locks, workspace
 from graphlearn.storage.workspace import Workspace
 
 OPEN = "from graphlearn.storage.workspace import Workspace"
@@ -24,7 +25,7 @@ RELEASE = "released = mine.released(); released.__enter__()"
 @pytest.fixture
 def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A database file with a table t of one row; waiting is reported at once."""
-    monkeypatch.setattr(locks, "_QUIET", 0.0)
+    monkeypatch.setattr(locks, "QUIET", 0.0)
     with duckdb.connect(str(tmp_path / "kg.duckdb")) as connection:
         connection.execute("CREATE TABLE t AS SELECT 1 AS x")
     return tmp_path / "kg.duckdb"
@@ -263,7 +264,7 @@ def test_waiting_times_out(path: Path, other: Peer, monkeypatch: pytest.MonkeyPa
         with pytest.raises(WorkspaceError) as caught:
             _ = opened.connection
         assert caught.value.message == f"{path} is in use by process {other.pid}"
-        assert caught.value.help == f"wait until it ends, or stop it: kill {other.pid}"
+        assert caught.value.help == "wait until it is done, or close the file there"
         other.run("mine.close()")
         assert values(opened) == [1]
 
@@ -292,14 +293,116 @@ def test_readers_read_together_and_a_writer_waits_for_them(path: Path, other: Pe
     assert said == ["waiting for another process, which has kg.duckdb open"]
 
 
-def test_other_programs_are_not_waited_for(path: Path, other: Peer) -> None:
+@pytest.mark.parametrize("read_only", [False, True])
+def test_other_programs_are_waited_for_briefly(
+    path: Path, other: Peer, monkeypatch: pytest.MonkeyPatch, read_only: bool
+) -> None:
     other.run(f"import duckdb; plain = duckdb.connect({str(path)!r})")
-    said: list[str] = []
-    for read_only in (False, True):
-        with pytest.raises(WorkspaceError, match=f"kg.duckdb is in use by process {other.pid}"):
-            Workspace.open(path, read_only=read_only, say=said.append)
-    assert said == []
+    monkeypatch.setattr(database, "OTHERS", 0.02)
+    with pytest.raises(WorkspaceError, match=f"kg.duckdb is in use by process {other.pid}"):
+        Workspace.open(path, read_only=read_only)
     assert not (path.parent / "kg.graphlearn").exists()
+    monkeypatch.setattr(database, "OTHERS", 60.0)
+    said: list[str] = []
+
+    def say(text: str) -> None:
+        said.append(text)
+        other.begin("plain.close()")
+
+    with Workspace.open(path, read_only=read_only, say=say) as opened:
+        assert values(opened) == [1]
+        other.end()
+    assert said == ["waiting for another program, which has kg.duckdb open"]
+
+
+READERS = """
+import threading
+def read(open_it):
+    def loop():
+        while not stop.is_set():
+            with open_it() as w:
+                reads.append(w.execute("FROM t").fetchall())
+                started.release()
+                stop.wait(0.05)
+    stop, reads, started = threading.Event(), [], threading.Semaphore(0)
+    thread = threading.Thread(target=loop)
+    thread.start()
+    started.acquire()
+    def end():
+        stop.set()
+        thread.join()
+        return len(reads)
+    return end
+"""
+GRAPHLEARN = f"""
+from contextlib import contextmanager
+{OPEN}
+@contextmanager
+def open_it():
+    with Workspace.open(PATH, read_only=True) as opened: yield opened.connection
+"""
+DUCKDB = "import duckdb\ndef open_it(): return duckdb.connect(PATH, read_only=True)"
+
+
+@pytest.mark.parametrize("locks_exist", [True, False])
+@pytest.mark.parametrize(("program", "readers"), [(GRAPHLEARN, 3), (DUCKDB, 1)], ids=["graphlearn", "duckdb"])
+def test_a_writer_gets_its_turn_among_readers(path: Path, program: str, readers: int, locks_exist: bool) -> None:
+    if locks_exist:
+        Workspace.open(path).close()
+    with ExitStack() as stack:
+        others = [stack.enter_context(peer(f"PATH = {str(path)!r}\n{READERS}\n{program}")) for _ in range(readers)]
+        for other in others:
+            other.run("end = read(open_it)")
+        for value in range(2, 5):
+            with Workspace.open(path, say=lambda _: None) as writer:
+                writer.connection.execute("INSERT INTO t VALUES (?)", [value])
+        for other in others:
+            assert other.run("answer = end()") > 0
+    with Workspace.open(path) as opened:
+        assert values(opened) == [1, 2, 3, 4]
+
+
+def test_a_job_that_reads_lets_others_read(path: Path, other: Peer) -> None:
+    with Workspace.open(path) as mine:
+        mine.connection.execute("INSERT INTO t VALUES (2); CREATE TEMP TABLE kept AS SELECT 7 AS z")
+        with mine.reading(["FROM t", "FROM kept"]):
+            assert other.run(
+                "with open(read_only=True, patience=0) as w:\n  answer = w.connection.sql('FROM t').fetchall()"
+            ) == [[1], [2]]
+            mine.connection.execute("CREATE TEMP TABLE more AS FROM t, kept")
+            with pytest.raises(duckdb.InvalidInputException, match="read-only mode"):
+                mine.connection.execute("INSERT INTO t VALUES (3)")
+            with pytest.raises(RuntimeError, match="in use by"):
+                other.run("open(patience=0)")
+            with mine.released():
+                other.run("with open(patience=0) as w: w.connection.execute('INSERT INTO t VALUES (3)')")
+            assert values(mine) == [1, 2, 3]
+        mine.connection.execute("INSERT INTO t VALUES (4)")
+        assert mine.connection.execute("SELECT count(*) FROM t, kept, more").fetchall() == [(8,)]
+
+
+@pytest.mark.parametrize(
+    ("queries", "depend"),
+    [
+        (["SELECT nextval('numbers') FROM t"], lambda w: None),
+        (["FROM t"], lambda w: w.connection.execute("BEGIN")),
+        (["FROM t"], lambda w: w.cursor().execute("FROM range(100000)")),
+        (["FROM t"], lambda w: Workspace.open(w.database)),
+    ],
+    ids=["writes", "transaction", "unread rows", "another session"],
+)
+def test_a_job_that_may_write_keeps_the_file_to_itself(
+    path: Path, other: Peer, queries: list[str], depend: object
+) -> None:
+    with Workspace.open(path) as mine:
+        mine.connection.execute("CREATE SEQUENCE numbers")
+        kept = depend(mine)  # type: ignore[operator]
+        with mine.reading(queries):
+            mine.connection.execute("INSERT INTO t SELECT nextval('numbers') + 1")
+            with pytest.raises(RuntimeError, match="in use by"):
+                other.run("open(read_only=True, patience=0)")
+        assert values(mine) == [1, 2]
+        del kept
 
 
 def test_after_a_release_other_programs_are_waited_for(path: Path, other: Peer) -> None:
@@ -364,7 +467,7 @@ def test_a_model_is_trained_by_one_process_at_a_time(path: Path, other: Peer) ->
             opened.training("KG.umls"),
         ):
             pass
-        assert caught.value.help == f"wait until it ends, or stop it: kill {other.pid}"
+        assert caught.value.help == "wait until it ends; `graphlearn runs` shows what is running"
         with opened.training("kg.other"), opened.writing(patience=0):
             pass
         other.run("held.__exit__(None, None, None)")

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import signal
 from pathlib import Path
 
 import pytest
 from cases.storage import die_at, in_child, limited_file_size
 
-from graphlearn.errors import UserError, WorkspaceError
+from graphlearn.errors import ArtifactError, UserError, WorkspaceError
 from graphlearn.events import Note, Step
 from graphlearn.storage.runs import RunFolder, latest_resumable, list_runs
 
@@ -147,14 +149,63 @@ def test_a_line_cut_by_a_crash_is_left_out_and_closed(tmp_path: Path) -> None:
     assert [event["message"] for event in run.events()] == ["whole", "next"]
 
 
-def test_damaged_state_is_shown_not_raised(tmp_path: Path) -> None:
+GARBAGE: dict[str, str | bytes] = {
+    "an empty file": "",
+    "half an object": "{",
+    "a list": "[]",
+    "a number": "7",
+    "an empty object": "{}",
+    "no text": b"\xff\xfe\x00",
+    "nested lists": "[" * 100_000,
+    "nested objects": '{"model":' * 100_000,
+    "a model as list": '{"model": [], "status": "running", "fingerprint": "x"}',
+    "a status as list": '{"model": "m", "status": [], "fingerprint": []}',
+    "a huge number": '{"model": ' + "9" * 10_000 + "}",
+}
+
+
+@pytest.mark.parametrize("content", GARBAGE.values(), ids=list(GARBAGE))
+def test_a_damaged_run_is_named_and_hides_no_others(tmp_path: Path, content: str | bytes) -> None:
     good, bad = create(tmp_path), create(tmp_path)
     bad.close()
-    (bad.path / "run.json").write_text("{")
-    listed = {info["run"]: info["status"] for info in list_runs(tmp_path)}
-    assert listed == {good.id: "running", bad.id: "damaged"}
-    with pytest.raises(WorkspaceError, match="is damaged"):
-        bad.update(epoch=1)
+    for name in ("run.json", "config.json"):
+        (bad.path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    listed = {info["run"]: info for info in list_runs(tmp_path)}
+    assert {run: info["status"] for run, info in listed.items()} == {good.id: "running", bad.id: "damaged"}
+    assert str(bad.path / "run.json") in listed[bad.id]["message"]
+    assert not bad.resumable
+    assert latest_resumable(tmp_path, "kg.Medical") is None
+    for use in (lambda: bad.update(epoch=1), lambda: bad.model, lambda: bad.append(Note(message="x"))):
+        with pytest.raises(ArtifactError, match=re.escape(f'run "{bad.id}" is damaged: {bad.path / "run.json"} ')):
+            use()  # type: ignore[no-untyped-call]
+    with pytest.raises(ArtifactError, match=re.escape(f'run "{bad.id}" is damaged: {bad.path / "config.json"} ')):
+        bad.config()
+    assert good.model == good.info()["model"]
+
+
+def test_a_missing_file_of_a_run_is_named(tmp_path: Path) -> None:
+    run = create(tmp_path)
+    for name, use in (("config.json", run.config), ("run.json", lambda: run.model)):
+        (run.path / name).unlink()
+        with pytest.raises(ArtifactError, match=rf"{name} is unreadable \(No such file or directory\)"):
+            use()
+    assert list_runs(tmp_path)[0]["status"] == "damaged"
+
+
+def test_a_removed_run_folder_is_one_error_and_is_not_made_again(tmp_path: Path) -> None:
+    run = create(tmp_path)
+    run.append(Note(message="first"))
+    (run.path / "events.jsonl").unlink()
+    with pytest.raises(WorkspaceError, match="the folder of the run was removed while it was running"):
+        run.update(status="failed")
+    shutil.rmtree(run.path)
+    with pytest.raises(WorkspaceError, match="the folder of the run was removed while it was running"):
+        run.append(Note(message="second"))
+    with pytest.raises(WorkspaceError, match="the folder of the run was removed while it was running"):
+        run.update(status="failed")
+    run.close()
+    assert not run.path.exists()
+    assert list_runs(tmp_path) == []
 
 
 def test_a_full_disk(tmp_path: Path) -> None:

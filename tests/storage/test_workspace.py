@@ -27,7 +27,7 @@ def test_a_file_and_its_folder(tmp_path: Path) -> None:
         assert workspace.folder == tmp_path / "kg.graphlearn"
         workspace.connection.execute("CREATE TABLE t AS SELECT 1 AS x")
         assert workspace.cursor().execute("FROM t").fetchall() == [(1,)]
-        assert [entry.name for entry in workspace.folder.iterdir()] == ["database.lock"]
+        assert sorted(entry.name for entry in workspace.folder.iterdir()) == ["database.lock", "database.queue"]
         with workspace.writing() as folder:
             assert folder == workspace.folder
             assert (folder / "lock").is_file()
@@ -89,9 +89,9 @@ def test_a_file_open_elsewhere_names_the_process(tmp_path: Path) -> None:
     path = tmp_path / "kg.duckdb"
     with in_child(lambda: duckdb.connect(str(path))) as pid:
         with pytest.raises(WorkspaceError) as caught:
-            Workspace.open(path)
+            Workspace.open(path, patience=0)
         assert caught.value.message == f"{path} is in use by process {pid}"
-        assert caught.value.help == f"wait until it ends, or stop it: kill {pid}"
+        assert caught.value.help == "wait until it is done, or close the file there"
     Workspace.open(path).close()
 
 
@@ -149,7 +149,7 @@ def test_a_second_writer_is_refused_and_the_first_is_named(tmp_path: Path) -> No
         with in_child(hold) as pid:
             with pytest.raises(WorkspaceError, match=f"process {pid} is writing to {folder} since 20") as caught:
                 workspace.writing(patience=0).__enter__()
-            assert caught.value.help == f"wait until it ends, or stop it: kill {pid}"
+            assert caught.value.help == "wait until it ends; `graphlearn runs` shows what is running"
         with workspace.writing():  # the holder has ended, which releases the lock
             assert holder_of(folder / "lock")["pid"] == os.getpid()
 

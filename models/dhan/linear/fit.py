@@ -21,11 +21,11 @@ from graphlearn.models.dhan.linear.model import (
     Mix,
     averaged_rows,
     cost,
-    cross_entropy,
     features_of,
     sketched,
 )
 from graphlearn.models.dhan.network.batch import Batch
+from graphlearn.models.hetero.regression import STEPS, regress
 
 RESTARTS = (0.05, 0.1, 0.2, 0.5)
 DECAYS = (3e-5, 3e-4, 3e-3)
@@ -38,9 +38,6 @@ SEARCH = 50_000_000_000
 """Multiplications over edges that the search for the weights of channels may take."""
 TRIES, GAIN = 60, 1e-3
 """Largest number of weights that the search tries, and the least improvement of the score by a move."""
-STEPS, TOLERANCE = 60, 1e-5
-"""Largest number of L-BFGS iterations, and the change of the loss at which it stops."""
-
 
 AFFORDABLE = 20_000_000_000
 """Multiplications over edges that a fit may take; larger graphs have no linear model."""
@@ -129,36 +126,3 @@ def _search(mix: Mix, tries: int, score: Callable[[Mix], float]) -> Mix:
             if found < best - GAIN:
                 best, mix, moved = found, other, True
     return mix
-
-
-def regress(x: Tensor, actual: Tensor, single: bool, decays: tuple[float, ...]) -> list[tuple[Tensor, Tensor]]:
-    """Logistic regression with weight decay, by L-BFGS, for each decay. shape: [n, D], [n, C] -> [D, C], [C]
-
-    Rows are scaled to a mean length of 1. With fewer rows than features the regression runs in the span of the rows,
-    which contains the solution.
-    """
-    scale = x.norm(dim=1).mean().clamp_min(1e-12)
-    z, back = x / scale, None
-    if len(z) < z.shape[1]:
-        values, vectors = torch.linalg.eigh((z @ z.T).double())
-        root = values.clamp_min(values[-1] * 1e-10).clamp_min(1e-300).sqrt()
-        back = z.T @ (vectors / root).to(z.dtype)
-        z = (vectors * root).to(z.dtype)
-    weights = torch.zeros(z.shape[1], actual.shape[1], device=x.device, requires_grad=True)
-    bias = torch.zeros(actual.shape[1], device=x.device, requires_grad=True)
-    out = []
-    for decay in sorted(decays, reverse=True):
-        optimiser = torch.optim.LBFGS(
-            [weights, bias], max_iter=STEPS, tolerance_change=TOLERANCE, line_search_fn="strong_wolfe"
-        )
-
-        def loss(decay: float = decay, optimiser: torch.optim.Optimizer = optimiser) -> Tensor:
-            optimiser.zero_grad()
-            value = cross_entropy(z @ weights + bias, actual, single) + decay * weights.square().sum()
-            value.backward()  # type: ignore[no-untyped-call]
-            return value
-
-        optimiser.step(loss)  # type: ignore[no-untyped-call]
-        found = weights.detach() if back is None else back @ weights.detach()
-        out.append((found / scale, bias.detach().clone()))
-    return out[::-1]

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from graphlearn.models.dhan.network.batch import Batch
 from graphlearn.models.dhan.network.hops import averaged
-from graphlearn.models.hetero.features import FeatureBatch
+from graphlearn.models.hetero.features import FeatureBatch, dense_columns, width_of
 from graphlearn.models.hetero.graph import NodeType
 
 Mix: TypeAlias = Mapping[str, Tensor]
@@ -72,8 +72,15 @@ class LinearModel(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         """Logits of every node of the target type. shape: -> [N, C]"""
-        x = {t: part(batch.columns[t]) for t, part in zip(self.types, self.per_type, strict=True)}
-        return spread(x, batch, self.mix, float(self.restart))[self.target] + self.bias
+        return spread(self._own(batch), batch, self.mix, float(self.restart))[self.target] + self.bias
+
+    def last_step(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Logits of each node's own features, and logits before the last step of averaging. shape: {type: [N, C]}"""
+        own = self._own(batch)
+        return own, spread(own, batch, self.mix, float(self.restart), ROUNDS - 1)
+
+    def _own(self, batch: Batch) -> dict[str, Tensor]:
+        return {t: part(batch.columns[t]) for t, part in zip(self.types, self.per_type, strict=True)}
 
     def take(self, weights: Tensor, bias: Tensor, mix: Mix, restart: float) -> None:
         """Set the fitted values; rows of the weights are the features of all types, in order."""
@@ -98,27 +105,6 @@ def features_of(batch: Batch) -> int:
 def cost(batch: Batch, width: int) -> int:
     """Multiplications to average that many columns."""
     return ROUNDS * width * sum(len(b.src) for (level, _), b in batch.blocks.items() if level == "all")
-
-
-def width_of(columns: FeatureBatch) -> int:
-    """Columns of a type's features."""
-    return (0 if columns.dense is None else columns.dense.shape[1]) + columns.width
-
-
-def dense_columns(columns: FeatureBatch, lo: int, hi: int) -> Tensor:
-    """Columns lo .. hi - 1 of features, the dense part first. shape: [N, hi - lo]"""
-    out = torch.zeros(len(columns.nodes), hi - lo, device=columns.nodes.device)
-    first = 0 if columns.dense is None else columns.dense.shape[1]
-    if columns.dense is not None and lo < first:
-        out[:, : min(hi, first) - lo] = columns.dense[:, lo:hi]
-    if columns.indices is not None:
-        assert columns.offset is not None
-        assert columns.values is not None
-        at = columns.indices + (first - lo)
-        inside = (at >= 0) & (at < hi - lo)
-        row = torch.repeat_interleave(columns.offset.diff())
-        out[row[inside], at[inside]] = columns.values[inside]
-    return out
 
 
 def averaged_rows(
@@ -179,15 +165,10 @@ def step(x: Mapping[str, Tensor], batch: Batch, mix: Mix) -> dict[str, Tensor]:
     return new
 
 
-def spread(x: Mapping[str, Tensor], batch: Batch, mix: Mix, restart: float) -> dict[str, Tensor]:
-    """ROUNDS steps of averaging, each with the share `restart` of the start."""
+def spread(x: Mapping[str, Tensor], batch: Batch, mix: Mix, restart: float, rounds: int = ROUNDS) -> dict[str, Tensor]:
+    """Steps of averaging, each with the share `restart` of the start."""
     current = dict(x)
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         moved = step(current, batch, mix)
         current = {t: (1 - restart) * moved[t] + restart * own for t, own in x.items()}
     return current
-
-
-def cross_entropy(logits: Tensor, actual: Tensor, single: bool) -> Tensor:
-    """Of a softmax, or of a sigmoid for each class. shape: [B, C], [B, C] -> []"""
-    return F.cross_entropy(logits, actual) if single else F.binary_cross_entropy_with_logits(logits, actual)

@@ -12,14 +12,17 @@ from torch import Tensor, nn
 from graphlearn.models.core.device import choose_device
 from graphlearn.models.dhan.graph.edges import build_blocks
 from graphlearn.models.dhan.linear.fit import affordable, fit_linear
-from graphlearn.models.dhan.linear.model import LinearModel, cross_entropy
+from graphlearn.models.dhan.linear.model import LinearModel
 from graphlearn.models.dhan.network.attention import parameter
 from graphlearn.models.dhan.options import DhanOptions
-from graphlearn.models.dhan.training.labels import classes_of, label_channels
-from graphlearn.models.dhan.training.training import HeteroTraining
+from graphlearn.models.dhan.training.labels import label_channels
+from graphlearn.models.dhan.training.training import LINEAR, NETWORK, WHOLE, HeteroTraining
+from graphlearn.models.hetero.classes import ClassQueries
+from graphlearn.models.hetero.comparisons import similar_name
 from graphlearn.models.hetero.graph import HeteroGraph
-from graphlearn.models.hetero.knn import name_of, with_knn
-from graphlearn.models.hetero.metrics import f1_scores, one_hot
+from graphlearn.models.hetero.knn import with_knn
+from graphlearn.models.hetero.measured import Measured
+from graphlearn.models.hetero.regression import cross_entropy
 from graphlearn.models.hetero.tasks import Classification, MultiLabel, Task
 from graphlearn.types import FloatArray, IdArray, Split
 
@@ -41,8 +44,6 @@ class ClassHead(nn.Module):
         return states @ self.states + channels @ self.labels + self.bias
 
 
-LIKELY = 0.5
-"""Least probability of a class to be predicted, of several; a node without any gets the most probable one."""
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
@@ -58,9 +59,8 @@ class ClassTraining(HeteroTraining):
         *,
         mlp: bool = False,
     ) -> None:
-        self.task, self.single = task, isinstance(task, Classification)
-        known = np.asarray(task.split) >= 0
-        self.labels = classes_of(task.labels, task.classes) * known[:, None]
+        self.task, self.queries = task, ClassQueries.of(task)
+        self.labels, self.single = self.queries.labels, self.queries.single
         what = (
             "the most probable class"
             if self.single
@@ -71,7 +71,7 @@ class ClassTraining(HeteroTraining):
             graph = with_knn(graph, task.type, options.knn, choose_device(options.device))
         super().__init__(graph, task, options, fitted, mlp=mlp)
         self.targets = torch.from_numpy(self.labels).to(self.device)
-        self.train = np.flatnonzero(np.asarray(task.split) == Split.TRAIN.code)
+        self.train = self.queries.nodes(Split.TRAIN)
         if fitted is None:
             self.fit_linear()
 
@@ -101,7 +101,7 @@ class ClassTraining(HeteroTraining):
         """Fit the linear model; training steps do not change it."""
         linear = self.head.linear
         if linear is not None:
-            train, valid = self._nodes(Split.TRAIN), self._nodes(Split.VALID)
+            train, valid = self.queries.nodes(Split.TRAIN), self.queries.nodes(Split.VALID)
             fit_linear(
                 linear,
                 self.full_batch(),
@@ -126,18 +126,19 @@ class ClassTraining(HeteroTraining):
         if not self.channels:
             return out
         linked = {r.name for r in self.graph.relations}
-        if options.knn and self.graph.node(kind).features is not None and name_of(kind) not in linked:
+        if options.knn and self.graph.node(kind).features is not None and similar_name(kind) not in linked:
             out.append(f"{kind} has too many nodes to compare them all: no knn relation is added")
         if options.linear and self.sampler is None and self.head.linear is None:
             out.append("the graph is too large for the linear model (option linear): the network is used alone")
         return out
 
     @property
-    def summary(self) -> str:
-        """The weight of the linear model, if there is one."""
+    def shares(self) -> dict[str, float]:
+        """With a linear model, how much it and the network contribute to a prediction."""
         if self.head.linear is None:
-            return ""
-        return f"the linear model contributes {float(self.head.share):.0%} of a prediction, the network the rest"
+            return {NETWORK: 1.0}
+        share = float(self.head.share)
+        return {NETWORK: 1 - share, LINEAR: share}
 
     @property
     def steps_per_epoch(self) -> int:
@@ -184,9 +185,7 @@ class ClassTraining(HeteroTraining):
 
     def probabilities(self, nodes: IdArray) -> FloatArray:
         """shape: [B] -> [B, C]; independent per class when there are several"""
-        logits = self.logits(nodes)
-        out: FloatArray = (logits.softmax(1) if self.single else logits.sigmoid()).cpu().numpy()
-        return out
+        return self.queries.probabilities(self.logits(nodes))
 
     def predict(self, nodes: IdArray | None = None, k: int = 1) -> tuple[IdArray, FloatArray]:
         """The k most probable classes of each node, by default of all nodes, and their probabilities. shape: [B, k]"""
@@ -195,41 +194,33 @@ class ClassTraining(HeteroTraining):
         order = np.argsort(-found, axis=1, kind="stable")[:, :k]
         return order, np.take_along_axis(found, order, axis=1)
 
-    def _nodes(self, split: Split) -> IdArray:
-        return np.flatnonzero(np.asarray(self.task.split) == split.code)
-
-    def figures(self, found: FloatArray, nodes: IdArray) -> dict[str, float]:
-        """macro_f1, micro_f1 and accuracy of predicted probabilities. shape: [B, C], [B]"""
-        actual = self.labels[nodes] > 0
-        predicted = one_hot(found.argmax(1), self.task.classes) > 0
-        if not self.single:
-            likely = found >= LIKELY
-            predicted = np.where(likely.any(1, keepdims=True), likely, predicted)
-        out = f1_scores(actual, predicted)
-        out["accuracy"] = float((actual == predicted).all(1).mean()) if len(nodes) else math.nan
-        return out | {"nodes": float(len(nodes))}
-
     def evaluate(self, split: Split) -> dict[str, float]:
         """macro_f1, micro_f1, accuracy (all classes of a node correct), nodes."""
-        nodes = self._nodes(split)
-        return self.figures(self.probabilities(nodes), nodes)
+        nodes = self.queries.nodes(split)
+        return self.queries.figures(self.probabilities(nodes), nodes)
+
+    def measure(self, split: Split) -> dict[str, Measured]:
+        """Also the network and the linear model on their own, if both are there."""
+        nodes = self.queries.nodes(split)
+        deep, wide = self._both(nodes)
+        found = {WHOLE: self._mix(deep, wide, float(self.head.share))}
+        if wide is not None:
+            found |= {NETWORK: deep, LINEAR: wide}
+        queries = self.queries
+        return {part: queries.measured(queries.probabilities(logits), nodes) for part, logits in found.items()}
 
     def _score(self, logits: Tensor, nodes: IdArray) -> float:
-        actual = self.targets[torch.from_numpy(nodes).to(self.device)]
-        loss = float(cross_entropy(logits, actual, self.single))
-        found = (logits.softmax(1) if self.single else logits.sigmoid()).cpu().numpy()
-        figures = self.figures(found, nodes)
-        return 0.5 * loss - (figures["macro_f1"] + figures["micro_f1"]) / 2
+        return self.queries.score(logits, self.targets[torch.from_numpy(nodes).to(self.device)], nodes)
 
     def score(self) -> float:
         """Half the cross entropy minus the mean of both F1 on the validation split, of the network alone.
 
         Also selects the share of the linear model.
         """
-        nodes = self._nodes(Split.VALID)
+        nodes = self.queries.nodes(Split.VALID)
         measured = len(nodes) > 0
         if not measured:
-            nodes = self._nodes(Split.TRAIN)
+            nodes = self.queries.nodes(Split.TRAIN)
         deep, wide = self._both(nodes)
         if measured and wide is not None:
             self.head.share.fill_(min(SHARES, key=lambda share: self._score(self._mix(deep, wide, share), nodes)))

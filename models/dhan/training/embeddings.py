@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from graphlearn.models.dhan.graph.sampler import Csr
 from graphlearn.models.dhan.options import DhanOptions
 from graphlearn.models.dhan.training.pairs import PairTraining, contrast
+from graphlearn.models.dhan.training.training import WHOLE
 from graphlearn.models.hetero.graph import HeteroGraph
-from graphlearn.models.hetero.metrics import adjusted_rand_index, k_means, normalised_mutual_information
+from graphlearn.models.hetero.measured import Measured
+from graphlearn.models.hetero.metrics import cluster_sample, k_means
 from graphlearn.models.hetero.tasks import Task, Unsupervised
 from graphlearn.types import IdArray, Split
 
@@ -113,20 +115,25 @@ class EmbeddingTraining(PairTraining):
 
     def evaluate(self, split: Split) -> dict[str, float]:
         """auc of held-out links, and nmi and ari of the clusters when there are labels; the same for every split."""
+        return dict(self.measure(split)[WHOLE].figures)
+
+    def measure(self, split: Split) -> dict[str, Measured]:
+        """The sample is that of the clusters."""
         parts = self._held()
         wins = []
         for other, own, same in parts:
             above, equal = own[:, None] > other, own[:, None] == other
             wins.append((above.float() + equal.float() / 2)[~same])
-        out = {"auc": float(torch.cat(wins).mean()) if wins else math.nan}
-        labels, kind = self.task.labels, self.task.type
+        found = {"auc": float(torch.cat(wins).mean()) if wins else math.nan}
+        labels, kind, sample = self.task.labels, self.task.type, None
         if labels is not None and kind is not None:
             nodes = np.flatnonzero(np.asarray(labels) >= 0)
             actual = np.asarray(labels)[nodes]
-            found = k_means(self.embeddings(kind, nodes), len(np.unique(actual)), self.options.seed)
-            out["nmi"] = normalised_mutual_information(actual, found)
-            out["ari"] = adjusted_rand_index(actual, found)
-        return out | {"edges": float(sum(len(own) for _, own, _ in parts))}
+            clusters = k_means(self.embeddings(kind, nodes), len(np.unique(actual)), self.options.seed)
+            sample = cluster_sample(actual, clusters)
+            found |= sample.metrics() | {"nodes": float(len(nodes))}
+        found["edges"] = float(sum(len(own) for _, own, _ in parts))
+        return {WHOLE: Measured(found, sample)}
 
     def score(self) -> float:
         """The loss of the held-out links."""

@@ -15,7 +15,7 @@ from torch import Tensor
 from graphlearn.models.dhan.graph.edges import Block
 from graphlearn.models.dhan.network.attention import mean_sources, weighted_sums
 from graphlearn.models.dhan.network.hops import averaged
-from graphlearn.types import BoolArray, FloatArray, IdArray
+from graphlearn.types import BoolArray, FloatArray
 
 FOLDS = 10
 ROUNDS = 4
@@ -77,11 +77,3 @@ def label_channels(
         out = found if out is None else out.index_copy(0, rows, found[rows])
     assert out is not None
     return out.flatten(1)
-
-
-def classes_of(labels: IdArray | BoolArray, classes: int) -> FloatArray:
-    """Labels as a matrix, zero rows for unknown ones. shape: [N] or [N, C] -> [N, C]"""
-    if labels.ndim == 2:
-        return labels.astype(np.float32)
-    out: FloatArray = (np.arange(classes) == labels[:, None]).astype(np.float32)
-    return out

@@ -3,35 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from typing import TypeAlias
+from collections.abc import Mapping
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from graphlearn.models.core.known import KnownAnswers
-from graphlearn.models.core.ranking import filtered_ranks, ranking_metrics
 from graphlearn.models.dhan.options import DhanOptions
 from graphlearn.models.dhan.training.pairs import PairTraining, contrast
-from graphlearn.models.hetero.graph import HeteroGraph, Relation
+from graphlearn.models.dhan.training.training import WHOLE
+from graphlearn.models.hetero.graph import HeteroGraph
+from graphlearn.models.hetero.links import ROWS, LinkQueries, RankedLinks
+from graphlearn.models.hetero.measured import Measured
 from graphlearn.models.hetero.tasks import LinkRanking, Task
 from graphlearn.types import BoolArray, FloatArray, IdArray, Split
-
-Scorer: TypeAlias = Callable[[IdArray], FloatArray]
-
-METRICS = ("mrr", "ndcg_10", "hits_at_1", "hits_at_10", "auc")
-MEASURED = 10_000
-ROWS = 512
-
-
-def known_targets(relation: Relation, sources: int) -> KnownAnswers:
-    """The targets of each source in any split and, if it has the same type, the source itself."""
-    src, dst = relation.src, relation.dst
-    if relation.source == relation.target:
-        own = np.arange(sources, dtype=dst.dtype)
-        src, dst = np.concatenate([src, own]), np.concatenate([dst, own])
-    return KnownAnswers.group(src, 0, dst, 1)
 
 
 class LinkHead(nn.Module):
@@ -63,25 +48,16 @@ class LinkTraining(PairTraining):
         *,
         mlp: bool = False,
     ) -> None:
-        self.relation, split = graph.relation(task.relation), np.asarray(task.split)
-        self.task, self.split = task, split
+        self.task, self.queries = task, LinkQueries.of(graph, task, options.candidates, options.seed)
+        self.relation, self.split = self.queries.relation, self.queries.split
         super().__init__(graph, task, options, fitted, mlp=mlp)
-        r = self.relation
-        self.learnt = {r.name: np.flatnonzero(split == Split.TRAIN.code)}
-        self.targets = self.counts[r.target]
-        seen = (split <= 0) if r.weight is None else (split <= 0) & (r.weight > 0)
-        self.degree = np.bincount(r.dst[seen], minlength=self.targets)
-        self.known = known_targets(r, self.counts[r.source])
-        n = options.candidates
-        against = f"{min(n, self.targets - 1)} random {r.target}" if n else f"every {r.target}"
-        self.protocol = (
-            f"each edge of a split (at most {MEASURED}, drawn with the seed) is ranked against {against}, other known "
-            "targets of its source left out, ties at their mean rank; means over edges"
-        )
+        self.learnt = {self.relation.name: np.flatnonzero(self.split == Split.TRAIN.code)}
+        self.targets, self.degree = self.queries.targets, self.queries.degree
+        self.protocol = self.queries.protocol
 
     def message_edges(self, task: Task) -> dict[str, BoolArray]:
         """Validation and test edges carry no messages."""
-        return {self.relation.name: self.split <= 0}
+        return {self.relation.name: self.queries.given}
 
     def make_head(self, task: Task, generator: torch.Generator) -> nn.Module:
         """The scorer of pairs."""
@@ -143,9 +119,12 @@ class LinkTraining(PairTraining):
     def predict(
         self, nodes: IdArray | None = None, k: int = 10, exclude_known: bool = True
     ) -> tuple[IdArray, FloatArray]:
-        """The k best targets of each source and their scores, padded with -1. shape: [B] -> [B, k]"""
+        """The k best targets of each source and their scores, padded with -1. shape: [B] -> [B, k]
+
+        `exclude_known` leaves out the targets in edges that it learnt from, never held-out ones.
+        """
         ids = np.arange(self.counts[self.relation.source]) if nodes is None else np.asarray(nodes, np.int64)
-        k = min(k, self.targets)
+        k, learnt = min(k, self.targets), self.queries.learnt
         found, best = np.full((len(ids), k), -1, np.int64), np.full((len(ids), k), -np.inf, np.float32)
         with self.using_mean():
             targets = self._all()
@@ -153,53 +132,27 @@ class LinkTraining(PairTraining):
                 part = ids[lo : lo + ROWS]
                 scores = self._scores(part, targets)
                 if exclude_known:
-                    scores[self.known.rows(self.known.keys(part, 0))] = -np.inf
+                    scores[learnt.rows(learnt.keys(part, 0))] = -np.inf
                 order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
                 best[lo : lo + ROWS] = np.take_along_axis(scores, order, axis=1)
                 found[lo : lo + ROWS] = np.where(np.isfinite(best[lo : lo + ROWS]), order, -1)
         return found, best
 
-    def measured(self, split: Split) -> IdArray:
-        """The edges of a split that are evaluated."""
-        edges = np.flatnonzero(self.split == split.code)
-        if len(edges) > MEASURED:
-            chosen = np.random.default_rng([self.options.seed, 7]).permutation(len(edges))[:MEASURED]
-            edges = np.sort(edges[chosen])
-        return edges
+    def ranked(self, edges: IdArray) -> RankedLinks:
+        """Ranks of the targets of some edges."""
+        with self.using_mean():
+            targets = self._all()
+            return self.queries.rank(edges, lambda nodes: self._scores(nodes, targets))
 
     def evaluate(self, split: Split) -> dict[str, float]:
         """mrr, ndcg_10, hits_at_1, hits_at_10, auc, edges; see `protocol`."""
-        with self.using_mean():
-            targets = self._all()
-            return self.figures(split, lambda nodes: self._scores(nodes, targets))
+        return self.ranked(self.queries.measured(split)).figures()
 
-    def figures(self, split: Split, scores: Scorer) -> dict[str, float]:
-        """Figures of anything that scores all targets of sources. shape of scores: [B] -> [B, N]"""
-        edges, r, known = self.measured(split), self.relation, self.known
-        ranks, candidates = np.empty(len(edges)), np.empty(len(edges))
-        for lo in range(0, len(edges), ROWS):
-            rows = slice(lo, lo + ROWS)
-            src, dst = r.src[edges[rows]], r.dst[edges[rows]]
-            keys = known.keys(src, 0)
-            drawn = self._candidates(keys, lo)
-            ranks[rows], candidates[rows] = filtered_ranks(scores(src), dst, known, keys, allowed=drawn)
-        return ranking_metrics(ranks, candidates, METRICS) | {"edges": float(len(edges))}
-
-    def _candidates(self, keys: IdArray, first: int) -> BoolArray | None:
-        """The targets that a block of edges is ranked against; None: all that are not known. shape: [B] -> [B, N]"""
-        n = self.options.candidates
-        if not 0 < n < self.targets - 1:
-            return None
-        draw = np.random.default_rng([self.options.seed, 8, first]).random((len(keys), self.targets))
-        draw[self.known.rows(keys)] = 2
-        return np.asarray(draw <= np.partition(draw, n - 1, axis=1)[:, n - 1 : n])
+    def measure(self, split: Split) -> dict[str, Measured]:
+        """The whole model."""
+        return {WHOLE: self.ranked(self.queries.measured(split)).measured()}
 
     def score(self) -> float:
         """Minus the MRR on the validation split or, if that is empty, on the train split."""
         split = Split.VALID if (self.split == Split.VALID.code).any() else Split.TRAIN
         return -self.evaluate(split)["mrr"]
-
-    def degree_figures(self, split: Split) -> dict[str, float]:
-        """Figures of ranking by degree alone."""
-        degree = np.log1p(self.degree).astype(np.float32)
-        return self.figures(split, lambda nodes: np.broadcast_to(degree, (len(nodes), self.targets)))

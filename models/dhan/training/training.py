@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from graphlearn.models.core.adamw_ema import AdamWEma
 from graphlearn.models.core.device import choose_device
+from graphlearn.models.core.restored import check_restored
 from graphlearn.models.dhan.graph.edges import build_blocks, channels_of, edge_index
 from graphlearn.models.dhan.graph.sampler import Sampler
 from graphlearn.models.dhan.network.batch import Batch, Trace
@@ -30,8 +31,12 @@ from graphlearn.models.dhan.network.model import Dhan
 from graphlearn.models.dhan.options import DhanOptions
 from graphlearn.models.hetero.features import FeatureTable
 from graphlearn.models.hetero.graph import HeteroGraph
+from graphlearn.models.hetero.measured import Measured
 from graphlearn.models.hetero.tasks import Classification, MultiLabel, Task, check_task
 from graphlearn.types import BoolArray, FloatArray, IdArray, Split
+
+WHOLE, NETWORK, LINEAR = "whole", "network", "linear"
+"""The model, and its parts."""
 
 
 class HeteroTraining(ABC):
@@ -55,17 +60,21 @@ class HeteroTraining(ABC):
         self.graph, self.options, self.device = graph, options, choose_device(options.device)
         self.counts = {n.name: n.count for n in graph.nodes}
         self.channels = () if mlp else channels_of(graph, options.reverse)
+
+        def make_encoder(generator: torch.Generator) -> Dhan | MLP:
+            if mlp:
+                return MLP(graph.nodes, options, generator, few)
+            return Dhan(graph.nodes, self.channels, options, generator, few)
+
+        if fitted is not None:
+            check_restored(fitted, "model.encoder.", lambda: make_encoder(torch.Generator()).state_dict())
         self.kept = self.message_edges(task)
         self.edges = {c: edge_index(graph, c, self.kept.get(c.relation)) for c in self.channels}
         self.tables = {n.name: FeatureTable(n, options.weighting, self.device) for n in graph.nodes}
         self.sampler = Sampler(self.edges, self.counts) if options.fanout and not mlp else None
         self._full: Batch | None = None
         generator = torch.Generator().manual_seed(options.seed)
-        self.encoder: Dhan | MLP
-        if mlp:
-            self.encoder = MLP(graph.nodes, options, generator, few)
-        else:
-            self.encoder = Dhan(graph.nodes, self.channels, options, generator, few)
+        self.encoder = make_encoder(generator)
         self.model = nn.ModuleDict({"encoder": self.encoder, "head": self.make_head(task, generator)}).to(self.device)
         self._begin()
         if fitted is not None:
@@ -113,9 +122,9 @@ class HeteroTraining(ABC):
         return []
 
     @property
-    def summary(self) -> str:
-        """A sentence about the trained model, possibly empty."""
-        return ""
+    def shares(self) -> dict[str, float]:
+        """How much each part contributes to a prediction; they sum to 1."""
+        return {NETWORK: 1.0}
 
     @property
     @abstractmethod
@@ -131,12 +140,16 @@ class HeteroTraining(ABC):
         """Metrics of a split; `nodes` or `edges` is how many were measured."""
 
     @abstractmethod
+    def measure(self, split: Split) -> dict[str, Measured]:
+        """What `evaluate` measures, with samples, of the whole model and of its parts."""
+
+    @abstractmethod
     def score(self) -> float:
         """What early stopping minimises, on the validation split, or on the training split without one."""
 
     def step(self, epoch: int, step: int) -> float:
         """One optimiser step; returns its loss. Raises TrainingDiverged when that is not finite."""
-        number = (self.options.seed * 1_000_003 + epoch) * 1_000_003 + step
+        number = ((self.options.seed * 1_000_003 + epoch) * 1_000_003 + step) % (1 << 64)
         generator = torch.Generator(self.device).manual_seed(number)
         self.model.train()
         return self.optimiser.step(self.loss(epoch, step, generator), epoch, "lower learning_rate")

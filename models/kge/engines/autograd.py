@@ -22,7 +22,7 @@ class AutogradEngine(Engine):
     def step(self, batch: Batch | DeviceBatch, rate: float) -> float | Tensor:
         dropouts = (self.options.entity_dropout, self.options.relation_dropout, self.options.query_dropout)
         if any(dropouts):
-            torch.manual_seed(self.options.seed * 1_000_003 + int(self.entities.steps) + 1)
+            torch.manual_seed((self.options.seed * 1_000_003 + int(self.entities.steps) + 1) % (1 << 64))
         if isinstance(batch, Batch) and batch.candidates.size == 0:
             return self._all(batch, rate)
         return self._sampled(batch, rate)

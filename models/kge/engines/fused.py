@@ -10,11 +10,10 @@ A query with N negatives costs 6 N D flops in matrix products, and 3 + N / chunk
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 import numpy as np
 import torch
@@ -26,13 +25,14 @@ from graphlearn.models.kge.engines.engine import Engine
 from graphlearn.models.kge.kernels import table as table_kernels
 from graphlearn.models.kge.losses import MASKED, sampled_loss
 from graphlearn.models.kge.scorer import DOT, EUCLID, Scorer
+from graphlearn.processors import default_threads
 from graphlearn.types import FloatArray, IdArray, Side
 
 T = TypeVar("T")
 
 
 @dataclass
-class _Scratch:
+class Scratch:
     """Buffers of one worker. shape: q, dq: [chunk, D]; candidates: [N, D]; scores: [chunk, N]; positive: [chunk]"""
 
     q: FloatArray
@@ -47,33 +47,30 @@ class _Scratch:
 class FusedEngine(Engine):
     """Shared negatives, any model with a query kernel, no dropout."""
 
-    @staticmethod
-    def can_run(scorer: Scorer) -> bool:
-        """Whether the fused step covers the scorer with its options."""
+    sampling: ClassVar[str] = "shared"
+
+    @classmethod
+    def can_run(cls, scorer: Scorer) -> bool:
+        """Whether the step covers the scorer with its options."""
         options = scorer.options
         dropout = options.entity_dropout or options.relation_dropout or options.query_dropout
-        shared = options.negatives > 0 and options.negative_sampling == "shared"
-        return scorer.fused is not None and shared and not dropout
+        sampled = options.negatives > 0 and options.negative_sampling == cls.sampling
+        return scorer.fused is not None and sampled and not dropout
 
     def __init__(self, scorer: Scorer, n_entities: int, n_relations: int, device: torch.device) -> None:
         super().__init__(scorer, n_entities, n_relations, device)
         options = self.options
-        self.workers = options.threads or os.cpu_count() or 1
+        self.workers = options.threads or default_threads()
         self._pool = ThreadPoolExecutor(self.workers - 1) if self.workers > 1 else None
         self._torch_threads = torch.get_num_threads()
         B, C = options.batch_size, min(options.chunk_size, options.batch_size)
         N, D = options.negatives, scorer.entity_width
-        chunks = -(-B // C)
-        rows = 2 * B + chunks * N
-        self._entity_ids = np.empty(rows, np.int32)
-        self._entity_gradient = np.empty((rows, D), np.float32)
         self._relation_gradient = np.empty((B, scorer.prepared_width), np.float32)
-        self._chains = [np.empty(rows, np.int32) for _ in range(2)]
         self._scratch = [
-            _Scratch(
+            Scratch(
                 np.empty((C, D), np.float32),
                 np.empty((C, D), np.float32),
-                np.empty((N, D), np.float32),
+                np.empty((self._scratch_candidates(), D), np.float32),
                 np.empty((C, N), np.float32),
                 np.empty(C, np.float32),
                 np.empty(0, np.int32),
@@ -86,8 +83,21 @@ class FusedEngine(Engine):
         super().grow(n_entities, n_relations)
         self._fit()
 
+    @property
+    def _gradient_rows(self) -> int:
+        """Rows of gradients of entities in a step: of anchors, targets and candidates."""
+        B, C = self.options.batch_size, min(self.options.chunk_size, self.options.batch_size)
+        return 2 * B + -(-B // C) * self.options.negatives
+
+    def _scratch_candidates(self) -> int:
+        """Candidates that a worker copies from the table."""
+        return self.options.negatives
+
     def _fit(self) -> None:
         """What depends on the sizes of the tables."""
+        rows = self._gradient_rows
+        self._entity_gradient = np.empty((rows, self.scorer.entity_width), np.float32)
+        self._chains = [np.empty(rows, np.int32) for _ in range(2)]
         self._loss = sampled_loss(self.options, self.n_entities)
         self._first_entity = np.full(len(self.entities), -1, np.int32)
         self._first_relation = np.full(len(self.relations), -1, np.int32)
@@ -101,18 +111,17 @@ class FusedEngine(Engine):
 
     def step(self, batch: Batch, rate: float) -> float:
         torch.set_num_threads(1)
-        B, N = len(batch.targets), self.options.negatives
+        B = len(batch.targets)
         prepared, relation_rows, leaf, leaf_ids = self._prepare(batch)
         size = self.options.chunk_size
         chunks = [(c, lo, min(lo + size, B)) for c, lo in enumerate(range(0, B, size))]
-        ids = self._entity_ids[: 2 * B + len(chunks) * N]
-        ids[:B], ids[B : 2 * B], ids[2 * B :] = batch.anchors, batch.targets, batch.candidates.ravel()
 
         def score(worker: int) -> list[float]:
             scratch = self._scratch[worker]
-            return [self._chunk(batch, scratch, prepared, relation_rows, *c) for c in chunks[worker :: self.workers]]
+            return [self._chunk(batch, scratch, prepared, relation_rows, c) for c in chunks[worker :: self.workers]]
 
         losses = self._everywhere(score)
+        ids = np.concatenate([batch.anchors, batch.targets, self._candidate_rows(batch)])
         self._move(self.entities, ids, self._entity_gradient, self._first_entity, rate)
         g = self._relation_gradient[:B]
         if leaf is None:
@@ -120,6 +129,10 @@ class FusedEngine(Engine):
         else:
             self._move_prepared(relation_rows, g, leaf, leaf_ids, rate)
         return float(sum(losses[c % self.workers][c // self.workers] for c in range(len(chunks))))
+
+    def _candidate_rows(self, batch: Batch) -> IdArray:
+        """The ids of the candidates, in the order of their gradients, which follow those of anchors and targets."""
+        return batch.candidates.ravel()
 
     def _prepare(self, batch: Batch) -> tuple[FloatArray, IdArray, tuple[Tensor, Tensor] | None, IdArray]:
         """Prepared relation table, row of each query in it, (leaf, prepared) for autograd, ids of the leaf's rows."""
@@ -131,33 +144,31 @@ class FusedEngine(Engine):
         return prepared.detach().numpy(), rows.astype(np.int32), (leaf, prepared), ids
 
     def _chunk(
-        self, batch: Batch, scratch: _Scratch, prepared: FloatArray, relation_rows: IdArray, c: int, lo: int, hi: int
+        self,
+        batch: Batch,
+        scratch: Scratch,
+        prepared: FloatArray,
+        relation_rows: IdArray,
+        chunk: tuple[int, int, int],
     ) -> float:
-        """Loss of queries lo..hi; their gradients go to the buffers."""
+        """Loss of the queries of a chunk (its number, first and end row); their gradients go to the buffers."""
         assert self.scorer.fused is not None
         forward, backward = self.scorer.fused
-        B, N, n = len(batch.targets), self.options.negatives, hi - lo
+        _, lo, hi = chunk
+        B, n = len(batch.targets), hi - lo
         table = self.entities.array
         anchors, targets, relations = batch.anchors[lo:hi], batch.targets[lo:hi], relation_rows[lo:hi]
         flip = 1.0 if batch.side is Side.TAIL else -1.0
         q, dq, scores, positive = scratch.q[:n], scratch.dq[:n], scratch.scores[:n], scratch.positive[:n]
-        g = self._entity_gradient
-        d_anchors, d_targets = g[lo:hi], g[B + lo : B + hi]
-        d_candidates = g[2 * B + c * N : 2 * B + (c + 1) * N]
+        d_anchors, d_targets = self._entity_gradient[lo:hi], self._entity_gradient[B + lo : B + hi]
 
         forward(table, prepared, anchors, relations, flip, q)
-        table_kernels.gather(table, batch.candidates[c], scratch.candidates)
         row_kernel, row_vjp = self.scorer.similarity.row_kernel
         row_kernel(q, table, targets, positive)
-        self._pairs(q, scratch.candidates, scores)
-        if batch.keys is not None and batch.known is not None:
-            known = batch.known
-            table_kernels.mask_known(
-                batch.keys[lo:hi], known.offsets, known.answers, batch.candidates[c], scratch.places, scores, MASKED
-            )
+        self._score(batch, scratch, chunk, q, scores)
         kept = scores.copy() if self.scorer.similarity is EUCLID else scores
         loss, d_positive, d_scores = self._loss.gradient(torch.from_numpy(positive), torch.from_numpy(scores))
-        self._pairs_vjp(q, scratch.candidates, d_scores, kept, dq, d_candidates)
+        self._score_vjp(batch, scratch, chunk, q, kept, d_scores, dq)
         row_vjp(q, table, targets, d_positive.numpy(), dq, d_targets)
         if self.options.regularizer == "dura" and self.options.regularization:
             loss += self.options.regularization * float(np.vdot(q, q))
@@ -172,6 +183,34 @@ class FusedEngine(Engine):
             if self.options.regularizer != "dura" and not self.scorer.prepares:
                 loss += penalty(self.relations.array, relations, weight, paired, self._relation_gradient[lo:hi])
         return loss
+
+    def _score(
+        self, batch: Batch, scratch: Scratch, chunk: tuple[int, int, int], q: FloatArray, scores: FloatArray
+    ) -> None:
+        """Scores of the negatives; known answers get the score MASKED. shape: [n, D] -> [n, N]"""
+        c, lo, hi = chunk
+        table_kernels.gather(self.entities.array, batch.candidates[c], scratch.candidates)
+        self._pairs(q, scratch.candidates, scores)
+        if batch.keys is not None and batch.known is not None:
+            known = batch.known
+            table_kernels.mask_known(
+                batch.keys[lo:hi], known.offsets, known.answers, batch.candidates[c], scratch.places, scores, MASKED
+            )
+
+    def _score_vjp(
+        self,
+        batch: Batch,
+        scratch: Scratch,
+        chunk: tuple[int, int, int],
+        q: FloatArray,
+        scores: FloatArray,
+        d_scores: Tensor,
+        dq: FloatArray,
+    ) -> None:
+        """Overwrite `dq`, and note what the gradients of the candidates need. shape: [n, D], [n, N] x 2 -> [n, D]"""
+        B, N, c = len(batch.targets), self.options.negatives, chunk[0]
+        d_candidates = self._entity_gradient[2 * B + c * N : 2 * B + (c + 1) * N]
+        self._pairs_vjp(q, scratch.candidates, d_scores, scores, dq, d_candidates)
 
     def _pairs(self, q_BD: FloatArray, c_ND: FloatArray, scores_BN: FloatArray) -> None:
         similarity = self.scorer.similarity

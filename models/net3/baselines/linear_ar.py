@@ -5,7 +5,7 @@ Shapes: B windows, H horizon, N = N1 x ... x NM series; F = window + 1 features:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -114,6 +114,8 @@ class LinearAR:
 SEASONS = (1.0, 4.0, 16.0, 64.0, 1e9)
 SEASON_RANKS = (0, 20, 10, 5)
 RIDGES = (10.0, 100.0, 1000.0)
+SELECTED_ON = 512
+"""The number of series on which `choose_shrinkage` selects."""
 
 
 def choose_shrinkage(
@@ -127,13 +129,14 @@ def choose_shrinkage(
     ridges: Sequence[float] = RIDGES,
     stop: int | None = None,
     observed: BoolArray | None = None,
-    at_most: int = 512,
+    at_most: int = SELECTED_ON,
+    advance: Callable[[], None] = lambda: None,
 ) -> tuple[float, int, float]:
     """The seasonal shrinkage and rank and the AR ridge with the least error on the last eighth of the steps before
     `stop`, fitted on the first seven eighths.
 
     At most `at_most` series are used, evenly spread. A season of 1e9 amounts to none. Shrinkage and rank are selected
-    with the first ridge, then the ridge with those.
+    with the first ridge, then the ridge with those. `advance` is called after each of `fits_to_choose` fits.
     """
     stop = len(values) if stop is None else stop
     n = int(np.prod(values.shape[1:]))
@@ -150,9 +153,25 @@ def choose_shrinkage(
         how = {"towards_shared": True, "stop": border, "calendar": calendar, "profile": profile}
         model = LinearAR.fit(part, scaler, window, horizon, ridge=ridge, **how)  # type: ignore[arg-type]
         found = measure(model.predict, part, starts, window, horizon, scaler.scale).total["z_rmse"]
+        advance()
         return found if np.isfinite(found) else np.inf
 
-    widest = min(max(calendar.periods, default=0), len(chosen))
-    pairs = [(s, r) for s in seasons for r in ranks if r == ranks[0] or (r < widest and s < SEASONS[-1])]
-    season, rank = min(pairs, key=lambda p: score(p[0], p[1], ridges[0])) if len(pairs) > 1 and widest else pairs[0]
+    pairs = _pairs(calendar, len(chosen), seasons, ranks)
+    season, rank = min(pairs, key=lambda p: score(p[0], p[1], ridges[0])) if len(pairs) > 1 else pairs[0]
     return season, rank, min(ridges, key=lambda r: score(season, rank, r)) if len(ridges) > 1 else ridges[0]
+
+
+def fits_to_choose(
+    series: int, calendar: Calendar, seasons: Sequence[float], ranks: Sequence[int], ridges: Sequence[float]
+) -> int:
+    """The number of models that `choose_shrinkage` fits."""
+    tried = (len(_pairs(calendar, min(series, SELECTED_ON), seasons, ranks)), len(ridges))
+    return sum(n for n in tried if n > 1)
+
+
+def _pairs(calendar: Calendar, series: int, seasons: Sequence[float], ranks: Sequence[int]) -> list[tuple[float, int]]:
+    """The seasonal shrinkages and ranks to try: only the first of each without a calendar."""
+    widest = min(max(calendar.periods, default=0), series)
+    if not widest:
+        return [(seasons[0], ranks[0])]
+    return [(s, r) for s in seasons for r in ranks if r == ranks[0] or (r < widest and s < SEASONS[-1])]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -39,9 +39,17 @@ def low_rank(
 
 
 def choose_rank(
-    x: FloatArray, observed: BoolArray, ranks: Sequence[int], *, shrinkages: Sequence[float] = (0.0,), seed: int = 0
+    x: FloatArray,
+    observed: BoolArray,
+    ranks: Sequence[int],
+    *,
+    shrinkages: Sequence[float] = (0.0,),
+    seed: int = 0,
+    advance: Callable[[], None] = lambda: None,
 ) -> tuple[int, float]:
     """The rank and shrinkage with the least squared error on a tenth of the observed cells, held out at random.
+
+    `advance` is called after each fit.
 
     shape: [T, P], [T, P]
     """
@@ -50,6 +58,7 @@ def choose_rank(
     for shrinkage in shrinkages:
         for rank in ranks:
             fit = low_rank(x, observed & ~held, rank, shrinkage=shrinkage, rounds=50, tolerance=1e-3)
+            advance()
             best = min(best, (float(np.square(np.where(held, fit - np.where(held, x, 0), 0)).sum()), rank, shrinkage))
     return best[1], best[2]
 

@@ -52,7 +52,8 @@ class TGCN(nn.Module):
         terms, rank = 1, options.learnt_rank
         self.receivers, self.senders = nn.ParameterDict(), nn.ParameterDict()
         for m, n in enumerate(self.shape):
-            found = normalise(graphs[m], n, directions=options.directions) if m in graphs else []
+            with torch.device("cpu"):  # from their values, even if nothing else is made
+                found = normalise(graphs[m], n, directions=options.directions) if m in graphs else []
             self.given.append([f"graph_{m}_{k}" for k in range(len(found))])
             for name, a in zip(self.given[m], found, strict=True):
                 self.register_buffer(name, a, persistent=False)

@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from graphlearn.errors import InputError
+from graphlearn.models.core.restored import check_restored
 from graphlearn.models.net3.baselines.linear_ar import RIDGES, SEASON_RANKS, SEASONS, LinearAR, choose_shrinkage
 from graphlearn.models.net3.baselines.seasonal import fit_profile
-from graphlearn.models.net3.conformal import Conformal, conformal_of
+from graphlearn.models.net3.conformal import MEMORY, Conformal, RecentErrors, static
 from graphlearn.models.net3.data.calendar import Calendar
 from graphlearn.models.net3.data.scaler import Scaler
 from graphlearn.models.net3.data.tensor import gather
 from graphlearn.models.net3.data.time_split import TimeSplit
-from graphlearn.models.net3.metrics import Metrics
+from graphlearn.models.net3.metrics import LEVELS, Metrics
 from graphlearn.models.net3.network.mode_products import Graph
 from graphlearn.models.net3.network.model import Net3, masked_loss
 from graphlearn.models.net3.options import Net3Options
 from graphlearn.models.net3.training.training import SeriesTraining
 from graphlearn.types import BoolArray, FloatArray, IdArray, Split
+
+
+def grid(options: Net3Options) -> tuple[Sequence[float], Sequence[int], Sequence[float]]:
+    """The seasonal shrinkages, ranks and ridge penalties among which the closed form is selected."""
+    seasons = (options.season,) if options.season else SEASONS
+    ranks = SEASON_RANKS if options.season_rank < 0 else (options.season_rank,)
+    ridges = (options.ridge,) if options.ridge or options.linear_skip == "none" else RIDGES
+    return seasons, ranks, ridges
 
 
 class ForecastTraining(SeriesTraining):
@@ -43,6 +52,7 @@ class ForecastTraining(SeriesTraining):
         observed: BoolArray | None = None,
         eval_target: Mapping[Split, BoolArray] | None = None,
         fitted: Mapping[str, Tensor] | None = None,
+        advance: Callable[[], None] = lambda: None,
     ) -> None:
         if values.ndim < 2 or 0 in values.shape:
             raise InputError(f"a series tensor has time steps and at least one mode, not the shape {values.shape}")
@@ -59,12 +69,11 @@ class ForecastTraining(SeriesTraining):
         self.scaler = Scaler.fit(values, stop, observed)
         self.season, self.season_rank, self.ridge = options.season, options.season_rank, options.ridge
         if not (self.season and self.ridge) or self.season_rank < 0:
-            seasons = (options.season,) if options.season else SEASONS
-            ridges = (options.ridge,) if options.ridge or options.linear_skip == "none" else RIDGES
-            ranks = SEASON_RANKS if options.season_rank < 0 else (options.season_rank,)
+            seasons, ranks, ridges = grid(options)
             self.season, self.season_rank, self.ridge = choose_shrinkage(
-                values, W, H, calendar_used, seasons=seasons, ranks=ranks, ridges=ridges, stop=stop, observed=observed
-            )
+                values, W, H, calendar_used, seasons=seasons, ranks=ranks, ridges=ridges, stop=stop, observed=observed,
+                advance=advance,
+            )  # fmt: skip
         profile = fit_profile(values, self.scaler, calendar_used, self.season, stop, observed, self.season_rank)
         coefficients = None
         if options.linear_skip != "none":
@@ -89,6 +98,7 @@ class ForecastTraining(SeriesTraining):
             profile=profile,
             coefficients=coefficients,
         )
+        advance()
         self._start(options, model)
 
     def _start(self, options: Net3Options, model: Net3) -> None:
@@ -104,16 +114,17 @@ class ForecastTraining(SeriesTraining):
         season, rank, ridge = fitted["chosen"].tolist()
         self.season, self.season_rank, self.ridge = season, int(rank), ridge
         profile = [fitted[f"model.profile_{c}"].cpu().numpy() for c in range(len(calendar.periods))]
-        coefficients = fitted.get("model.linear_skip.coefficients")
-        model = Net3(
-            self.values.shape[1:],
-            graphs,
-            options,
-            periods=calendar.periods,
-            profile=profile,
-            coefficients=None if coefficients is None else coefficients.cpu().numpy(),
-        )
-        self._start(options, model)
+        coefficients = None if options.linear_skip == "none" else fitted["model.linear_skip.coefficients"]
+        if coefficients is not None and coefficients.shape[-2:] != (options.window + 1, options.horizon):
+            raise ValueError("the linear skip does not fit the window and the horizon")
+        numbers = None if coefficients is None else coefficients.cpu().numpy()
+
+        def make() -> Net3:
+            shape = self.values.shape[1:]
+            return Net3(shape, graphs, options, periods=calendar.periods, profile=profile, coefficients=numbers)
+
+        check_restored(fitted, "model.", lambda: make().state_dict())
+        self._start(options, make())
         self.load(fitted)
 
     def _read(self, starts: IdArray, length: int, offset: int) -> FloatArray:
@@ -167,14 +178,32 @@ class ForecastTraining(SeriesTraining):
             return self.steps
         return self.split.starts(split, self.options.window, self.options.horizon)
 
-    def evaluate(self, split: Split) -> Metrics:
-        """Errors on the cells of the split, in the user's units and z-scored."""
-        metrics = Metrics(self.scaler.scale, self.options.horizon)
-        for predicted, actual, mask in self._targets(split):
-            metrics.add(predicted, actual, mask)
+    def windows(self, split: Split) -> int:
+        """The number of windows on which a split is measured."""
+        return len(self.starts(split))
+
+    def fitted_until(self) -> int | None:
+        return None if self.options.task == "recover" else self.split.train_end
+
+    def evaluate(self, split: Split, intervals: Conformal | None = None, block: int | None = None) -> Metrics:
+        """See `SeriesTraining.evaluate`."""
+        metrics = Metrics(self.scaler.scale, self.options.horizon, block)
+        recent = None
+        for starts, predicted, actual, mask in self._targets(split):
+            bounds, clipped = None, predicted
+            if intervals is not None:
+                clipped = intervals.clip(predicted)
+            if intervals is not None and split == Split.TEST:
+                spread = intervals.spread
+                if spread is None:
+                    recent = recent or self.recent_errors(int(starts[0]))
+                    spread = recent.add(starts, self._residuals(predicted, actual, mask))
+                bounds = {level: intervals.interval(predicted, spread, self.scaler.scale, level) for level in LEVELS}
+            metrics.add(clipped, actual, mask, bounds)
         return metrics
 
-    def _targets(self, split: Split) -> Iterator[tuple[FloatArray, FloatArray, BoolArray]]:
+    def _targets(self, split: Split) -> Iterator[tuple[IdArray, FloatArray, FloatArray, BoolArray]]:
+        """The windows of a split in batches: starts, forecasts, readings, and which of them are measured."""
         W, H, size = self.options.window, self.options.horizon, max(1, self.options.batch_size)
         starts = self.starts(split)
         for lo in range(0, len(starts), size):
@@ -183,8 +212,50 @@ class ForecastTraining(SeriesTraining):
             mask = np.isfinite(actual)
             if self.eval_target is not None:
                 mask &= gather(self.eval_target[split], chosen, H, W)
-            yield self.predict(chosen), actual, mask
+            yield chosen, self.predict(chosen), actual, mask
+
+    def _residuals(self, predicted: FloatArray, actual: FloatArray, mask: BoolArray) -> FloatArray:
+        """|residuals| in z-scores, NaN where not measured. shape: [B, H, N...] each"""
+        return np.where(mask, np.abs(predicted - actual) / self.scaler.scale, np.float32(np.nan))
+
+    def recent_errors(self, start: int) -> RecentErrors:
+        """The errors that are known at the origin of a window start, from the windows before it."""
+        W, H, recent = self.options.window, self.options.horizon, RecentErrors()
+        first = max(0, start - MEMORY - H)
+        for lo in range(first, start, max(1, self.options.batch_size)):
+            chosen = np.arange(lo, min(start, lo + max(1, self.options.batch_size)))
+            actual = gather(self.values, chosen, H, W)
+            recent.add(chosen, self._residuals(self.predict(chosen), actual, np.isfinite(actual)))
+        return recent
+
+    def rolling(self, first: int, stop: int) -> Iterator[tuple[IdArray, FloatArray, FloatArray]]:
+        """The window starts from `first` to `stop` in batches: starts, forecasts, spread at their origins.
+
+        shape: [B], [B, H, N1, ..., NM], [B, H, N1, ..., NM]
+        """
+        W, H, size = self.options.window, self.options.horizon, max(1, self.options.batch_size)
+        recent = self.recent_errors(first)
+        for lo in range(first, stop, size):
+            chosen = np.arange(lo, min(stop, lo + size))
+            predicted, actual = self.predict(chosen), gather(self.values, chosen, H, W)
+            yield chosen, predicted, recent.add(chosen, self._residuals(predicted, actual, np.isfinite(actual)))
+
+    def spreads(self, starts: IdArray) -> FloatArray:
+        """The spread at the origins of window starts, ascending. shape: [B] -> [B, H, N1, ..., NM]"""
+        batches = self.rolling(int(starts[0]), int(starts[-1]) + 1)
+        return np.concatenate([spread[np.isin(chosen, starts)] for chosen, _, spread in batches])
 
     def conformal(self) -> Conformal:
         """Intervals from the residuals of the validation split; infinite without one."""
-        return conformal_of(self._targets(Split.VALID), self.scaler, self.options.horizon)
+        targets = self._targets(Split.VALID)
+        if self.options.task == "recover":
+            return static((batch[1:] for batch in targets), self.scaler, self.floor)
+        scores: list[list[FloatArray]] = [[] for _ in range(self.options.horizon)]
+        recent = None
+        for starts, predicted, actual, mask in targets:
+            recent = recent or self.recent_errors(int(starts[0]))
+            residuals = self._residuals(predicted, actual, mask)
+            scored = residuals / recent.add(starts, residuals)
+            for h, found in enumerate(scores):
+                found.append(scored[:, h][mask[:, h]])
+        return Conformal.fit([np.concatenate(f) if f else np.zeros(0, np.float32) for f in scores], floor=self.floor)

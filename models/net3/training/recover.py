@@ -7,18 +7,19 @@ completions of the size of the tensor are kept in memory.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from graphlearn.models.core.restored import check_restored
 from graphlearn.models.net3.baselines.low_rank import choose_rank, low_rank, rank_choices
-from graphlearn.models.net3.conformal import Conformal, conformal_of
+from graphlearn.models.net3.conformal import Conformal, static
 from graphlearn.models.net3.data.calendar import Calendar
 from graphlearn.models.net3.data.scaler import Scaler
 from graphlearn.models.net3.data.tensor import blocks, gather
-from graphlearn.models.net3.metrics import Metrics
+from graphlearn.models.net3.metrics import LEVELS, Metrics
 from graphlearn.models.net3.network.mode_products import Graph
 from graphlearn.models.net3.network.model import masked_loss
 from graphlearn.models.net3.network.recover import Net3Smooth
@@ -60,12 +61,19 @@ class SmoothRecovery(SeriesTraining):
         observed: BoolArray,
         eval_target: Mapping[Split, BoolArray],
         fitted: Mapping[str, Tensor] | None = None,
+        advance: Callable[[], None] = lambda: None,
     ) -> None:
         self.values, self.observed, self.eval_target = values, observed, eval_target
         self.calendar = Calendar.none(len(values)) if calendar is None else calendar
         used = self.calendar if options.calendar else Calendar.none(len(values))
-        self.scaler = Scaler.fit(values, None, observed)
         T, shape = len(values), values.shape[1:]
+
+        def make() -> Net3Smooth:
+            return Net3Smooth(shape, graphs, options, periods=used.periods)
+
+        if fitted is not None:
+            check_restored(fitted, "model.", lambda: make().state_dict())
+        self.scaler = Scaler.fit(values, None, observed)
         z = np.where(observed, self.scaler.transform(values), np.float32(0))
         draw = np.random.default_rng([options.seed, 4]).integers(0, FOLDS, values.shape, dtype=np.int8)
         self.fold = np.where(observed, draw, np.int8(-1))
@@ -74,15 +82,18 @@ class SmoothRecovery(SeriesTraining):
         if fitted is not None:
             rank, shrinkage = int(fitted["chosen"][0]), float(fitted["chosen"][1])
         elif not rank:
-            rank, _ = choose_rank(flat, seen, rank_choices(*flat.shape), seed=options.seed)
+            rank, _ = choose_rank(flat, seen, rank_choices(*flat.shape), seed=options.seed, advance=advance)
             both = (rank, min(flat.shape))
-            rank, shrinkage = choose_rank(flat, seen, both, shrinkages=SHRINKAGES, seed=options.seed)
+            rank, shrinkage = choose_rank(flat, seen, both, shrinkages=SHRINKAGES, seed=options.seed, advance=advance)
         self.rank, self.shrinkage = rank, shrinkage
         parts = [seen & (self.fold.reshape(T, -1) != k) for k in range(FOLDS)] + [seen]
-        found = [low_rank(flat, part, rank, shrinkage=shrinkage) for part in parts]
+        found = []
+        for part in parts:
+            found.append(low_rank(flat, part, rank, shrinkage=shrinkage))
+            advance()
         self.low = np.stack(found).reshape(FOLDS + 1, T, *shape)
         self.z = z
-        self._begin(options, Net3Smooth(shape, graphs, options, periods=used.periods), np.arange(FOLDS * T))
+        self._begin(options, make(), np.arange(FOLDS * T))
         self.chosen = torch.tensor([rank, shrinkage], dtype=torch.float64)
         if fitted is not None:
             self.load(fitted)
@@ -130,13 +141,23 @@ class SmoothRecovery(SeriesTraining):
             steps = np.arange(lo, min(lo + size, len(self.values)))
             yield self.predict(steps), gather(self.values, steps, 1), gather(targets[split], steps, 1)
 
-    def evaluate(self, split: Split) -> Metrics:
-        """Errors on the cells of the split, in the user's units and z-scored."""
-        metrics = Metrics(self.scaler.scale, 1)
+    def windows(self, split: Split) -> int:
+        """The number of steps on which a split is measured."""
+        return len(self.values)
+
+    def evaluate(self, split: Split, intervals: Conformal | None = None, block: int | None = None) -> Metrics:
+        """See `SeriesTraining.evaluate`."""
+        metrics = Metrics(self.scaler.scale, 1, block)
         for predicted, actual, mask in self._targets(split):
-            metrics.add(predicted, actual, mask)
+            bounds, clipped = None, predicted
+            if intervals is not None:
+                clipped = intervals.clip(predicted)
+            if intervals is not None and intervals.spread is not None and split == Split.TEST:
+                found = (intervals.interval(predicted, intervals.spread, self.scaler.scale, level) for level in LEVELS)
+                bounds = dict(zip(LEVELS, found, strict=True))
+            metrics.add(clipped, actual, mask, bounds)
         return metrics
 
     def conformal(self) -> Conformal:
         """Intervals from the residuals of the cells held out for validation."""
-        return conformal_of(self._targets(Split.VALID), self.scaler, 1)
+        return static(self._targets(Split.VALID), self.scaler, self.floor)

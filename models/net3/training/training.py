@@ -17,6 +17,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -24,7 +25,8 @@ from torch import Tensor, nn
 
 from graphlearn.models.core.adamw_ema import AdamWEma, copied
 from graphlearn.models.core.device import choose_device
-from graphlearn.models.net3.conformal import Conformal
+from graphlearn.models.net3.conformal import Conformal, floor_of
+from graphlearn.models.net3.data.calendar import Calendar
 from graphlearn.models.net3.data.scaler import Scaler
 from graphlearn.models.net3.metrics import Metrics
 from graphlearn.models.net3.options import Net3Options
@@ -37,6 +39,7 @@ class SeriesTraining(ABC):
     values: FloatArray
     observed: BoolArray | None
     eval_target: Mapping[Split, BoolArray] | None
+    calendar: Calendar
     options: Net3Options
     scaler: Scaler
     model: nn.Module
@@ -72,7 +75,7 @@ class SeriesTraining(ABC):
         chosen = np.sort(self.items[order[step * options.batch_size : (step + 1) * options.batch_size]])
         generator = None
         if options.dropout:
-            number = (options.seed * 1_000_003 + epoch) * 1_000_003 + step
+            number = ((options.seed * 1_000_003 + epoch) * 1_000_003 + step) % (1 << 64)
             generator = torch.Generator(self.device).manual_seed(number)
         self.model.train()
         return self.optimiser.step(
@@ -122,8 +125,25 @@ class SeriesTraining(ABC):
         """In the user's units."""
 
     @abstractmethod
-    def evaluate(self, split: Split) -> Metrics:
-        """Errors on the target cells of the split."""
+    def evaluate(self, split: Split, intervals: Conformal | None = None, block: int | None = None) -> Metrics:
+        """Errors on the target cells of the split, in the user's units and z-scored.
+
+        With `intervals`, predictions are at least their floor, and on the test split, the coverage is measured too.
+        `block`: see `Metrics`.
+        """
+
+    @abstractmethod
+    def windows(self, split: Split) -> int:
+        """The number of windows (of a recovery, steps) on which a split is measured."""
+
+    @cached_property
+    def floor(self) -> FloatArray:
+        """What no reading of a series is below; see `floor_of`. shape: [N1, ..., NM]"""
+        return floor_of(self.values, self.fitted_until(), self.observed)
+
+    def fitted_until(self) -> int | None:
+        """The step before which everything is fitted; None for all steps."""
+        return None
 
     def score(self) -> float:
         """What early stopping minimises: the z-scored RMSE of the validation split, NaN without a cell."""

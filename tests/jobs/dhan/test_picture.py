@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
-from typing import Any
 
-import numpy as np
 import pytest
 from click.testing import CliRunner
 
-import graphlearn
 from graphlearn.cli import main
 from graphlearn.events import silent
-from graphlearn.jobs.dhan.picture import read_stored
+from graphlearn.jobs.dhan.stored import read_stored
 from graphlearn.report import draw_report
 from graphlearn.session import Session, connect
 from graphlearn.storage.artifacts import ArtifactStore
@@ -52,10 +47,19 @@ def test_a_picture_is_drawn(workspace: Session, tmp_path: Path, name: str) -> No
         path = draw_report(folder / "runs" / str(run["run"]), stored, tmp_path / place)
         assert path.stat().st_size > 20_000
     read = read_stored(version)
-    assert set(read.attention) <= {"near", "near, backwards", "day", "similar thing"}
-    assert sum(read.attention.values()) == pytest.approx(1, abs=1e-3)
+    assert set(read.relations) <= {"near", "near, backwards", "day", "similar thing"}
+    assert sum(read.relations.values()) == pytest.approx(1, abs=1e-3)
     assert read.map.vectors.shape[1] == 8
-    assert (name == "links") == (set(read.map.groups) == {""})
+    assert (name == "links") == (set(read.map.groups) == {""}) == (read.map.links is not None)
+    if name == "class":
+        assert read.confusion is not None
+        assert read.confusion.sum() == 12
+        rows = [row for row in read.rows if (row["method"], row["split"]) == ("dhan", "test") and row["class"]]
+        by_class = {row["class"]: (row["count"], row["recall"]) for row in rows}
+        for i, key in enumerate(read.classes):
+            count, recall = by_class[key]
+            assert read.confusion[i].sum() == count
+            assert read.confusion[i, i] == pytest.approx(recall * count)
 
 
 def command(workspace: Session, *arguments: str) -> str:
@@ -82,25 +86,3 @@ def test_lists_show_graph_models(workspace: Session) -> None:
     runs = command(workspace, "runs")
     assert "nodes" in runs
     assert "macro-F1" in runs
-
-
-class FakeGraph:
-    """Records the arguments of dgl.heterograph."""
-
-    def __init__(self, pairs: Any, num_nodes_dict: dict[str, int]) -> None:
-        self.pairs, self.counts = pairs, num_nodes_dict
-        self.nodes = {name: type("View", (), {"data": {}})() for name in num_nodes_dict}
-        self.edges = {kind: type("View", (), {"data": {}})() for kind in pairs}
-
-
-def test_dgl_gets_the_whole_graph(workspace: Session, monkeypatch: pytest.MonkeyPatch) -> None:
-    fake: Any = ModuleType("dgl")
-    fake.heterograph = FakeGraph
-    monkeypatch.setitem(sys.modules, "dgl", fake)
-    graph = graphlearn.to_dgl(workspace, "class")
-    assert graph.counts == {"thing": 60, "day": 6}
-    assert set(graph.pairs) == {("thing", "near", "thing"), ("thing", "day", "day")}
-    assert graph.nodes["thing"].data["feat"].shape == (60, 7)
-    assert graph.nodes["thing"].data["y"].bincount().tolist() == [30, 30]
-    assert int(graph.nodes["thing"].data["train_mask"].sum()) == 36
-    np.testing.assert_array_equal(np.unique(graph.edges["thing", "near", "thing"].data["weight"]), [1, 2])

@@ -18,7 +18,7 @@ from graphlearn.session import Session, connect
 from graphlearn.sql.parser import parse
 from graphlearn.sql.source import Source
 
-SMALL = "epochs = 2, window = 3, dim = 3, core_limit = 3, learnt_rank = 2"
+SMALL = "epochs = 2, window = 3, dim = 3, core_limit = 3, learnt_rank = 2, baseline_share = 0"
 READINGS = """
 CREATE TABLE readings AS
 SELECT DATE '2024-01-01' + t::INTEGER AS ts, 's' || s AS site, 'v' || v AS variable,
@@ -53,7 +53,7 @@ def columns_before(session: Session, statement: str, function: str) -> list[tupl
     bound = session._binder.model(parse(Source("<sql>", statement))[0])  # type: ignore[arg-type]
     shape = family("net3").shape(bound.request, bound.columns)
     with session.workspace.cursor() as cursor:
-        cursor.register("answer", planned("net3", shape, Call(function, None, {}, session.workspace.cursor)))
+        cursor.register("answer", planned(bound.request, shape, Call(function, None, {}, session.workspace.cursor)))
         return [(name, kind) for name, kind, *_ in cursor.execute("DESCRIBE FROM answer").fetchall()]
 
 
@@ -179,15 +179,15 @@ def test_columns(trained: Session, name: str) -> None:
     assert columns_before(trained, model("FROM gappy", task, "new"), "evaluate") == columns(
         trained, f"evaluate('{name}')"
     )
-    figures = [(figure, "DOUBLE") for figure in ("rmse", "mae", "mape", "z_rmse", "z_mae")]
-    assert columns(trained, f"evaluate('{name}')") == [
-        ("method", "VARCHAR"),
-        ("split", "VARCHAR"),
-        ("step", "INTEGER"),
-        *figures,
-        ("cells", "BIGINT"),
-        ("protocol", "VARCHAR"),
-    ]
+    errors = ["rmse", "rmse_low", "rmse_high", "mae", "mape", "z_rmse", "z_rmse_low", "z_rmse_high", "z_mae"]
+    covered = ["coverage_80", "coverage_90", "coverage_95"]
+    first, last = [("method", "VARCHAR"), ("split", "VARCHAR")], [("too_few", "BOOLEAN"), ("protocol", "VARCHAR")]
+    step = [("step", "INTEGER")] if function == "forecast" else []  # a recovery has no step ahead
+    figures = [(figure, "DOUBLE") for figure in [*errors, *covered]]
+    assert columns(trained, f"evaluate('{name}')") == [*first, *step, *figures, ("cells", "BIGINT"), *last]
+    figures = [(figure, "DOUBLE") for figure in [*(e for e in errors if e[-3:] not in ("low", "igh")), *covered]]
+    by_series = f"evaluate('{name}', by := 'series')"
+    assert columns(trained, by_series) == [*first, *KEYS[1:3], *figures, ("cells", "BIGINT"), *last]
 
 
 DAY = "DATE '2024-01-01' + t::INTEGER"
@@ -341,10 +341,11 @@ def test_recovery_is_measured_on_held_out_cells(trained: Session, name: str) -> 
 def test_every_baseline_has_its_rows(trained: Session) -> None:
     listed = "SELECT DISTINCT method FROM evaluate('{}') ORDER BY ALL"
     ahead = {method for (method,) in rows(trained, listed.format("ahead"))}
-    assert ahead == {"net3", "last value", "linear AR", "seasonal AR", "seasonal naive (7 steps)"}
+    assert ahead == {"net3", "last value", "linear AR", "seasonal AR", "seasonal naive (7 steps)", "VAR"}
     for name in ("smooth", "causal"):
         found = {method for (method,) in rows(trained, listed.format(name))}
-        assert found == {"iterative SVD", "net3", "last value", "linear AR", "seasonal naive (7 steps)"}
+        simple = {"last value", "linear AR", "seasonal naive (7 steps)", "seasonal means", "linear interpolation"}
+        assert found == {"net3", "iterative SVD", *simple}
     assert rows(trained, "SELECT count(*) FROM evaluate('ahead') WHERE rmse IS NULL OR cells = 0") == [(0,)]
 
 
@@ -354,7 +355,7 @@ def test_a_tie_is_not_a_loss(session: Session) -> None:
     session.sql(model("SELECT * REPLACE (5.0 AS value) FROM readings"))
     sentences = [e.message for e in heard if isinstance(e, Note) and "baseline" in e.message]
     assert len(sentences) == 1
-    assert "is no better than a baseline" in sentences[0]
+    assert "net3 and the best baseline, last value, cannot be compared on" in sentences[0]
     assert rows(session, "SELECT DISTINCT value, lower, upper FROM forecast('m', horizon := 3)") == [(5.0, 5.0, 5.0)]
 
 

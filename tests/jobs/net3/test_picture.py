@@ -12,7 +12,7 @@ from click.testing import CliRunner
 import graphlearn
 from graphlearn import cli, report
 from graphlearn.events import Evaluated, Event, JobFinished, JobStarted, Step, silent
-from graphlearn.jobs.drawing import read_history
+from graphlearn.jobs.drawing import below, new_figure, read_history
 from graphlearn.jobs.metrics import HITS_AT_10, MRR, metrics_line
 from graphlearn.jobs.net3 import picture
 from graphlearn.jobs.net3.metrics import NET3_METRICS
@@ -89,7 +89,14 @@ def test_a_forecast_is_drawn_at_its_steps(home: Path) -> None:
         for step, line in ((0, panel.near), (1, panel.far)):
             predicted = model.training.predict(np.array([90 - 4 - 1 - step]))[0, step]
             assert line.values[-1] == pytest.approx(predicted[place], rel=1e-4)
-    np.testing.assert_allclose(found.panels[0].ahead.half, found.panels[0].near.half, rtol=1)  # type: ignore[union-attr]
+    panel = found.panels[0]
+    station, kind = (part.split(" ", maxsplit=1)[1] for part in panel.label.split(" · "))
+    asked = f"SELECT value, lower, upper FROM forecast('ahead') WHERE station = '{station}' AND kind = '{kind}'"
+    with graphlearn.connect(str(home), emit=silent) as session:
+        answers = session.sql(asked).fetchall()  # type: ignore[union-attr]
+    assert panel.ahead is not None
+    drawn = np.stack([panel.ahead.values, panel.ahead.lower, panel.ahead.upper], axis=1)  # type: ignore[list-item]
+    np.testing.assert_allclose(drawn, answers, rtol=1e-4)
 
 
 def test_a_recovery_shows_what_was_held_out(home: Path) -> None:
@@ -98,6 +105,14 @@ def test_a_recovery_shows_what_was_held_out(home: Path) -> None:
     assert all(h is not None and h.any() for h in held)
     assert all(np.isfinite(panel.near.values).all() for panel in found.panels)
     assert all(np.isfinite(p.truth.values[p.held]).all() for p in found.panels)
+
+
+def test_the_longest_gap() -> None:
+    x = np.ones((20, 2, 2), np.float32)
+    assert picture.longest_gap(x) is None
+    x[:6, 0, 0] = x[15:, 1, 1] = np.nan  # before the first or after the last reading: no gap
+    x[5:7, 1, 0], x[9:12, 0, 1] = np.nan, np.nan
+    assert picture.longest_gap(x) == ((0, 1), 9, 3)
 
 
 def test_series_are_chosen_with_variety() -> None:
@@ -171,6 +186,33 @@ def test_odd_series_have_a_picture(tmp_path: Path, case: str) -> None:
         run(*command, "-w", str(tmp_path / "w.duckdb"))
 
 
+def test_lines_of_the_same_height_are_both_seen(home: Path) -> None:
+    pytest.importorskip("matplotlib")
+    folder = stored(home, "ahead")
+    rows = picture.read_stored(folder, panels=1)
+    figure = new_figure(4, 4)
+    axes = figure.add_subplot()
+    picture._draw_errors(axes, rows)
+    drawn = {str(line.get_label()): line for line in axes.get_lines()}
+    ours = drawn.pop("net3")
+    assert len(drawn) > 2
+    colours = [line.get_color() for line in (ours, *drawn.values())]
+    assert len(set(colours)) == len(colours)
+    assert not {picture.FAR, picture.AFTER, picture.TRUTH} & set(colours)  # which the series have
+    for line in drawn.values():
+        assert line.get_zorder() > ours.get_zorder()
+        assert line.get_linewidth() < ours.get_linewidth()
+        assert line.get_linestyle() != "-"
+
+
+def test_clauses_of_a_verdict_are_lines() -> None:
+    assert below("") == ""
+    verdict = "dhan wins (a 1 %; b 2 %); the network $decides$ (x; y: 3); " + "long " * 60
+    first, one, two, *rest = below(verdict).split("\n")
+    assert (first, one, two) == ("", "dhan wins (a 1 %; b 2 %)", r"the network \$decides\$ (x; y: 3)")
+    assert len(rest) == 2
+
+
 # listings
 
 
@@ -226,16 +268,19 @@ def test_words(home: Path) -> None:
     with graphlearn.connect(str(home), emit=silent) as session:
         made = session.sql(JOB.split(";")[1].replace("CREATE", "CREATE OR REPLACE").replace("epochs = 2", "epochs = 1"))
     assert isinstance(made, ModelResult)
-    assert "; RMSE " in repr(made)
+    assert "; test RMSE " in repr(made)
     assert made.verdict in repr(made)
     assert "<th>MAPE (%)</th>" in made._repr_html_()
     assert made.verdict in made._repr_html_().replace("&#x27;", "'")
 
 
 def test_labels() -> None:
-    assert metrics_line({"mrr": 0.25, "hits_at_10": 0.5}, (MRR, HITS_AT_10)) == "MRR 0.2500 · Hits@10 50.0 %"
+    assert metrics_line({"mrr": 0.25, "hits_at_10": 0.5}, (MRR, HITS_AT_10)) == "MRR 0.2500 · Hits@10 0.5000"
     assert metrics_line({"what": 1.0}, NET3_METRICS) == "what 1.0000"
     series = {"rmse": 12.34, "mae": 1.5, "mape": 7.25, "z_rmse": 0.5, "z_mae": 0.4, "count": 3}
     assert metrics_line(series, NET3_METRICS) == "RMSE 12.3 · MAE 1.5000 · MAPE 7.2 % · RMSE (z) 0.5000"
-    assert [metric.title for metric in NET3_METRICS] == ["RMSE", "MAE", "MAPE (%)", "RMSE (z)", "MAE (z)"]
+    assert [metric.title for metric in NET3_METRICS] == [
+        *("RMSE", "MAE", "MAPE (%)", "RMSE (z)", "MAE (z)"),
+        *("in 80 % interval", "in 90 % interval", "in 95 % interval"),
+    ]
     assert [number(x) for x in (0.0, 0.00001, 1.0, 12345.6)] == ["0.0000", "1e-05", "1.0000", "12,345.6"]

@@ -11,7 +11,8 @@ from typing import Any
 import duckdb
 import pytest
 
-from graphlearn.errors import InputError, ResourceError
+from graphlearn import processors
+from graphlearn.errors import InputError, OptionError, ResourceError
 from graphlearn.events import Evaluated, Event, Note, PhaseStarted, silent
 from graphlearn.jobs import machine
 from graphlearn.jobs.create import create_model, measure
@@ -42,7 +43,14 @@ NET3 = family("net3")
 
 def request(name: str = "m", series: str = "FROM readings", roads: str = "FROM roads", **options: Any) -> ModelRequest:
     """A request with small options: a series, an edge table of one mode, a generated graph of the other."""
-    small: dict[str, Any] = {"epochs": 2, "dim": 3, "core_limit": 3, "learnt_rank": 2, "threads": 1}
+    small: dict[str, Any] = {
+        "epochs": 2,
+        "dim": 3,
+        "core_limit": 3,
+        "learnt_rank": 2,
+        "threads": 1,
+        "baseline_share": 0.0,
+    }
     made = Net3JobOptions(**(small | {"graphs": {"variable": "pearson"}} | options))
     inputs = {"series": series, "site": roads}
     return ModelRequest(name=name, family="net3", options=made, inputs=inputs, statement=f"CREATE MODEL {name}")
@@ -86,17 +94,19 @@ def test_a_plan_is_pure(workspace: Workspace, task: str, monkeypatch: pytest.Mon
         raise AssertionError("a plan does no I/O")
 
     monkeypatch.setattr(duckdb, "connect", unusable)
-    for name in ("memory_available", "gemm_flops", "cores"):
+    for name in ("memory_available", "gemm_flops", "core_gemm", "cuda_gemm", "pace", "default_threads"):
         monkeypatch.setattr(machine, name, unusable)
+    monkeypatch.setattr(processors, "cores", unusable)
     monkeypatch.setattr(Path, "open", unusable)
     again = NET3.plan(request(**TASKS[task]), pickle.loads(pickle.dumps(sizes)))
     assert again.table(Machine(1e12)) == first
     assert first.column("operator").to_pylist() == [
-        "scan", "encode", "graphs", "prepare", "train", "evaluate", "publish",
+        "scan", "encode", "graphs", "prepare", "train", "baselines", "evaluate", "publish",
     ]  # fmt: skip
     slow = {row["operator"]: row["seconds"] for row in again.table(Machine(1e6)).to_pylist()}
     fast = {row["operator"]: row["seconds"] for row in first.to_pylist()}
-    assert [name for name in slow if slow[name] != fast[name]] == ["train", "evaluate"]
+    arithmetic = ["train", "evaluate"]
+    assert [name for name in slow if slow[name] != fast[name]] == ["prepare"] * (task == "smooth") + arithmetic
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -116,7 +126,7 @@ def test_tasks_that_need_no_database_run_elsewhere(workspace: Workspace, task: s
     heard: dict[str, list[Event]] = {"here": [], "there": []}
     create_model(workspace, request("here", **TASKS[task]), emit=heard["here"].append)
     create_model(workspace, request("there", **TASKS[task]), emit=heard["there"].append, executor=elsewhere)
-    assert sent == ["prepare", "train", "evaluate"]
+    assert sent == ["prepare", "train", "baselines", "evaluate"]
     here, there = (ArtifactStore(workspace.folder).load(name).manifest for name in heard)
     assert here["metrics"] == there["metrics"]
     assert here["verdict"] == there["verdict"] != ""
@@ -125,13 +135,14 @@ def test_tasks_that_need_no_database_run_elsewhere(workspace: Workspace, task: s
     assert {"weights.safetensors", "intervals.safetensors", "metrics.parquet", "series.npy", "graph_0.parquet"} < {
         *stored
     }
+    assert "series_errors.safetensors" in stored
     assert ("recovered.npy" in stored) == (task != "forecast")
     one, other = (
         [replace(e, time=0.0) for e in events if isinstance(e, Note | Evaluated)] for events in heard.values()
     )
     assert one == other
     phases = [e.phase for e in heard["here"] if isinstance(e, PhaseStarted)]
-    assert phases == ["scan", "encode", "graphs", "prepare", "train", "evaluate", "publish"]
+    assert phases == ["scan", "encode", "graphs", "prepare", "train", "baselines", "evaluate", "publish"]
 
 
 @pytest.mark.parametrize(
@@ -154,7 +165,14 @@ def test_a_series_beyond_any_memory_is_refused_and_can_be_explained(workspace: W
     with pytest.raises(ResourceError, match=r"the series would be .* the free memory is 1,024 MiB") as caught:
         NET3.fits(wanted, huge, 1 << 30)
     assert "choose a longer freq" in str(caught.value.help)
-    assert NET3.plan(wanted, huge).table(Machine(1e12)).num_rows == 7
+    assert NET3.plan(wanted, huge).table(Machine(1e12)).num_rows == 8
     with pytest.raises(ResourceError, match=r"of memory to prepare, and 1\.0 MB is free") as caught:
         NET3.fits(wanted, sizes, 1 << 20)
     assert "dim" in str(caught.value.help)
+
+
+def test_the_split_matters_to_a_recovery_with_a_graph_of_the_train_split() -> None:
+    split = (0.7, 0.2, 0.1)
+    assert request(task="recover", split=split).options.split == split
+    with pytest.raises(OptionError, match="split has no effect with task = 'recover'"):
+        request(task="recover", split=split, graphs={"variable": "chain"})

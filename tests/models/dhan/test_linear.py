@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 from graphlearn.models.core.fit import train_epoch
 from graphlearn.models.dhan.explain import explain
 from graphlearn.models.dhan.linear import fit as linear_fit
-from graphlearn.models.dhan.linear.fit import regress
-from graphlearn.models.dhan.linear.model import averaged_rows, cross_entropy, features_of, sketched
+from graphlearn.models.dhan.linear.model import averaged_rows, features_of, sketched
 from graphlearn.models.dhan.options import DhanOptions
 from graphlearn.models.dhan.training.classes import ClassTraining
 from graphlearn.models.hetero import knn as hetero_knn
 from graphlearn.models.hetero.graph import Features, HeteroGraph, NodeType, Relation
 from graphlearn.models.hetero.knn import nearest, with_knn
+from graphlearn.models.hetero.regression import cross_entropy, regress
 from graphlearn.types import Split
 
 CPU = torch.device("cpu")
@@ -153,8 +153,10 @@ def test_explanations_count_the_linear_part_as_the_prediction_does(share: float)
     rows = explain(training, "paper", np.array([1, 5]), top=100)
     for node in (1, 5):
         own = [r for r in rows if r.node == node]
-        relations = {(r.relation, r.back): r.weight for r in own if r.kind == "relation"}
+        assert {r.part for r in own} == {0.0: {"network"}, 0.25: {"network", "linear"}, 1.0: {"linear"}}[share]
+        relations = {(r.part, r.relation, r.back): r.weight for r in own if r.kind == "relation"}
         assert sum(relations.values()) == pytest.approx(1, abs=1e-4)
+        assert sum(w for key, w in relations.items() if key[0] == "linear") == pytest.approx(share, abs=1e-4)
         near = {r.neighbour for r in own if r.kind == "neighbour" and r.relation == "similar paper"}
         similar = training.graph.relation("similar paper")
         assert near == set(similar.src[similar.dst == node].tolist())
@@ -162,4 +164,26 @@ def test_explanations_count_the_linear_part_as_the_prediction_does(share: float)
             block = training.full_batch().blocks["all", "paper"]
             wanted = torch.where(block.present[node], linear.mix["paper"], -1e30).softmax(0).tolist()
             for c, weight in zip(block.channels, wanted, strict=True):
-                assert relations.get((c.relation, c.back), 0) == pytest.approx(weight, abs=1e-5)
+                assert relations.get(("linear", c.relation, c.back), 0) == pytest.approx(weight, abs=1e-5)
+
+
+@pytest.mark.parametrize("restart", [0.1, 0.5])
+def test_contributions_add_up_to_the_score_of_the_predicted_class(restart: float) -> None:
+    graph = small_graph()
+    training = ClassTraining(graph, small_task(graph), OPTIONS)
+    training.head.share.fill_(1.0)
+    linear = training.head.linear
+    assert linear is not None
+    linear.restart.fill_(restart)
+    logits = linear(training.full_batch()).detach().numpy() - linear.bias.detach().numpy()
+    nodes = np.arange(24)
+    rows = explain(training, "paper", nodes, top=1000)
+    best = (logits + linear.bias.detach().numpy()).argmax(1)
+    for node in nodes:
+        own = [r for r in rows if r.node == node]
+        added = sum(r.contribution or 0 for r in own if r.kind != "neighbour")
+        assert added == pytest.approx(float(logits[node, best[node]] - logits[node].mean()), abs=1e-4)
+        for relation in [r for r in own if r.kind == "relation"]:
+            key = (relation.relation, relation.back)
+            near = [r for r in own if r.kind == "neighbour" and (r.relation, r.back) == key]
+            assert sum(r.contribution or 0 for r in near) == pytest.approx(relation.contribution, abs=1e-4)

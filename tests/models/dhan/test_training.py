@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from dataclasses import fields, replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -60,6 +61,8 @@ ELSEWHERE = {
     "evaluate_every",
     "patience",
     "checkpoint_seconds",
+    "baselines",
+    "baseline_share",
     "device",
     "threads",
 }
@@ -105,11 +108,11 @@ def task_of(kind: str, graph: HeteroGraph) -> Task:
     }[kind]
 
 
-@pytest.mark.parametrize("fanout", [(), (2, 2)])
+@pytest.mark.parametrize("sampling", [{}, {"fanout": (2, 2), "batch_size": 8}], ids=["whole", "sampled"])
 @pytest.mark.parametrize("kind", ["classes", "links", "embeddings"])
-def test_a_resumed_training_continues_bit_for_bit(kind: str, fanout: tuple[int, ...]) -> None:
+def test_a_resumed_training_continues_bit_for_bit(kind: str, sampling: dict[str, Any]) -> None:
     graph = small_graph()
-    options, task = DhanOptions(**SMALL, fanout=fanout, batch_size=8), task_of(kind, graph)
+    options, task = DhanOptions(**SMALL, **sampling), task_of(kind, graph)
     whole = make_training(graph, task, options)
     train_epoch(whole, 0)
     again = make_training(graph, task, options, whole.state())
@@ -122,14 +125,14 @@ def test_a_resumed_training_continues_bit_for_bit(kind: str, fanout: tuple[int, 
     assert served.evaluate(Split.TEST) == whole.evaluate(Split.TEST)
 
 
-@pytest.mark.parametrize("fanout", [(), (2, 2)])
+@pytest.mark.parametrize("sampling", [{}, {"fanout": (2, 2), "batch_size": 8}], ids=["whole", "sampled"])
 @pytest.mark.parametrize("kind", ["classes", "links", "embeddings"])
 def test_a_pickled_training_continues_bit_for_bit(
-    kind: str, fanout: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+    kind: str, sampling: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(linear_fit, "TRIES", 1)
     graph = small_graph()
-    options = DhanOptions(**SMALL | {"linear": True}, fanout=fanout, batch_size=8)
+    options = DhanOptions(**SMALL | (sampling or {"linear": True}))
     training = make_training(graph, task_of(kind, graph), options)
     copy = pickle.loads(pickle.dumps(training))
     steps = range(training.steps_per_epoch)
@@ -203,7 +206,7 @@ def test_multi_label() -> None:
     training = make_training(graph, task, DhanOptions(hidden=16, heads=2, epochs=60, device="cpu"))
     fit(training)
     found = baselines(graph, task, training.options)
-    assert training.evaluate(Split.TEST)["macro_f1"] > found["majority"]["test"]["macro_f1"] + 0.2
+    assert training.evaluate(Split.TEST)["macro_f1"] > found["majority"][Split.TEST].figures["macro_f1"] + 0.2
 
 
 def test_the_graph_beats_the_mlp_which_beats_the_majority() -> None:
@@ -212,20 +215,23 @@ def test_the_graph_beats_the_mlp_which_beats_the_majority() -> None:
     fit(training)
     found = baselines(graph, task, training.options)
     ours, mlp, majority = (
-        f["macro_f1"] for f in (training.evaluate(Split.TEST), found["MLP"]["test"], found["majority"]["test"])
+        f["macro_f1"]
+        for f in (
+            training.evaluate(Split.TEST),
+            found["MLP"][Split.TEST].figures,
+            found["majority"][Split.TEST].figures,
+        )
     )
     assert ours > mlp + 0.1 > majority + 0.2
     assert training.evaluate(Split.TEST)["nodes"] == (task.split == 2).sum()
 
 
-@pytest.mark.parametrize("fanout", [(), (10, 10, 10)])
-def test_links(fanout: tuple[int, ...]) -> None:
+@pytest.mark.parametrize("sampling", [{}, {"fanout": (10, 10, 10), "batch_size": 200}], ids=["whole", "sampled"])
+def test_links(sampling: dict[str, Any]) -> None:
     graph, _ = blocks_graph()
     split = random_split(len(graph.relation("friend")), (0.8, 0.1, 0.1), 0)
     task = LinkRanking("friend", split)
-    options = DhanOptions(
-        hidden=16, heads=2, epochs=25, fanout=fanout, batch_size=200, negatives=50, learning_rate=0.02, device="cpu"
-    )
+    options = DhanOptions(hidden=16, heads=2, epochs=25, negatives=50, learning_rate=0.02, device="cpu", **sampling)
     training = make_training(graph, task, options)
     assert isinstance(training, LinkTraining)
     kept = training.edges[training.channels[1]].edge
@@ -234,7 +240,7 @@ def test_links(fanout: tuple[int, ...]) -> None:
         train_epoch(training, epoch)
     figures = training.evaluate(Split.TEST)
     assert figures["auc"] > 0.6
-    assert figures["auc"] > baselines(graph, task, options)["degree"]["test"]["auc"]
+    assert figures["auc"] > baselines(graph, task, options)["degree"][Split.TEST].figures["auc"]
     nodes = np.array([3, 0])
     targets, scores = training.predict(nodes, k=4)
     assert targets.shape == scores.shape == (2, 4)
@@ -301,6 +307,8 @@ def test_what_cannot_be_learnt_is_refused() -> None:
     [
         ({"hidden": 10, "heads": 4}, "hidden"),
         ({"dropout": 1.0}, "dropout"),
+        ({"hops": 2**63 - 1}, "hops"),
+        ({"layers": 101}, "layers"),
         ({"fanout": (0,)}, "fanout"),
         ({"learning_rate": 0.0}, "learning_rate"),
         ({"variant": "paper", "attention": "gatv2"}, "attention"),

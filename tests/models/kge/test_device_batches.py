@@ -59,7 +59,7 @@ def test_every_triple_is_asked_for_once_per_side(variant: dict[str, Any]) -> Non
     batches = list(s.epoch(3))
     assert len(batches) == s.steps(3)
     expected = len(train) * (1 if variant.get("sides") == "alternate" else 2)
-    assert sum(b.triples for b in batches) == expected
+    assert sum(b.examples for b in batches) == expected
     asked = np.concatenate([np.stack([b.anchors, b.plain_relations, b.targets]) for b in batches], axis=1)
     assert np.isin(asked[1], np.arange(R)).all()
     assert len(np.unique(asked[0])) > 10

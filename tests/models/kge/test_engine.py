@@ -14,6 +14,7 @@ from graphlearn.models.kge.batches import Sampler
 from graphlearn.models.kge.engines.autograd import AutogradEngine
 from graphlearn.models.kge.engines.engine import Engine
 from graphlearn.models.kge.engines.fused import FusedEngine
+from graphlearn.models.kge.engines.independent import IndependentEngine
 from graphlearn.models.kge.engines.make import make_engine
 from graphlearn.models.kge.options import KgeOptions
 from graphlearn.models.kge.scorer import Scorer
@@ -47,25 +48,30 @@ VARIANTS: list[dict[str, Any]] = [
 ]
 
 
+ENGINES = (FusedEngine, IndependentEngine)
+
+
+@pytest.mark.parametrize("kind", ENGINES)
 @pytest.mark.parametrize("variant", VARIANTS, ids=lambda v: "-".join(str(x) for x in v.values()))
 @pytest.mark.parametrize("model", [*FUSED, "transe-l2"])
-def test_fused_equals_autograd(model: str, variant: dict[str, Any]) -> None:
+def test_fused_equals_autograd(model: str, variant: dict[str, Any], kind: type[FusedEngine]) -> None:
     name, extra = (model[:-3], {"norm": 2}) if model.endswith("-l2") else (model, {})
     # row-wise state by default: Adagrad's first step per entry is the sign of a sum that may be rounding noise
     if "sides" in variant:
         extra = {**extra, "reciprocal": False}
-    s = scorer(name, **({"optimizer": "row_adagrad"} | variant | extra))
-    reference, fused = fresh(AutogradEngine, s), fresh(FusedEngine, s)
+    s = scorer(name, **({"optimizer": "row_adagrad", "negative_sampling": kind.sampling} | variant | extra))
+    reference, fused = fresh(AutogradEngine, s), fresh(kind, s)
     expected, got = run(reference), run(fused)
     np.testing.assert_allclose(got, expected, rtol=1e-4)
     for key, value in reference.weights().items():
         torch.testing.assert_close(fused.weights()[key], value, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize("kind", ENGINES)
 @pytest.mark.parametrize("model", FUSED)
-def test_one_step_gradient_to_1e_5(model: str) -> None:
-    s = scorer(model, regularization=0.01)
-    engines = [fresh(AutogradEngine, s), fresh(FusedEngine, s)]
+def test_one_step_gradient_to_1e_5(model: str, kind: type[FusedEngine]) -> None:
+    s = scorer(model, regularization=0.01, negative_sampling=kind.sampling)
+    engines = [fresh(AutogradEngine, s), fresh(kind, s)]
     before = engines[0].entities.weights.clone()
     for engine in engines:
         sampler = Sampler(graph(), E, R, engine.options)
@@ -76,12 +82,28 @@ def test_one_step_gradient_to_1e_5(model: str) -> None:
     torch.testing.assert_close(moved[0], moved[1], rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("kind", ENGINES)
 @pytest.mark.parametrize("model", ["complex", "rotate", "transe"])
-def test_threads_do_not_change_a_bit(model: str) -> None:
-    one, three = (fresh(FusedEngine, scorer(model, threads=n)) for n in (1, 3))
+def test_threads_do_not_change_a_bit(model: str, kind: type[FusedEngine]) -> None:
+    one, three = (fresh(kind, scorer(model, threads=n, negative_sampling=kind.sampling)) for n in (1, 3))
     assert run(one) == run(three)
     assert torch.equal(one.entities.weights, three.entities.weights)
     assert torch.equal(one.relations.weights, three.relations.weights)
+
+
+@pytest.mark.parametrize(
+    ("options", "kind"),
+    [
+        ({}, FusedEngine),
+        ({"negative_sampling": "independent"}, IndependentEngine),
+        ({"negative_sampling": "independent", "entity_dropout": 0.1}, AutogradEngine),
+        ({"negatives": 0}, AutogradEngine),
+    ],
+)
+def test_the_fastest_engine_is_chosen(options: dict[str, Any], kind: type[Engine]) -> None:
+    engine = make_engine(scorer("complex", **options), E, R)
+    engine.close()
+    assert type(engine) is kind
 
 
 def test_one_vs_all_equals_sampling_all_entities() -> None:
@@ -104,10 +126,8 @@ def test_dura_penalises_entities_and_queries(model: str) -> None:
     """Zhang, Cai and Wang 2020, equation 6: |h|^2 + |h R|^2 + |t|^2 for each triple, on top of the loss."""
     train, weight = graph(), 0.01
     losses = []
-    for regularization in (0.0, weight):
-        s = scorer(
-            model, negatives=0, batch_size=10_000, reciprocal=True, regularizer="dura", regularization=regularization
-        )
+    for penalty in ({}, {"regularizer": "dura", "regularization": weight}):
+        s = scorer(model, negatives=0, batch_size=10_000, reciprocal=True, **penalty)
         engine = AutogradEngine(s, E, R, torch.device("cpu"))
         entities, relations = engine.entities.weights.clone(), engine.relations.weights.clone()
         batch = next(iter(Sampler(train, E, R, s.options).epoch(0)))
@@ -157,7 +177,7 @@ CHANGES: dict[str, dict[str, Any]] = {
 }
 ELSEWHERE = {  # options of the loop around the engine, tested in test_training.py and test_create.py
     "epochs", "schedule", "evaluate_every", "evaluate_at_most", "patience", "test_fraction", "valid_fraction",
-    "checkpoint_seconds", "device", "threads",
+    "checkpoint_seconds", "device", "threads", "baselines", "baseline_share", "evaluate_all",
 }  # fmt: skip
 
 
@@ -216,10 +236,11 @@ GROWING: list[dict[str, Any]] = [
     {"optimizer": "adagrad", "filter_negatives": True},
     {"optimizer": "row_adam", "reciprocal": True, "regularization": 0.01},
     {"optimizer": "row_adagrad", "negatives": 0},
+    {"optimizer": "row_adagrad", "negative_sampling": "independent", "negatives": 3},
 ]
 
 
-@pytest.mark.parametrize("options", GROWING, ids=lambda o: str(o["optimizer"]))
+@pytest.mark.parametrize("options", GROWING, ids=lambda o: str(o.get("negative_sampling", o["optimizer"])))
 @pytest.mark.parametrize("model", MODELS)
 def test_growth_while_training(model: str, options: dict[str, Any]) -> None:
     s = scorer(model, loss="softmax", **options)

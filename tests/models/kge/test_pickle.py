@@ -45,7 +45,8 @@ def test_an_embedding(model: str, extra: dict[str, int]) -> None:
 
 @pytest.mark.parametrize("negatives", [0, 10])
 def test_a_sampler(negatives: int) -> None:
-    options = scorer("complex", negatives=negatives, filter_negatives=True, degree_exponent=0.5).options
+    given = {"filter_negatives": True, "degree_exponent": 0.5} if negatives else {}
+    options = scorer("complex", negatives=negatives, **given).options
     one = Sampler(graph(), E, R, options)
     for a, b in zip(one.epoch(2), copied(one).epoch(2), strict=True):
         assert np.array_equal(a.anchors, b.anchors)

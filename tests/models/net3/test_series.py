@@ -11,17 +11,17 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from graphlearn.errors import InputError
+from graphlearn.models.net3.baselines.interpolate import interpolate
 from graphlearn.models.net3.baselines.linear_ar import LinearAR, choose_shrinkage
 from graphlearn.models.net3.baselines.low_rank import choose_rank, low_rank
 from graphlearn.models.net3.baselines.naive import LastValue, SeasonalNaive
 from graphlearn.models.net3.baselines.seasonal import fit_profile, profile_at
-from graphlearn.models.net3.conformal import Conformal
 from graphlearn.models.net3.data import tensor
 from graphlearn.models.net3.data.calendar import Calendar
 from graphlearn.models.net3.data.scaler import Scaler
 from graphlearn.models.net3.data.tensor import gather
 from graphlearn.models.net3.data.time_split import TimeSplit
-from graphlearn.models.net3.metrics import Metrics, measure
+from graphlearn.models.net3.metrics import BLOCKS, LEVELS, MOST_BLOCKS, Metrics, block_length, measure
 from graphlearn.types import Split
 
 CELL = st.one_of(st.floats(-1000, 1000, width=32), st.just(float("nan")))
@@ -195,24 +195,6 @@ def test_metrics(pair: tuple[np.ndarray, np.ndarray, np.ndarray]) -> None:
             assert row["mape"] == pytest.approx(100 * np.mean(np.abs(error[some] / a[some])))
 
 
-def test_conformal_covers_and_says_when_it_cannot() -> None:
-    generator = np.random.default_rng(0)
-    covered = []
-    for _ in range(300):
-        residuals = np.abs(generator.normal(size=19))
-        conformal = Conformal.fit([residuals])
-        half = conformal.half_width(0.9)[0]
-        assert half == pytest.approx(np.sort(residuals)[17], rel=1e-6)  # ceil(20 * 0.9) = 18th of 19
-        covered.append(abs(generator.normal()) <= half)
-    assert 0.85 < np.mean(covered) < 0.95
-    assert np.isinf(Conformal.fit([np.ones(5)]).half_width(0.99)[0])
-    assert np.isinf(Conformal.fit([np.full(3, np.nan)]).half_width(0.5)[0])
-    two = Conformal.fit([np.arange(1.0, 10), np.arange(10.0, 19)])
-    lower, upper = two.interval(np.zeros((1, 2, 3), np.float32), np.array([1, 2, 4], np.float32), 0.5)
-    assert upper[0].tolist() == [[5, 10, 20], [14, 28, 56]]
-    assert np.array_equal(lower, -upper)
-
-
 @QUICK
 @given(TENSOR, st.integers(1, 4), st.integers(1, 4), st.integers(1, 5))
 def test_naive_forecasts(x: np.ndarray, window: int, horizon: int, period: int) -> None:
@@ -295,6 +277,41 @@ def test_linear_ar_without_data_and_in_blocks() -> None:
     assert np.allclose(parts, LinearAR.fit(wide[:, :5], Scaler.fit(wide[:, :5]), 3, 1).coefficients, atol=1e-5)
 
 
+@QUICK
+@given(PAIRS, st.integers(1, 5))
+def test_metrics_by_block_and_by_series(pair: tuple[np.ndarray, np.ndarray, np.ndarray], block: int) -> None:
+    """They add up to those of all cells, and a block holds the windows in their order."""
+    actual, predicted, mask = pair
+    predicted = np.nan_to_num(predicted)
+    scale = np.linspace(1, 2, actual.shape[2]).astype(np.float32)
+    bounds = {level: (predicted - np.float32(level), predicted + np.float32(level)) for level in LEVELS}
+    metrics = Metrics(scale, actual.shape[1], block)
+    for b in range(len(actual)):
+        part = slice(b, b + 1)
+        within = {level: (lower[part], upper[part]) for level, (lower, upper) in bounds.items()}
+        metrics.add(predicted[part], actual[part], mask[part], within)
+    assert len(metrics.blocks) == -(-len(actual) // block)
+    np.testing.assert_allclose(metrics.blocks.sum(axis=0), metrics.sums)
+    np.testing.assert_allclose(metrics.series.sum(axis=0), metrics.sums.sum(axis=0))
+    seen = mask & np.isfinite(actual)
+    cells = [seen[k : k + block].sum() for k in range(0, len(actual), block)]
+    assert metrics.blocks[:, :, 0].sum(axis=1).tolist() == cells
+    inside = ((actual >= bounds[0.9][0]) & (actual <= bounds[0.9][1]))[seen]
+    if seen.any():
+        assert metrics.total["coverage_90"] == pytest.approx(inside.mean())
+    else:
+        assert "coverage_90" not in metrics.total
+
+
+@QUICK
+@given(st.integers(1, 20_000), st.integers(1, 200), st.integers(1, 48), st.integers(1, 500))
+def test_blocks_are_as_long_as_the_dependence_but_enough(windows: int, window: int, horizon: int, season: int) -> None:
+    length = block_length(windows, window, horizon, season)
+    assert length >= max(horizon, windows ** (1 / 3) - 1e-9)
+    assert windows / length <= MOST_BLOCKS
+    assert length >= max(window + horizon, season) or windows < (BLOCKS + 1) * max(length, 10)
+
+
 def test_measure_counts_every_cell_once() -> None:
     x = np.random.default_rng(0).normal(size=(40, 3)).astype(np.float32)
     x[12, 1] = np.nan
@@ -320,6 +337,17 @@ def test_low_rank_completes_low_rank_data(shape: tuple[int, int]) -> None:
     noisy = x + generator.normal(size=shape).astype(np.float32)
     rank, shrinkage = choose_rank(noisy, seen, (20,), shrinkages=(0.0, 0.2))
     assert (rank, shrinkage) == (20, 0.2)
+
+
+@QUICK
+@given(TENSOR)
+def test_interpolation_is_that_of_numpy(x: np.ndarray) -> None:
+    found = interpolate(x)
+    for i in np.ndindex(x.shape[1:]):
+        series = x[(slice(None), *i)]
+        known = np.flatnonzero(np.isfinite(series))
+        expected = np.interp(np.arange(len(x)), known, series[known]) if len(known) else np.zeros(len(x))
+        np.testing.assert_allclose(found[(slice(None), *i)], expected, rtol=1e-5, atol=1e-3)
 
 
 def test_low_rank_of_nothing() -> None:

@@ -281,5 +281,5 @@ def test_a_base_with_ids_outside_its_dictionaries_is_damaged(cursor: duckdb.Duck
     table = pq.read_table(tmp_path / "1" / "snapshot.parquet")
     heads = pa.array(np.array([0, 7, 1], np.int32))
     pq.write_table(table.set_column(0, "head", heads), tmp_path / "1" / "snapshot.parquet")
-    with pytest.raises(ArtifactError, match="contains ids that are not in its dictionaries"):
+    with pytest.raises(ArtifactError, match="head holds ids that are not between 0 and 2"):
         TripleBase.read(tmp_path / "1")

@@ -431,7 +431,7 @@ def test_fingerprints_see_rows_names_and_types_but_no_order(cursor: duckdb.DuckD
 REFUSED: list[tuple[str, str, str]] = [
     ("SELECT 1 AS head, 1 AS relation, 1 AS tail WHERE false", "the query has no rows", "WHERE"),
     ("SELECT NULL::INT AS head, 1 AS relation, 1 AS tail", "every row (1) has a NULL", "joins"),
-    ("SELECT 1 AS head, 1 AS relaton, 1 AS tail", 'no column "relation"', "did you mean: relaton?"),
+    ("SELECT 1 AS head, 1 AS relaton, 1 AS tail", 'no column "relation"', "write relaton AS relation"),
     (
         'SELECT 1 AS s, 1 AS p, 1 AS "o o"',
         "lacks head and relation and tail",
