@@ -13,7 +13,7 @@ from typing import Any
 
 from graphlearn.jobs.registry import families, family
 from graphlearn.models.core.options import Options
-from graphlearn.text import sql_literal
+from graphlearn.storage.columns import sql_literal
 
 TARGET = Path(__file__).parent / "options.md"
 

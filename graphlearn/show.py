@@ -17,7 +17,8 @@ from graphlearn.jobs.metrics import Metric, headline
 from graphlearn.jobs.registry import family, is_family
 from graphlearn.printing import print_fields, print_table, to_json_line
 from graphlearn.storage.artifacts import Artifact, ArtifactStore, fold, newest, reading, wrong_object
-from graphlearn.text import LARGE, duration, sql_literal
+from graphlearn.storage.columns import sql_literal
+from graphlearn.text import LARGE, duration
 from graphlearn.types import Json
 
 

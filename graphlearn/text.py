@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 PLURALS = {"entity": "entities", "series": "series", "class": "classes"}
 
 LARGE = 1e15
@@ -26,19 +24,6 @@ def number(value: float) -> str:
 def tenths(value: float) -> str:
     """A number with one decimal; very large values keep two digits."""
     return number(value) if abs(value) >= LARGE else f"{round(value, 1) + 0.0:,.1f}"  # -0.0 is 0
-
-
-def sql_literal(value: object) -> str:
-    """An option's value as it is written in SQL."""
-    if value is None:
-        return "NULL"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, tuple | list):
-        return f"[{', '.join(map(sql_literal, value))}]"
-    if isinstance(value, Mapping):
-        return f"{{{', '.join(f'{sql_literal(k)}: {sql_literal(v)}' for k, v in value.items())}}}"
-    return "'{}'".format(value.replace("'", "''")) if isinstance(value, str) else str(value)
 
 
 def human_bytes(n: float) -> str:

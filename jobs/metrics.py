@@ -132,26 +132,20 @@ def verdict(
         return None
     best = max(figures, key=lambda name: figures[name])
     found = compare(ours, baselines[best], metric.name, higher_is_better=metric.higher_is_better)
-    groups, outcome = len(ours.sums), found.outcome
-    if groups < FEWEST:
-        outcome = "tie"
+    scores = f"{metric.label} {metric.text(found.ours)} against {metric.text(found.theirs)} {where}"
+    if len(ours.sums) < FEWEST:
+        items = counted(len(ours.sums), "independent test item")
+        sentence = f"{method} and the best baseline, {best}, cannot be compared on {items}: {scores}"
+        return Verdict("tie", best, found, sentence)
     words = {
         "better": f"{method} is ahead of the best baseline so far" if cut else f"{method} beats the best baseline",
         "worse": f"{method} loses to a baseline",
         "tie": f"{method} ties with the best baseline",
     }
-    sentence = f"{words[outcome]}, {best}"
-    if groups < FEWEST:
-        items = counted(groups, "independent test item")
-        sentence = f"{method} and the best baseline, {best}, cannot be compared on {items}"
-    sentence += f": {metric.label} {metric.text(found.ours)} against {metric.text(found.theirs)} {where}"
-    if groups >= FEWEST:
-        sentence += f" (95 % interval of the gain: {metric.text(found.low)} to {metric.text(found.high)})"
-    if outcome == "worse":
-        sentence += advice and f"; {advice}"
-    elif cut and groups >= FEWEST:
-        sentence += f"; {CUT}"
-    return Verdict(outcome, best, found, sentence)
+    sentence = f"{words[found.outcome]}, {best}: {scores}"
+    sentence += f" (95 % interval of the gain: {metric.text(found.low)} to {metric.text(found.high)})"
+    more = advice if found.outcome == "worse" else CUT if cut else ""
+    return Verdict(found.outcome, best, found, f"{sentence}; {more}" if more else sentence)
 
 
 def headline(metrics: Mapping[str, float | None], declared: Sequence[Metric]) -> Metric | None:

@@ -57,6 +57,19 @@ def literal(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
+def sql_literal(value: object) -> str:
+    """An option's value as it is written in SQL."""
+    if value is None:
+        return "NULL"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, tuple | list):
+        return f"[{', '.join(map(sql_literal, value))}]"
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{sql_literal(k)}: {sql_literal(v)}' for k, v in value.items())}}}"
+    return literal(value) if isinstance(value, str) else str(value)
+
+
 def key_sql(column: str, type_name: str) -> str:
     """The column as a key: text compares byte by byte regardless of collation, and minus zero is zero."""
     cast = f"{quoted(column)}::{type_name}"

@@ -26,7 +26,8 @@ from graphlearn.events import (
 )
 from graphlearn.jobs.metrics import Metric
 from graphlearn.sinks.sink import expectation, finish_line, step_line
-from graphlearn.text import duration, number, sql_literal
+from graphlearn.storage.columns import sql_literal
+from graphlearn.text import duration, number
 
 
 def a_job(folder: Path) -> list[Event]:

@@ -145,10 +145,10 @@ def verdict_of(method: str, ours: Measured, baselines: Mapping[str, Measured], *
     if metric is None or ours.sample is None:
         return None
     mine, where, ranked = ours, "on the test split", ours.ranked
-    for other in baselines.values():
-        if ranked is not None and other.ranked is not None and len(other.ranked.edges) < len(ranked.edges):
-            mine = ranked.of(other.ranked.edges).measured()
-            where = f"on {len(other.ranked.edges):,} of {len(ranked.edges):,} test links"
+    some = next((found.ranked for found in baselines.values() if found.ranked is not None), None)
+    if ranked is not None and some is not None and len(some.edges) < len(ranked.edges):  # all of them rank the same
+        mine = ranked.of(some.edges).measured()
+        where = f"on {len(some.edges):,} of {len(ranked.edges):,} test links"
     assert mine.sample is not None
     found = verdict(method, metric, mine.sample, samples, where, cut=cut)
     if found is None or found.outcome != "worse":

@@ -22,7 +22,7 @@ from graphlearn.types import DoubleArray, IdArray
 RESAMPLES = 1000
 GROUPS = 2000
 """Larger samples are merged at random into this many groups; the widths of intervals stay the same in expectation."""
-FEWEST = 5
+LEAST_GROUPS = 5
 """Groups of test items that an interval needs: resamples of fewer groups differ too little to be wide enough."""
 LEVEL = 0.95
 Interval: TypeAlias = tuple[float, float]
@@ -66,10 +66,10 @@ class Sample:
         """The interval of each metric: percentiles over resamples.
 
         A metric whose groups do not differ has none, as a bound of 1.0 would claim certainty; nor has one of fewer than
-        FEWEST groups.
+        LEAST_GROUPS groups.
         """
         groups = len(self.sums)
-        if groups < FEWEST:
+        if groups < LEAST_GROUPS:
             return {}
         resampled = self.figures(_weights(groups) @ self.sums)
         found = {name: _percentiles(resampled[name], groups, level) for name in names if name in resampled}
@@ -101,14 +101,14 @@ def compare(
 ) -> Comparison:
     """Compare a metric of two methods on the same groups of items, resampled together.
 
-    With fewer than FEWEST groups, or where no resample has the metric, the interval is infinite. Raises ValueError for
-    samples of different numbers of groups.
+    With fewer than LEAST_GROUPS groups, or where no resample has the metric, the interval is infinite. Raises
+    ValueError for samples of different numbers of groups.
     """
     if len(ours.sums) != len(theirs.sums):
         raise ValueError(f"{len(ours.sums)} groups cannot be paired with {len(theirs.sums)}")
     mine, other = ours.metrics()[name], theirs.metrics()[name]
     found = None
-    if len(ours.sums) >= FEWEST:
+    if len(ours.sums) >= LEAST_GROUPS:
         weights = _weights(len(ours.sums))
         gain = ours.figures(weights @ ours.sums)[name] - theirs.figures(weights @ theirs.sums)[name]
         found = _percentiles(gain if higher_is_better else -gain, len(ours.sums), level)

@@ -100,12 +100,10 @@ def _links(
         lambda training: -training.ranked(tuned).figures()["mrr"],
     )
     if mlp is not None:
-        edges = {split: queries.measured(split) for split in splits}
-        for others in ranked.values():
-            edges = {split: found.edges for split, found in others.items()}
-        ranked["MLP dot product"] = {
-            split: mlp.ranked(queries.measured(split)).of(chosen) for split, chosen in edges.items()
-        }
+        whole = {split: queries.measured(split) for split in splits}
+        others = next(iter(ranked.values()), None)
+        edges = whole if others is None else {split: found.edges for split, found in others.items()}
+        ranked["MLP dot product"] = {split: mlp.ranked(some, whole[split]) for split, some in edges.items()}
     return {method: {split: found.measured() for split, found in by.items()} for method, by in ranked.items() if by}
 
 

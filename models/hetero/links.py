@@ -151,10 +151,11 @@ class LinkQueries:
             chosen = np.isin(block, edges)
             if not chosen.any():
                 continue
-            rows, drawn = block[chosen], self._drawn(known.keys(r.src[block], 0), lo)
+            keys = known.keys(r.src[block], 0)
+            drawn = self._drawn(keys, lo)
+            rows, keys = block[chosen], keys[chosen]
             if drawn is not None:
                 drawn = drawn[chosen]
-            keys = known.keys(r.src[rows], 0)
             parts.append([filtered_ranks(s, r.dst[rows], known, keys, allowed=drawn) for s in scores(r.src[rows])])
         if not parts:
             return [RankedLinks(edges, r.src[edges], np.zeros(0), np.zeros(0))]

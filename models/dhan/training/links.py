@@ -138,11 +138,11 @@ class LinkTraining(PairTraining):
                 found[lo : lo + ROWS] = np.where(np.isfinite(best[lo : lo + ROWS]), order, -1)
         return found, best
 
-    def ranked(self, edges: IdArray) -> RankedLinks:
-        """Ranks of the targets of some edges."""
+    def ranked(self, edges: IdArray, whole: IdArray | None = None) -> RankedLinks:
+        """Ranks of the targets of some edges. See `LinkQueries.rank_all`."""
         with self.using_mean():
             targets = self._all()
-            return self.queries.rank(edges, lambda nodes: self._scores(nodes, targets))
+            return self.queries.rank(edges, lambda nodes: self._scores(nodes, targets), whole)
 
     def evaluate(self, split: Split) -> dict[str, float]:
         """mrr, ndcg_10, hits_at_1, hits_at_10, auc, edges; see `protocol`."""
